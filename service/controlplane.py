@@ -1,0 +1,511 @@
+"""Use cases of everything but prediction: documents, data, jobs, versions, aliases.
+
+It checks what a request names before anything is queued or kept, and puts store, queue and engine together. It knows
+no HTTP: the fronts translate.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from service.engine import build, data, profile
+from service.engine.agreement import agree, agree_with_version
+from service.errors import (
+    ArchitectureInvalid,
+    ArchitectureTooLarge,
+    Conflict,
+    DatasetRefused,
+    Draining,
+    Entry,
+    InvalidInput,
+    ModelQuarantined,
+    NotFound,
+    ShapeMismatch,
+    StoreError,
+    ValidationFailed,
+)
+from service.jobs.launchers import Launcher
+from service.jobs.queue import Job, JobQueue
+from service.jobs.supervisor import folder_of_job
+from service.schemas import architecture as architectures
+from service.schemas import examples
+from service.schemas.architecture import Architecture
+from service.schemas.datasets import Csv, DatasetManifest, DatasetRequest, Npz
+from service.schemas.document import digest, new_id
+from service.schemas.jobs import EvaluateSpec, ImportSpec, JobState, TrainSpec, parse_job
+from service.schemas.judgement import Judgement, Limits, judge, require
+from service.schemas.preprocessing import Preprocessing
+from service.schemas.versions import check_alias, check_name, parse_reference
+from service.store.architectures import ArchitectureRecord, ArchitectureStore
+from service.store.datasets import DatasetRecord, DatasetStore
+from service.store.files import remove_tree, require_space, write_atomic
+from service.store.idempotency import IdempotencyKey
+from service.store.models import ModelStore
+from service.store.uploads import UploadStore
+from service.telemetry import log
+
+_log = log(__name__)
+_READ_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one job may take, as the supervisor was told too, and what the disk must keep free for one to be queued."""
+
+    threads: int
+    memory_bytes: int
+    max_queued: int
+    reserve_bytes: int | None = None
+
+
+class ControlPlane:
+    """What clients can ask for, apart from predictions.
+
+    Args:
+        wake: called after a change that the supervisor should look at.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        queue: JobQueue,
+        models: ModelStore,
+        datasets: DatasetStore,
+        uploads: UploadStore,
+        architecture_store: ArchitectureStore,
+        launcher: Launcher,
+        resources: Resources,
+        wake: Callable[[], None],
+        limits: Limits | None = None,
+    ) -> None:
+        self._root = root
+        self.queue = queue
+        self.models = models
+        self.datasets = datasets
+        self.uploads = uploads
+        self.architectures = architecture_store
+        self._launcher = launcher
+        self._resources = resources
+        self._wake = wake
+        self._limits = limits or Limits()
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="dataset-reader")
+        self._same_source = threading.Lock()
+        self._closing = threading.Event()
+
+    def warm(self) -> None:
+        """Pay for torch's first operation on meta (a second) before the first request does."""
+        self.validate(examples.NET)
+
+    def close(self) -> None:
+        """End the readers; what is half read is swept at the next start."""
+        self._closing.set()
+        self._readers.shutdown(cancel_futures=True)
+
+    # -- architectures ----------------------------------------------------------------------------------------------
+
+    def validate(self, body: object) -> dict[str, Any]:
+        """What is wrong and right about a document: never an error, since a wrong document is this call's input."""
+        try:
+            judgement = judge(architectures.parse(body), limits=self._limits)
+        except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
+            return _verdict(None, refused.errors, (), None)
+        if not judgement.errors:
+            try:
+                assert judgement.architecture is not None
+                build.confirm(judgement.architecture)
+            except ArchitectureInvalid as refused:
+                return _verdict(None, refused.errors, judgement.warnings, None)
+        return _verdict(judgement.digest, judgement.errors, judgement.warnings, judgement.summary)
+
+    def add_architecture(self, body: object) -> tuple[ArchitectureRecord, bool]:
+        """Keep a document; the flag says whether it is new."""
+        authored = architectures.parse(body)
+        judgement = self._judged(authored, prefix="")
+        return self._keep(authored, judgement)
+
+    def _judged(self, architecture: Architecture, *, prefix: str) -> Judgement:
+        judgement = require(architecture, limits=self._limits, prefix=prefix)
+        assert judgement.architecture is not None
+        build.confirm(judgement.architecture)
+        return judgement
+
+    def _keep(self, authored: Architecture, judgement: Judgement) -> tuple[ArchitectureRecord, bool]:
+        assert judgement.architecture is not None
+        assert judgement.digest is not None
+        assert judgement.summary is not None
+        return self.architectures.put(
+            judgement.digest,
+            authored=architectures.authored(authored),
+            canonical=architectures.canonical_form(judgement.architecture),
+            summary=judgement.summary,
+        )
+
+    # -- datasets ---------------------------------------------------------------------------------------------------
+
+    def add_dataset(
+        self, request: DatasetRequest, *, idempotency: IdempotencyKey | None = None
+    ) -> tuple[DatasetRecord, Future[None] | None, bool]:
+        """Begin to make a dataset of a source: its record, what to wait for where an uploaded file is being read (in
+        a process of its own), and whether it is new. The same Idempotency-Key gets the dataset that it made before.
+
+        Raises:
+            DatasetRefused: the source cannot be read; of an upload, the future raises it.
+        """
+        if idempotency is not None:
+            earlier = self.datasets.made_by(idempotency)
+            if earlier is not None:
+                return earlier, None, False
+        record, reading = self._begin_dataset(request.source, name=request.name, at="/source", idempotency=idempotency)
+        return record, reading, True
+
+    def _dataset_of(self, source: str | Any, *, at: str) -> DatasetRecord:
+        """The ready dataset that a job names or brings."""
+        if isinstance(source, str):
+            try:
+                record = self.datasets.get(source)
+            except NotFound as error:
+                raise error.at(at) from None
+        else:
+            with self._same_source:  # two jobs with one source share one dataset
+                known = self.datasets.find(_source_digest(source))
+                record, reading = (known, None) if known else self._begin_dataset(source, name=None, at=at)
+            if reading is not None:
+                reading.result(_READ_TIMEOUT_S)
+                record = self.datasets.get(record.id)
+        if record.state == "processing":
+            raise Conflict(
+                "The dataset is still being read.", errors=[Entry(at, "conflict", "Wait until its state is ready.")]
+            )
+        if record.state != "ready" or record.manifest is None:
+            raise Conflict(
+                "The dataset could not be read.",
+                errors=[Entry(at, "conflict", str((record.error or {}).get("detail", "")))],
+            )
+        return record
+
+    def _begin_dataset(
+        self, source: Any, *, name: str | None, at: str, idempotency: IdempotencyKey | None = None
+    ) -> tuple[DatasetRecord, Future[None] | None]:
+        upload = None
+        if isinstance(source, (Csv, Npz)):
+            try:
+                upload = self.uploads.path(source.upload)
+            except NotFound as error:
+                raise error.at(f"{at}/upload") from None
+        record = self.datasets.begin(
+            name, source.model_dump(mode="json", exclude_unset=True), _source_digest(source), idempotency=idempotency
+        )
+        if upload is not None:
+            return record, self._readers.submit(self._read, record.id, source, upload, at)
+        try:
+            _, staged = self.datasets.stage()
+            try:
+                manifest = data.materialize(source, staged, at=at)
+                return self.datasets.commit(record.id, staged, manifest), None
+            finally:
+                remove_tree(staged)
+        except BaseException:
+            self.datasets.discard(record.id, idempotency=idempotency)
+            raise
+
+    def _read(self, dataset_id: str, source: Any, upload: Path, at: str) -> None:
+        """In a thread: have a worker read an upload; what it says is wrong becomes our error."""
+        _, staged = self.datasets.stage()
+        try:
+            task = {"kind": "dataset", "source": source.model_dump(mode="json"), "upload": str(upload), "at": at}
+            write_atomic(staged / "task.json", json.dumps(task).encode())
+            handle = self._launcher.launch(staged, threads=1, memory_bytes=self._resources.memory_bytes)
+            deadline = time.monotonic() + _READ_TIMEOUT_S
+            while not handle.ended(0.1):
+                if self._closing.is_set() or time.monotonic() > deadline:
+                    handle.signal(signal.SIGKILL)
+            handle.close()
+            if self._closing.is_set():
+                raise Draining("The server stopped while it read this.")  # the next start says so in the record
+            result = staged / "result.json"
+            if result.exists():
+                manifest = DatasetManifest.model_validate(json.loads(result.read_bytes())["manifest"])
+                self.datasets.commit(dataset_id, staged / "staged", manifest)
+                return
+            error = staged / "error.json"
+            found = json.loads(error.read_bytes()) if error.exists() else None
+            if found is None:
+                found = {
+                    "code": "data_error",
+                    "detail": "The reader ended before it was done: the file may need too much memory or time.",
+                }
+            self.datasets.fail(dataset_id, found)
+            raise DatasetRefused(found["detail"], errors=[Entry(**entry) for entry in found.get("errors", [])])
+        except StoreError as error:
+            self.datasets.fail(dataset_id, {"code": error.code, "detail": error.message})
+            raise
+        except OSError as error:
+            self.datasets.fail(dataset_id, {"code": "internal", "detail": "The reader could not be started."})
+            raise StoreError("The reader could not be started.") from error
+        finally:
+            remove_tree(staged)
+
+    def preview(self, dataset_id: str, *, limit: int) -> dict[str, Any]:
+        """The first rows of a dataset."""
+        record = self._ready(dataset_id)
+        return profile.preview(self.datasets.folder(dataset_id), record, limit=limit)
+
+    def profile(self, dataset_id: str) -> dict[str, Any]:
+        """Type, range, missing values and histogram of each column."""
+        record = self._ready(dataset_id)
+        return profile.profile(self.datasets.folder(dataset_id), record)
+
+    def _ready(self, dataset_id: str) -> DatasetManifest:
+        record = self.datasets.get(dataset_id)
+        if record.manifest is None:
+            raise Conflict(f"The dataset is {record.state}.")
+        return record.manifest
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, body: object, *, idempotency: IdempotencyKey | None = None
+    ) -> tuple[Job | None, dict[str, Any] | None]:
+        """Check a job request, queue it and wake the supervisor: (the job, None), or (None, the answer that the same
+        Idempotency-Key got before).
+
+        Raises:
+            InvalidInput: with every mistake that could be found.
+            NotFound: a dataset, model or architecture that the request names does not exist.
+            QueueFull: too many jobs wait.
+            StoreFull: the disk has no room for new work.
+        """
+        if idempotency is not None:
+            earlier = self.queue.answered(idempotency)
+            if earlier is not None:
+                return None, earlier
+        spec, given = parse_job(body)
+        assert isinstance(body, dict)
+        match spec:
+            case TrainSpec():
+                plan = self._plan_training(spec, given)
+            case ImportSpec():
+                plan = self._plan_import(spec, given)
+            case EvaluateSpec():
+                plan = self._plan_evaluation(spec)
+        require_space(self._root, reserve_bytes=self._resources.reserve_bytes)
+        job, earlier = self.queue.enqueue(
+            id=new_id("job"),
+            kind=spec.kind,
+            spec=body,
+            resolved_spec={**plan.resolved, "threads": self._resources.threads},
+            dataset={"id": plan.dataset.id, "digest": plan.dataset.digest} if plan.dataset else None,
+            seed=getattr(spec, "seed", None),
+            output=plan.output,
+            warnings=[entry.to_dict() for entry in plan.warnings],
+            labels=dict(spec.labels),
+            max_queued=self._resources.max_queued,
+            idempotency=idempotency,
+        )
+        if earlier is not None:
+            return None, earlier
+        self._wake()
+        return job, None
+
+    def _plan_training(self, spec: TrainSpec, given: Architecture | str | None) -> _Plan:
+        _check_output(spec.output.model, spec.output.alias_on_success)
+        authored, judgement = self._architecture(given)
+        dataset = self._dataset_of(spec.dataset, at="/dataset")
+        assert dataset.manifest is not None
+        assert judgement.architecture is not None
+        problems, warnings = agree(self.datasets.folder(dataset.id), dataset.manifest, spec, judgement)
+        if problems:
+            raise _refusal(problems, "The dataset, the architecture and the objective do not agree.")
+        record, _ = self._keep(authored, judgement)
+        resolved = spec.model_dump(mode="json", exclude={"architecture", "dataset"})
+        resolved["shuffle"] = spec.shuffle if spec.shuffle is not None else spec.batch_size is not None
+        resolved["architecture"] = record.canonical
+        resolved["architecture_digest"] = record.digest
+        resolved["dataset"] = dataset.id
+        return _Plan(resolved, dataset, {"model": spec.output.model}, (*judgement.warnings, *warnings))
+
+    def _plan_import(self, spec: ImportSpec, given: Architecture | str | None) -> _Plan:
+        _check_output(spec.output.model, spec.output.alias_on_success)
+        authored, judgement = self._architecture(given)
+        record, _ = self._keep(authored, judgement)
+        resolved = spec.model_dump(mode="json", exclude={"architecture"})
+        resolved["architecture"] = record.canonical
+        resolved["architecture_digest"] = record.digest
+        return _Plan(resolved, None, {"model": spec.output.model}, judgement.warnings)
+
+    def _plan_evaluation(self, spec: EvaluateSpec) -> _Plan:
+        try:
+            found = self.models.resolve(parse_reference(spec.model))
+        except NotFound as error:
+            raise error.at("/model") from None
+        dataset = self._dataset_of(spec.dataset, at="/dataset")
+        assert dataset.manifest is not None
+        version = self.models.version(found.model, found.version)
+        assert version.manifest is not None
+        wrong = self.models.verify(found.model, found.version)
+        if wrong:  # a worker has not loaded it before: nobody else has looked at these bytes
+            reason = "its files differ from its manifest: " + ", ".join(wrong)
+            self.models.quarantine(found.model, found.version, reason)
+            raise ModelQuarantined(f"Version {found.version} of {found.model!r} is quarantined: {reason}.")
+        fitted = Preprocessing.model_validate(self.models.document(found.model, found.version, "preprocessing.json"))
+        problems = agree_with_version(
+            self.datasets.folder(dataset.id),
+            dataset.manifest,
+            spec,
+            signature=version.manifest.signature,
+            preprocessing=fitted,
+        )
+        if problems:
+            raise _refusal(problems, "The dataset, the model and the objective do not agree.")
+        resolved = spec.model_dump(mode="json", exclude={"dataset"})
+        resolved["resolved_model"] = {"model": found.model, "version": found.version}
+        resolved["dataset"] = dataset.id
+        return _Plan(resolved, dataset, None, ())
+
+    def _architecture(self, given: Architecture | str | None) -> tuple[Architecture, Judgement]:
+        if isinstance(given, str):
+            try:
+                record = self.architectures.get(given)
+            except NotFound:
+                raise NotFound(
+                    "There is no architecture with this digest.",
+                    errors=[
+                        Entry("/architecture", "not-found", "Send the document, or POST it to /v1/architectures first.")
+                    ],
+                ) from None
+            given = architectures.parse(record.authored, prefix="/architecture")
+        assert given is not None
+        return given, self._judged(given, prefix="/architecture")
+
+    def cancel(self, job_id: str) -> tuple[Job, bool]:
+        """Ask a job to stop and keep its best checkpoint; the flag says whether anything changed.
+
+        Raises:
+            Conflict: the job has ended otherwise.
+        """
+        before = self.queue.get(job_id)
+        job = self.queue.request_cancel(job_id)
+        if job.state in (JobState.SUCCEEDED, JobState.FAILED):
+            raise Conflict(f"The job has {job.state.value} already.")
+        self._wake()
+        return job, before.state is not job.state
+
+    def delete_job(self, job_id: str) -> None:
+        """Forget a finished job, its events and its files."""
+        self.queue.delete(job_id)
+        remove_tree(folder_of_job(self._root, job_id))
+
+    def job_log(self, job_id: str, *, limit: int = 1_000_000) -> str:
+        """What the job's workers printed, attempt by attempt; at most the last `limit` bytes of each."""
+        job = self.queue.get(job_id)
+        found = []
+        for attempt in job.attempts:
+            path = folder_of_job(self._root, job_id) / f"attempt-{attempt['number']}" / "output.log"
+            try:
+                with path.open("rb") as stream:
+                    stream.seek(max(0, path.stat().st_size - limit))
+                    found.append(f"--- attempt {attempt['number']} ---\n{stream.read().decode(errors='replace')}")
+            except FileNotFoundError:
+                continue
+        return "".join(found)
+
+    def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """The checkpoints that a job keeps: for resuming, and the best one."""
+        self.queue.get(job_id)
+        folder = folder_of_job(self._root, job_id) / "checkpoints"
+        found = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+        return [{key: value for key, value in entry.items() if key != "file"} for entry in found]
+
+    def metrics(self, job_id: str, *, points: int) -> dict[str, Any]:
+        """The metric series of a job over its steps, thinned to at most `points` values each.
+
+        A resumed attempt starts at its checkpoint's step; what an earlier attempt reported after that is replaced.
+        """
+        self.queue.get(job_id)
+        series: dict[str, dict[int, tuple[int, float]]] = {}
+        total = 0
+        thinned = False
+        after = 0
+        while True:
+            events = self.queue.events(job_id, after=after, limit=500, types=("metrics",))
+            for event in events:
+                thinned = thinned or event.data.get("stride", 1) > 1
+                for part in event.data["series"]:
+                    values = series.setdefault(part["name"], {})
+                    for step, epoch, value in zip(part["steps"], part["epochs"], part["values"], strict=True):
+                        values[step] = (epoch, value)
+            if len(events) < 500:
+                break
+            after = events[-1].id
+        found = []
+        for name, values in sorted(series.items()):
+            steps = sorted(values)
+            total += len(steps)
+            kept = _thin(steps, points)
+            thinned = thinned or len(kept) < len(steps)
+            found.append(
+                {
+                    "name": name,
+                    "steps": kept,
+                    "epochs": [values[step][0] for step in kept],
+                    "values": [values[step][1] for step in kept],
+                }
+            )
+        return {"series": found, "total": total, "thinned": thinned}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    resolved: dict[str, Any]
+    dataset: DatasetRecord | None
+    output: dict[str, Any] | None
+    warnings: tuple[Entry, ...]
+
+
+def _thin(steps: list[int], points: int) -> list[int]:
+    """Evenly chosen steps, first and last always among them: every value shown is a value that was measured."""
+    if len(steps) <= points:
+        return steps
+    return [steps[round(place * (len(steps) - 1) / (points - 1))] for place in range(points)]
+
+
+def _check_output(model: str, alias: str | None) -> None:
+    check_name(model, at="/output/model")
+    if alias is not None:
+        check_alias(alias, at="/output/alias_on_success")
+
+
+def _source_digest(source: Any) -> str:
+    """Equal sources have equal digests; inline rows may be megabytes, so this is not the (slow) canonical form."""
+    return digest(orjson.dumps(source.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS))
+
+
+def _refusal(problems: list[Entry], sentence: str) -> InvalidInput:
+    kind = ShapeMismatch if problems[0].code == "shape-mismatch" else ValidationFailed
+    return kind(sentence, errors=problems)
+
+
+def _verdict(
+    found: str | None,
+    errors: tuple[Entry, ...],
+    warnings: tuple[Entry, ...],
+    summary: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "valid": not errors,
+        "digest": found if not errors else None,
+        "errors": [entry.to_dict() for entry in errors],
+        "warnings": [entry.to_dict() for entry in warnings],
+        "summary": dict(summary) if summary is not None and not errors else None,
+    }

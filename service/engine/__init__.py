@@ -1,0 +1,1 @@
+"""Documents and tensors: building, data, training, evaluation, weights. Knows no store, no queue, no HTTP."""

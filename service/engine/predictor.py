@@ -1,0 +1,130 @@
+"""A version as a function: raw rows in, the net's answers in the target's units out.
+
+The worker makes a version's golden rows with it and the server answers with it, so both run the very same steps. Knows
+a folder's files and their meaning; knows no store, no alias and no request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from service.engine import build, checkpoint
+from service.engine.preprocessing import Preprocessor
+from service.errors import Entry, ShapeMismatch
+from service.schemas import architecture as architectures
+from service.schemas.architecture import Architecture
+from service.schemas.preprocessing import Preprocessing
+
+Array = npt.NDArray[Any]
+
+ARCHITECTURE: Final = "architecture.json"
+WEIGHTS: Final = "weights.pt"
+PREPROCESSING: Final = "preprocessing.json"
+GOLDEN: Final = "golden.pt"
+
+RELATIVE_TOLERANCE: Final = 1e-4
+"""How near golden rows must come on another torch build or processor; on the same one they must be equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Raw rows of one input: numbers [N, …], and category codes [N, m] where a table has texts (−1 = unseen)."""
+
+    numbers: Array
+    codes: Array | None = None
+
+
+class Predictor:
+    """A net with its preprocessing, ready to answer."""
+
+    def __init__(self, architecture: Architecture, preprocessing: Preprocessing, module: nn.Module) -> None:
+        self.architecture = architecture
+        self.preprocessor = Preprocessor(preprocessing)
+        self.module = module.eval()
+        self._dtypes = [getattr(torch, spec.dtype) for spec in architecture.inputs]
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Predictor:
+        """The version in `folder`: built on meta, its weights mapped and assigned.
+
+        Raises:
+            CheckpointRefused: the weights do not fit the architecture.
+        """
+        architecture = architectures.parse(json.loads((folder / ARCHITECTURE).read_bytes()))
+        preprocessing = Preprocessing.model_validate_json((folder / PREPROCESSING).read_bytes())
+        module = build.build(architecture, device="meta")
+        checkpoint.load_weights(module, folder / WEIGHTS, device=device)
+        return cls(architecture, preprocessing, module)
+
+    def run(self, rows: Sequence[Rows]) -> list[Tensor]:
+        """The answers [N, …] to raw rows, one tensor for each output.
+
+        Raises:
+            ShapeMismatch: the net cannot take rows of these sizes (possible where its shape has free sizes).
+        """
+        with torch.inference_mode():
+            inputs = [self._input(part, dtype) for part, dtype in zip(rows, self._dtypes, strict=True)]
+            try:
+                answer = self.module(*inputs)
+            except (RuntimeError, IndexError) as error:
+                raise ShapeMismatch(
+                    "The net cannot take these rows.",
+                    errors=[Entry("/inputs", "shape-mismatch", str(error).splitlines()[0][:300])],
+                ) from error
+            outputs = [answer] if isinstance(answer, Tensor) else list(answer)
+            if self.preprocessor.scales_target:
+                outputs = [self.preprocessor.invert_target(output) for output in outputs]
+        return outputs
+
+    def _input(self, rows: Rows, dtype: torch.dtype) -> Tensor:
+        return self.preprocessor.inputs(rows.numbers, rows.codes, dtype=dtype)
+
+    # -- golden rows --------------------------------------------------------------------------------------------------
+
+    def golden(self, rows: Sequence[Rows]) -> dict[str, Any]:
+        """Rows with their answers, as plain data for `checkpoint.save`."""
+        return {
+            "build": build_of_torch(),
+            "inputs": [
+                {
+                    "numbers": torch.from_numpy(np.ascontiguousarray(part.numbers)),
+                    "codes": None if part.codes is None else torch.from_numpy(np.ascontiguousarray(part.codes)),
+                }
+                for part in rows
+            ],
+            "outputs": [output.clone() for output in self.run(rows)],
+        }
+
+    def deviation(self, golden: dict[str, Any]) -> str | None:
+        """How the answers to golden rows differ from the recorded ones, or None when they come out again.
+
+        On the build that recorded them they must be equal bit for bit, on another within RELATIVE_TOLERANCE.
+        """
+        rows = [
+            Rows(part["numbers"].numpy(), None if part["codes"] is None else part["codes"].numpy())
+            for part in golden["inputs"]
+        ]
+        same_build = golden["build"] == build_of_torch()
+        for place, (now, then) in enumerate(zip(self.run(rows), golden["outputs"], strict=True)):
+            if now.shape != then.shape or now.dtype != then.dtype:
+                return f"output {place} has shape {list(now.shape)} instead of {list(then.shape)}"
+            if torch.equal(now, then) or (now.isnan() & then.isnan() | (now == then)).all():
+                continue
+            if same_build or not torch.allclose(now, then, rtol=RELATIVE_TOLERANCE, atol=1e-6, equal_nan=True):
+                worst = (now.double() - then.double()).abs().max().item()
+                return f"output {place} differs by up to {worst:g}"
+        return None
+
+
+def build_of_torch() -> dict[str, str]:
+    """What the bits of an answer depend on beside the document and the weights."""
+    return {"torch": str(torch.__version__), "cpu_capability": torch.backends.cpu.get_cpu_capability()}

@@ -1,0 +1,419 @@
+"""Every exception that this service raises on purpose, and the entry that names one mistake.
+
+Knows nothing of HTTP: each front has one table from these classes to its own status codes (`rest/problems.py`).
+
+ServiceError
+├── MalformedBody               the bytes are not what they claim to be
+├── UnsupportedMediaType        another content type was expected
+│   └── UnsupportedEncoding     the body is compressed
+├── TooLarge                    a limit on size was passed; `limit` names it
+│   ├── BodyTooLarge
+│   └── BatchTooLarge
+├── InvalidInput                readable but wrong; `errors` lists every mistake
+│   ├── ValidationFailed
+│   ├── NotFinite
+│   ├── ShapeMismatch
+│   ├── DtypeMismatch
+│   ├── InvalidName
+│   ├── ArchitectureInvalid
+│   ├── ArchitectureTooLarge
+│   ├── CheckpointRefused
+│   ├── DatasetRefused
+│   ├── DigestMismatch
+│   ├── IdempotencyMismatch
+├── NotFound
+├── Conflict                    the request is right, the state is not
+│   ├── NameTaken
+│   ├── InUse
+│   └── VersionInUse
+├── PreconditionFailed          If-Match named another state
+├── PreconditionRequired        a change that needs If-Match came without it
+├── Busy                        try again after `retry_after_s`
+│   ├── QueueFull
+│   ├── Overloaded
+│   ├── Draining
+│   └── DatabaseBusy
+├── DeadlinePassed
+├── StoreError                  the store cannot do it now
+│   ├── StoreReadOnly
+│   ├── StoreFull
+│   ├── StoreLocked             another server holds this store
+│   ├── StoreTooNew             the store was written by a newer release
+│   └── ModelQuarantined        the stored bytes are not the published ones
+└── JobFailed                   a job's failure, with a code from the closed list `FAILURE_CODES`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+MAX_ENTRIES: Final = 20
+"""At most so many mistakes are listed in one answer; a last entry counts the others."""
+
+_MAX_GOT: Final = 64
+
+
+def shorten(value: object) -> str:
+    """A rendering of `value` that is safe to show: printable, at most 64 characters."""
+    if isinstance(value, bool) or value is None:
+        text = {True: "true", False: "false", None: "null"}[value]
+    elif isinstance(value, str):
+        text = repr(value[: _MAX_GOT + 1])
+    elif isinstance(value, int):
+        text = str(value) if abs(value) < 10**40 else f"an integer of {value.bit_length()} bits"
+    elif isinstance(value, float):
+        text = repr(value)
+    elif isinstance(value, Mapping):
+        text = f"an object with {len(value)} members"
+    elif isinstance(value, (list, tuple)):
+        text = f"a list of {len(value)}"
+    else:
+        text = type(value).__name__
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return text if len(text) <= _MAX_GOT else text[: _MAX_GOT - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One mistake or warning: where it is, what is wrong, and what would be right.
+
+    Args:
+        pointer: RFC 6901 pointer into the request body ("" is the whole body).
+        code: stable slug of the kind of mistake.
+        detail: one sentence.
+        layer: dotted path of the layer concerned.
+        hint: what to do about it.
+        expected: what would have been right.
+        got: a short rendering of what was there, never the whole input.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+    layer: str | None = None
+    hint: str | None = None
+    expected: str | None = None
+    got: str | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """The entry as JSON members; what is not known is left out."""
+        members = {
+            "pointer": self.pointer,
+            "code": self.code,
+            "detail": self.detail,
+            "layer": self.layer,
+            "hint": self.hint,
+            "expected": self.expected,
+            "got": self.got,
+        }
+        return {name: value for name, value in members.items() if value is not None}
+
+
+class ServiceError(Exception):
+    """The request could not be served."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        errors: Sequence[Entry] = (),
+        more: int = 0,
+        limit: Mapping[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.errors = tuple(errors)
+        self.more = more  # mistakes that were counted, but not put down in `errors`
+        self.limit = dict(limit) if limit else None
+        self.retry_after_s = retry_after_s
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("errors are sent as documents, not pickled")
+
+
+class MalformedBody(ServiceError):
+    """The body is not well-formed JSON."""
+
+    code = "malformed-json"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body's content type is not supported here."""
+
+    code = "unsupported-media-type"
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """Compressed bodies are not read here."""
+
+    code = "unsupported-encoding"
+
+
+class TooLarge(ServiceError):
+    """The request is larger than a limit allows."""
+
+    code = "body-too-large"
+
+
+class BodyTooLarge(TooLarge):
+    """The body is larger than this server accepts."""
+
+
+class BatchTooLarge(TooLarge):
+    """The request holds more rows or elements than one prediction may."""
+
+    code = "batch-too-large"
+
+
+class InvalidInput(ServiceError):
+    """The request is well-formed but wrong."""
+
+    code = "validation-failed"
+
+
+class ValidationFailed(InvalidInput):
+    """The body does not fit what this operation takes."""
+
+
+class NotFinite(InvalidInput):
+    """A number is not finite."""
+
+    code = "not-finite"
+
+
+class ShapeMismatch(InvalidInput):
+    """The values do not have the shape that is expected."""
+
+    code = "shape-mismatch"
+
+
+class DtypeMismatch(InvalidInput):
+    """The values do not have the type that is expected."""
+
+    code = "dtype-mismatch"
+
+
+class InvalidName(InvalidInput):
+    """The name is not allowed."""
+
+    code = "invalid-name"
+
+
+class ArchitectureInvalid(InvalidInput):
+    """The architecture cannot be built."""
+
+    code = "architecture-invalid"
+
+
+class ArchitectureTooLarge(InvalidInput):
+    """The architecture is larger than this server accepts."""
+
+    code = "architecture-too-large"
+
+
+class CheckpointRefused(InvalidInput):
+    """The weights do not fit the architecture."""
+
+    code = "checkpoint-refused"
+
+
+class DatasetRefused(InvalidInput):
+    """The data cannot be read as a dataset."""
+
+    code = "dataset-refused"
+
+
+class DigestMismatch(InvalidInput):
+    """The bytes do not have the digest that was sent with them."""
+
+    code = "digest-mismatch"
+
+
+class IdempotencyMismatch(InvalidInput):
+    """This Idempotency-Key was used before with another body."""
+
+    code = "idempotency-mismatch"
+
+
+class NotFound(ServiceError):
+    """There is no such resource."""
+
+    code = "not-found"
+
+    def at(self, pointer: str) -> NotFound:
+        """The same, told of the place in the request that names what is not there."""
+        hint = self.errors[0].hint if self.errors else None
+        return NotFound(self.message, errors=[Entry(pointer, self.code, self.message, hint=hint)])
+
+
+class Conflict(ServiceError):
+    """The resource is in a state that does not allow this."""
+
+    code = "conflict"
+
+
+class NameTaken(Conflict):
+    """The name is in use."""
+
+    code = "name-taken"
+
+
+class InUse(Conflict):
+    """Something else still refers to the resource."""
+
+
+class VersionInUse(Conflict):
+    """An alias still points at the version."""
+
+    code = "version-in-use"
+
+
+class PreconditionFailed(ServiceError):
+    """The resource has changed since the state that If-Match names."""
+
+    code = "precondition-failed"
+
+
+class PreconditionRequired(ServiceError):
+    """This change needs an If-Match header (or `If-None-Match: *` to create)."""
+
+    code = "precondition-required"
+
+
+class Busy(ServiceError):
+    """The server is busy; try again later."""
+
+    code = "overloaded"
+
+
+class QueueFull(Busy):
+    """The job queue is full."""
+
+    code = "queue-full"
+
+
+class Overloaded(Busy):
+    """More work is waiting than this server accepts."""
+
+
+class Draining(Busy):
+    """The server is starting or shutting down."""
+
+    code = "draining"
+
+
+class DatabaseBusy(Busy):
+    """The database is busy."""
+
+    code = "database-busy"
+
+
+class DeadlinePassed(ServiceError):
+    """The deadline passed before there was an answer."""
+
+    code = "deadline-passed"
+
+
+class StoreError(ServiceError):
+    """The store cannot do this now."""
+
+    code = "store-error"
+
+
+class StoreReadOnly(StoreError):
+    """The store cannot be written to."""
+
+    code = "store-read-only"
+
+
+class StoreFull(StoreError):
+    """The store's disk is full."""
+
+    code = "store-full"
+
+
+class StoreLocked(StoreError):
+    """Another server holds this store."""
+
+    code = "store-locked"
+
+
+class StoreTooNew(StoreError):
+    """This store was written by a newer release."""
+
+    code = "store-too-new"
+
+
+class ModelQuarantined(StoreError):
+    """The stored files of this version are not the ones that were published."""
+
+    code = "model-quarantined"
+
+
+FAILURE_CODES: Final = (
+    "out_of_memory",
+    "non_finite_loss",
+    "shape_error",
+    "data_error",
+    "label_out_of_range",
+    "timeout",
+    "stalled",
+    "worker_lost",
+    "disk_full",
+    "cancelled_by_user",
+    "unsafe_checkpoint",
+    "checkpoint_refused",
+    "architecture_needed",
+    "internal",
+)
+"""Why a job can fail: a closed list, part of the HTTP contract."""
+
+
+class JobFailed(ServiceError):
+    """The job failed."""
+
+    code = "job-failed"
+
+    def __init__(
+        self,
+        failure: str,
+        detail: str,
+        *,
+        hint: str | None = None,
+        pointer: str | None = None,
+        epoch: int | None = None,
+        step: int | None = None,
+        reason: str | None = None,
+        errors: Sequence[Entry] = (),
+    ) -> None:
+        if failure not in FAILURE_CODES:
+            raise ValueError(f"{failure!r} is not a failure code")
+        super().__init__(detail, errors=errors)
+        self.failure = failure
+        self.hint = hint
+        self.pointer = pointer
+        self.epoch = epoch
+        self.step = step
+        self.reason = reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job's `error` member."""
+        members: dict[str, Any] = {
+            "code": self.failure,
+            "detail": self.message,
+            "hint": self.hint,
+            "pointer": self.pointer,
+            "epoch": self.epoch,
+            "step": self.step,
+            "reason": self.reason,
+        }
+        found = {name: value for name, value in members.items() if value is not None}
+        if self.errors:
+            found["errors"] = [entry.to_dict() for entry in self.errors]
+        return found

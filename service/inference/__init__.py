@@ -1,0 +1,1 @@
+"""Loaded versions and the way of one prediction through them."""

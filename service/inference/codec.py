@@ -1,0 +1,424 @@
+"""JSON rows to raw arrays, checked against what a version takes, and answers back to JSON.
+
+Every wrong value is named by its place. numpy would turn true, null and "1" into floats in silence, so types are looked
+at before any array is made. Knows no tensor and no version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import (
+    MAX_ENTRIES,
+    BatchTooLarge,
+    DtypeMismatch,
+    Entry,
+    InvalidInput,
+    NotFinite,
+    ShapeMismatch,
+    ValidationFailed,
+    shorten,
+)
+from service.schemas.document import nearest_hint, pointer
+from service.schemas.preprocessing import TableRow
+from service.schemas.versions import TensorSpec
+
+Array = npt.NDArray[Any]
+
+_FLOATS: Final[Mapping[str, float]] = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float32": float(np.finfo(np.float32).max),
+    "float64": float(np.finfo(np.float64).max),
+}
+_INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
+    "uint8": (0, 2**8 - 1),
+    "int8": (-(2**7), 2**7 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "bool": (0, 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one prediction may hold."""
+
+    rows: int
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Rows of one input as arrays: numbers [N, …], and the category codes [N, m] of a table's texts (−1 = unseen)."""
+
+    numbers: Array
+    codes: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def decode(inputs: object, *, specs: Sequence[TensorSpec], table: TableRow | None, limits: Limits) -> tuple[Raw, ...]:
+    """The `inputs` member of a prediction as raw arrays, one for each input of the version.
+
+    Args:
+        inputs: a list of rows, or {input name: list of rows}.
+        specs: the version's inputs.
+        table: the columns of a row where the version has such; a row may then be an object by column name.
+        limits: how much one prediction may hold.
+
+    Raises:
+        InvalidInput: with every place that is wrong (at most 20).
+        BatchTooLarge: more rows or numbers than allowed.
+    """
+    named = _by_name(inputs, specs)
+    counts = {name: len(rows) for name, rows in named.items()}
+    if len(set(counts.values())) > 1:
+        raise ShapeMismatch(
+            "All inputs must have the same number of rows.",
+            errors=[
+                Entry(
+                    "/inputs",
+                    "shape-mismatch",
+                    "The inputs differ in their number of rows.",
+                    hint="Send as many of each.",
+                    got=shorten(str(counts)),
+                )
+            ],
+        )
+    count = next(iter(counts.values()))
+    if count > limits.rows:
+        raise _too_large("rows", "rows", most=limits.rows, got=count)
+    if count == 0:
+        raise ShapeMismatch(
+            "There is no row to predict.",
+            errors=[
+                Entry("/inputs", "shape-mismatch", "A prediction needs at least one row.", expected="a list of rows")
+            ],
+        )
+    found = []
+    for spec in specs:
+        at = "/inputs" if isinstance(inputs, list) else f"/inputs/{spec.name}"
+        if table is not None:
+            found.append(_table(named[spec.name], table, at=at))
+        else:
+            found.append(_array(named[spec.name], spec, at=at, limits=limits))
+    return tuple(found)
+
+
+def require_room(rows: int, *, outputs: Sequence[TensorSpec], limits: Limits) -> None:
+    """Refuse a prediction whose answer would be too large, before it is computed; free sizes count as 1.
+
+    Raises:
+        BatchTooLarge: accordingly.
+    """
+    elements = sum(rows * math.prod(size for size in spec.shape[1:] if isinstance(size, int)) for spec in outputs)
+    if elements > limits.elements:
+        raise _too_large("output_elements", "numbers of output", most=limits.elements, got=elements)
+
+
+def _too_large(name: str, words: str, *, most: int, got: int) -> BatchTooLarge:
+    detail = f"One prediction has at most {most} {words}; these are {got}."
+    entry = Entry(
+        "/inputs", "batch-too-large", detail, hint="Send several predictions.", expected=f"at most {most}", got=str(got)
+    )
+    return BatchTooLarge(detail, errors=[entry], limit={"name": name, "value": most})
+
+
+def _by_name(inputs: object, specs: Sequence[TensorSpec]) -> dict[str, list[Any]]:
+    names = [spec.name for spec in specs]
+    if isinstance(inputs, list):
+        if len(names) != 1:
+            raise ValidationFailed(
+                errors=[
+                    Entry(
+                        "/inputs",
+                        "wrong-type",
+                        "This version has several inputs.",
+                        expected=f"an object with {', '.join(names)}",
+                    )
+                ]
+            )
+        return {names[0]: inputs}
+    if not isinstance(inputs, dict):
+        raise ValidationFailed(
+            errors=[
+                Entry(
+                    "/inputs",
+                    "wrong-type",
+                    "Inputs are rows.",
+                    expected="a list of rows, or an object of them",
+                    got=shorten(inputs),
+                )
+            ]
+        )
+    unknown = [name for name in inputs if name not in names]
+    wrong = [
+        Entry(
+            pointer(["inputs", name]),
+            "unknown-member",
+            "This version has no such input.",
+            hint=nearest_hint(name, names),
+            expected=shorten(", ".join(names)),
+        )
+        for name in unknown[:MAX_ENTRIES]
+    ]
+    wrong += [
+        Entry(f"/inputs/{name}", "missing", "This input is missing.", hint="Add it.")
+        for name in names
+        if name not in inputs
+    ]
+    wrong += [
+        Entry(
+            f"/inputs/{name}", "wrong-type", "An input is a list of rows.", expected="a list", got=shorten(inputs[name])
+        )
+        for name in names
+        if name in inputs and not isinstance(inputs[name], list)
+    ]
+    if wrong:
+        raise ValidationFailed(errors=wrong, more=max(0, len(unknown) - MAX_ENTRIES))
+    return inputs
+
+
+class _Mistakes:
+    """Keeps the first MAX_ENTRIES mistakes and counts the others, then raises the class of the first one."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.more = 0
+
+    def add(self, at: str, code: str, detail: str, **members: str | None) -> None:
+        if self.full:
+            self.more += 1
+        else:
+            self.entries.append(Entry(at, code, detail, **members))
+
+    @property
+    def full(self) -> bool:
+        """Whether others are only counted: then nobody need describe them."""
+        return len(self.entries) >= MAX_ENTRIES
+
+    def end(self) -> None:
+        if not self.entries:
+            return
+        kinds: dict[str, type[InvalidInput]] = {
+            "shape-mismatch": ShapeMismatch,
+            "dtype-mismatch": DtypeMismatch,
+            "not-finite": NotFinite,
+        }
+        raise kinds.get(self.entries[0].code, ValidationFailed)(errors=self.entries, more=self.more)
+
+
+def _array(rows: list[Any], spec: TensorSpec, *, at: str, limits: Limits) -> Raw:
+    """Rows of numbers as an array of the input's dtype."""
+    shape = _resolved(spec.shape[1:], rows[0])
+    elements = len(rows) * math.prod(shape)
+    if elements > limits.elements:
+        raise _too_large("elements", "numbers", most=limits.elements, got=elements)
+    if elements == 0:
+        raise ShapeMismatch(
+            errors=[
+                Entry(f"{at}/0", "shape-mismatch", "A row may not be empty.", expected="one value or more", got="none")
+            ]
+        )
+    mistakes = _Mistakes()
+    flat: list[float] = []
+    boolean = spec.dtype == "bool"
+    for place, row in enumerate(rows):
+        _flatten(row, shape, f"{at}/{place}", flat, mistakes, boolean=boolean)
+    mistakes.end()
+    array = _typed(flat, (len(rows), *shape), spec.dtype, at=at)
+    return Raw(array)
+
+
+def _resolved(shape: Sequence[int | str], row: object) -> tuple[int, ...]:
+    """Sizes of a row's shape; a symbol takes the size that the first row has there."""
+    found = []
+    for size in shape:
+        if isinstance(size, str):
+            size = len(row) if isinstance(row, list) else 1
+        found.append(size)
+        row = row[0] if isinstance(row, list) and row else None
+    return tuple(found)
+
+
+def _flatten(
+    value: object, shape: tuple[int, ...], at: str, flat: list[float], mistakes: _Mistakes, *, boolean: bool
+) -> None:
+    """Append the numbers of `value`, which must have `shape`, to `flat`."""
+    allowed = {bool} if boolean else {int, float}
+    if not shape:
+        if type(value) in allowed:
+            flat.append(value)  # type: ignore[arg-type]  # its type was just looked at
+        else:
+            _wrong_value(value, at, mistakes, boolean=boolean)
+        return
+    if type(value) is not list:
+        mistakes.add(at, "shape-mismatch", "Here a list is expected.", expected=_shape_text(shape), got=shorten(value))
+        return
+    if len(value) != shape[0]:
+        mistakes.add(
+            at,
+            "shape-mismatch",
+            f"Here are {len(value)} values, but {shape[0]} are expected.",
+            expected=_shape_text(shape),
+            got=f"a list of {len(value)}",
+        )
+        return
+    if len(shape) == 1:
+        if set(map(type, value)) <= allowed:
+            flat.extend(value)
+            return
+        wrong = [place for place, kind in enumerate(map(type, value)) if kind not in allowed]
+        for place in wrong:
+            if mistakes.full:
+                mistakes.more += len(wrong) - wrong.index(place)
+                return
+            _wrong_value(value[place], f"{at}/{place}", mistakes, boolean=boolean)
+        return
+    for place, item in enumerate(value):
+        _flatten(item, shape[1:], f"{at}/{place}", flat, mistakes, boolean=boolean)
+
+
+def _wrong_value(value: object, at: str, mistakes: _Mistakes, *, boolean: bool) -> None:
+    if isinstance(value, list):
+        mistakes.add(at, "shape-mismatch", "Here is a list.", expected="a single value", got=shorten(value))
+    else:
+        expected = "true or false" if boolean else "a number"
+        mistakes.add(at, "dtype-mismatch", f"Here {expected} is expected.", expected=expected, got=shorten(value))
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return f"a list of shape [{', '.join(map(str, shape))}]"
+
+
+def _typed(flat: list[float], shape: tuple[int, ...], dtype: str, *, at: str) -> Array:
+    """The numbers in the input's dtype, when each one fits it."""
+    mistakes = _Mistakes()
+    if dtype == "bool":
+        return np.array(flat, dtype=np.bool_).reshape(shape)
+    if dtype in _INTEGERS:
+        low, high = _INTEGERS[dtype]
+        for place, item in enumerate(flat):
+            if low <= item <= high and item == int(item):
+                continue
+            if mistakes.full:
+                mistakes.more += 1
+            else:
+                mistakes.add(
+                    at + _place(place, shape),
+                    "dtype-mismatch",
+                    f"This number is no {dtype}.",
+                    expected=f"a whole number from {low} to {high}",
+                    got=shorten(item),
+                )
+        mistakes.end()
+        return np.array([int(item) for item in flat], dtype=dtype).reshape(shape)
+    highest = _FLOATS[dtype]
+    try:
+        array = np.array(flat, dtype=np.float64).reshape(shape)
+    except OverflowError:
+        array = np.array([item if abs(item) <= highest else np.inf for item in flat], dtype=np.float64).reshape(shape)
+    bad = ~(np.abs(array) <= highest)
+    if bad.any():
+        places = np.flatnonzero(bad)
+        mistakes.more = max(0, len(places) - MAX_ENTRIES)
+        for place in places[:MAX_ENTRIES]:
+            mistakes.add(
+                at + _place(int(place), shape),
+                "not-finite",
+                f"This number is not a finite {dtype}.",
+                expected=f"at most {highest:g} in size",
+                got=shorten(flat[int(place)]),
+            )
+        mistakes.end()
+    return array
+
+
+def _place(index: int, shape: tuple[int, ...]) -> str:
+    return "".join(f"/{part}" for part in np.unravel_index(index, shape))
+
+
+def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
+    """Rows of named columns, as lists in the columns' order or as objects by name."""
+    mistakes = _Mistakes()
+    names = [column.name for column in table.columns]
+    known = frozenset(names)
+    codes_of = {column.name: {text: code for code, text in enumerate(column.categories)} for column in table.texts}
+    numbers = np.zeros((len(rows), len(table.numbers)), dtype=np.float64)
+    codes = np.full((len(rows), len(table.texts)), -1, dtype=np.int32)
+    largest = float(np.finfo(np.float32).max)
+    numeric = not codes_of
+    for place, row in enumerate(rows):
+        here = f"{at}/{place}"
+        if type(row) is list:
+            if len(row) != len(names):
+                mistakes.add(
+                    here,
+                    "shape-mismatch",
+                    f"Here are {len(row)} values, but {len(names)} are expected.",
+                    expected="one value for each of " + shorten(", ".join(names)),
+                    got=f"a list of {len(row)}",
+                )
+                continue
+            values, where = row, None
+        elif type(row) is dict:
+            wrong = [name for name in row if name not in known]
+            missing = [name for name in names if name not in row]
+            for name in wrong:
+                hint = None if mistakes.full else nearest_hint(name, names)
+                mistakes.add(pointer([name], here), "unknown-member", "There is no such column.", hint=hint)
+            for name in missing:
+                mistakes.add(pointer([name], here), "missing", "This column is missing.", hint="Add it.")
+            if wrong or missing:
+                continue
+            values, where = [row[name] for name in names], names
+        else:
+            mistakes.add(
+                here, "shape-mismatch", "A row is a list of values.", expected="a list or an object", got=shorten(row)
+            )
+            continue
+        if numeric and set(map(type, values)) <= {int, float} and all(-largest <= value <= largest for value in values):
+            numbers[place] = values
+            continue
+        number = text = 0
+        for position, (name, value) in enumerate(zip(names, values, strict=True)):
+            cell = pointer([where[position] if where else position], here)
+            if name in codes_of:
+                if type(value) is str:
+                    codes[place, text] = codes_of[name].get(value, -1)
+                else:
+                    mistakes.add(
+                        cell, "dtype-mismatch", f"Column {name!r} takes texts.", expected="a string", got=shorten(value)
+                    )
+                text += 1
+            else:
+                if type(value) not in (int, float):
+                    mistakes.add(
+                        cell,
+                        "dtype-mismatch",
+                        f"Column {name!r} takes numbers.",
+                        expected="a number",
+                        got=shorten(value),
+                    )
+                elif not -largest <= value <= largest:
+                    mistakes.add(
+                        cell,
+                        "not-finite",
+                        "This number is not a finite float32.",
+                        expected=f"at most {largest:g} in size",
+                        got=shorten(value),
+                    )
+                else:
+                    numbers[place, number] = value
+                number += 1
+    mistakes.end()
+    return Raw(numbers, codes if codes_of else None)

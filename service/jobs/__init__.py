@@ -1,0 +1,1 @@
+"""Slow work: the queue, the supervisor, the launchers and the worker process."""

@@ -1,0 +1,182 @@
+"""A warm, single-threaded process that forks workers: torch is imported and warmed once, a job starts in milliseconds.
+
+It takes one request a datagram over an inherited socket, with the worker's lock as a passed descriptor, and answers
+with the worker's pid and a pidfd, or with an error. When the server goes away it ends; its workers go on. It knows no
+queue and no database, and it never runs a backward pass, since autograd's threads would not survive a fork.
+
+Run as `python -m service.jobs.forkserver FD`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+MAX_MESSAGE = 64 * 1024
+
+
+def main(descriptor: int) -> None:
+    """Warm up, then serve fork requests from the socket `descriptor` until the other end is closed."""
+    os.setsid()  # a Ctrl-C at the terminal is for the server, which tells the workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker is born with SIGTERM blocked and unblocks it when it can obey: told to stop in its first millisecond, it
+    # still keeps a checkpoint. The fork server itself ends with the server, not before.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    server = socket.socket(fileno=descriptor)
+    _warm()
+    waker, wakened = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
+    folders: dict[int, Path] = {}
+    try:
+        server.send(json.dumps({"ready": os.getpid()}).encode())
+        while True:
+            ready, _, _ = select.select([descriptor, waker], [], [], 5.0)
+            if waker in ready:
+                os.read(waker, 4096)
+            _reap(folders)
+            if descriptor in ready:
+                message, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+                if not message:
+                    return
+                _answer(server, json.loads(message), descriptors, folders, drop=(descriptor, waker, wakened))
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the server is gone
+
+
+def _warm() -> None:
+    """Pay once for what every worker would pay: imports, the first optimizer (0.8 s of dynamo), the first forward."""
+    import torch
+    import torch.utils.serialization  # else imported by the first torch.save
+
+    from service.jobs import worker
+
+    torch.set_num_threads(1)  # no OpenMP pool may exist when we fork
+    layer = torch.nn.Linear(4, 4)
+    with torch.no_grad():
+        layer(torch.zeros(1, 4))
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        kind(layer.parameters(), lr=0.1).step()
+    with torch.device("meta"):
+        torch.nn.Linear(4, 4)
+    worker.warm()
+    gc.collect()
+    gc.freeze()  # shared pages stay shared: the collector never touches what was there before the fork
+
+
+def _answer(
+    server: socket.socket,
+    request: dict[str, Any],
+    descriptors: list[int],
+    folders: dict[int, Path],
+    *,
+    drop: tuple[int, ...],
+) -> None:
+    """Fork a worker and tell of it; when the system refuses, tell that, and live on for the next request."""
+    handle = None
+    try:
+        if not descriptors:
+            raise OSError("the lock did not arrive: too many descriptors are open")
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(request, drop=drop)
+        folders[pid] = Path(request["folder"])
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # nobody could watch it; it is our child, unreaped, so the pid is its own
+            raise
+        socket.send_fds(server, [json.dumps({"pid": pid}).encode()], [handle])
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except OSError as error:
+        server.send(json.dumps({"error": str(error)}).encode())
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)  # else the lock would outlive the worker
+        if handle is not None:
+            os.close(handle)
+
+
+def _reap(folders: dict[int, Path]) -> None:
+    """Collect ended workers; how each ended is left in its folder for the supervisor's report."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        folder = folders.pop(pid, None)
+        if folder is not None:
+            try:
+                (folder / "exit").write_text(str(os.waitstatus_to_exitcode(status)))
+            except OSError:
+                pass  # the folder may be gone already; the exit status is only for the report
+
+
+def _become_worker(request: dict[str, Any], *, drop: tuple[int, ...]) -> NoReturn:
+    """In the child: leave everything of the fork server behind but the lock, limit ourselves, and work."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for descriptor in drop:
+            os.close(descriptor)
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        folder = Path(request["folder"])
+        # Not made durable: after a crash of the machine no pid means anything.
+        (folder / "pid").write_text(str(os.getpid()))
+        log = os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        for source, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        os.close(null)
+        os.close(log)
+        _limit(request["memory_bytes"])
+        from service.jobs import worker
+
+        code = worker.main(folder, threads=request["threads"])
+    except BaseException:
+        with contextlib.suppress(Exception):  # the disk of the log may be full
+            traceback.print_exc()
+    finally:
+        try:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _limit(memory_bytes: int) -> None:
+    """Bound what this process can take from the others: memory, core dumps, the last word in an out-of-memory kill."""
+    # RLIMIT_DATA counts private writable memory only, so mapped files and libraries cost a job nothing. What was there
+    # before the fork counts as well but is shared with the fork server, so it is given on top.
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    limit = pages * resource.getpagesize() + memory_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # /proc may be read-only in a container
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    os.nice(10)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
+    os._exit(0)  # there is nothing to save, and torch takes a while to be taken down

@@ -1,0 +1,708 @@
+"""The queue of jobs: what waits, what runs, what ended, and every event on the way.
+
+Each change of state is compare-and-set on (state, attempt) and is committed together with its event, so that whoever
+reads the events misses nothing. Knows no process and no tensor: claiming is its business, running is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from service.errors import Conflict, NotFound, QueueFull
+from service.schemas.document import utc_now
+from service.schemas.jobs import ACTIVE, FINAL, TRANSITIONS, JobState
+from service.store.database import (
+    Database,
+    Page,
+    after_cursor,
+    attempts,
+    check_if_match,
+    events,
+    jobs,
+    page,
+)
+from service.store.idempotency import IdempotencyKey, IdempotencyStore
+
+_ACCEPTED: Final = 202
+_UNKNOWN_RETRY_S: Final = 30.0
+_UNFINISHED: Final = frozenset(JobState) - FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was when it was read.
+
+    `attempts` are mappings with number, pid, state, started_at, ended_at and resumed_from_step; `attempt` is the number
+    of the newest, 0 before the first.
+    """
+
+    id: str
+    kind: str
+    state: JobState
+    state_reason: str | None
+    attempt: int
+    priority: int
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    resolved_spec: Mapping[str, Any]
+    dataset: Mapping[str, Any] | None
+    seed: int | None
+    environment: Mapping[str, Any] | None
+    progress: Mapping[str, Any] | None
+    metrics_last: Mapping[str, Any]
+    metrics_best: Mapping[str, Any]
+    warnings: tuple[Mapping[str, Any], ...]
+    error: Mapping[str, Any] | None
+    report: Mapping[str, Any] | None
+    output: Mapping[str, Any] | None
+    attempts: tuple[Mapping[str, Any], ...]
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    etag: str
+
+    def view(self) -> dict[str, Any]:
+        """The job as the API shows it."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "state": self.state.value,
+            "state_reason": self.state_reason,
+            "priority": self.priority,
+            "labels": dict(self.labels),
+            "spec": self.spec,
+            "resolved_spec": self.resolved_spec,
+            "dataset": self.dataset,
+            "seed": self.seed,
+            "environment": self.environment,
+            "progress": self.progress,
+            "metrics": {"last": self.metrics_last, "best": self.metrics_best},
+            "warnings": list(self.warnings),
+            "error": self.error,
+            "report": self.report,
+            "output": self.output,
+            "attempts": [dict(attempt) for attempt in self.attempts],
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job; ids grow with time."""
+
+    id: int
+    job_id: str
+    at: str
+    type: str
+    data: Mapping[str, Any]
+
+    def view(self) -> dict[str, Any]:
+        """The event as the API shows it."""
+        return {"id": self.id, "job_id": self.job_id, "at": self.at, "type": self.type, "data": self.data}
+
+
+class Changes:
+    """Tells waiters in this process that something about some job was committed.
+
+    Other processes of the same server are not told: whoever waits also looks again after a timeout.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._count = 0
+        self._listeners: list[Callable[[str], None]] = []
+
+    def mark(self) -> int:
+        """Where the changes are now; take it before looking at the state that one waits on."""
+        with self._condition:
+            return self._count
+
+    def wait(self, timeout: float | None = None, *, since: int | None = None) -> int:
+        """Wait for a change after `since` (a mark; by default, now); the new mark, the same one after a timeout."""
+        with self._condition:
+            seen = self._count if since is None else since
+            self._condition.wait_for(lambda: self._count != seen, timeout)
+            return self._count
+
+    def subscribe(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with the job's id after each change, in the thread that made it; the answer ends that.
+
+        The listener must be quick and must not raise: `loop.call_soon_threadsafe` is what it is for.
+        """
+        with self._condition:
+            self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with self._condition:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def notify(self, job_id: str) -> None:
+        """Wake all waiters."""
+        with self._condition:
+            self._count += 1
+            self._condition.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(job_id)
+
+
+class JobQueue:
+    """The jobs in a database.
+
+    Args:
+        clock: a monotonic clock, for the rate at which the queue drains.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._answers = IdempotencyStore(database)
+        self._clock = clock
+        self._claims: deque[float] = deque(maxlen=16)
+        self.changed = Changes()
+
+    # -- coming in --------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        *,
+        id: str,
+        kind: str,
+        spec: Mapping[str, Any],
+        resolved_spec: Mapping[str, Any],
+        dataset: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        output: Mapping[str, Any] | None = None,
+        warnings: Sequence[Mapping[str, Any]] = (),
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        max_queued: int,
+        idempotency: IdempotencyKey | None = None,
+    ) -> tuple[Job | None, dict[str, Any] | None]:
+        """Add a job: (the job, None), or (None, the first answer) where the same request came before.
+
+        What the job uses is kept for those who ask whether it may be deleted: `dataset["id"]`, and of `resolved_spec`
+        the members architecture_digest and resolved_model.
+
+        Raises:
+            QueueFull: `max_queued` jobs wait already; `retry_after_s` is how long one place takes at the present rate.
+            IdempotencyMismatch: the key came with another body before.
+        """
+        now = utc_now()
+        with self._database.write() as connection:
+            if idempotency is not None:
+                answer = self._answers.find(idempotency)
+                if answer is not None:
+                    return None, answer.body
+            waiting = connection.execute(
+                sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
+            ).scalar_one()
+            if waiting >= max_queued:
+                raise QueueFull(
+                    f"{waiting} jobs are waiting; this server queues at most {max_queued}.",
+                    limit={"name": "max_queued", "value": max_queued},
+                    retry_after_s=self._time_of_a_place(),
+                )
+            connection.execute(
+                sa.insert(jobs).values(
+                    id=id,
+                    kind=kind,
+                    state=JobState.QUEUED.value,
+                    priority=priority,
+                    labels=dict(labels or {}),
+                    spec=spec,
+                    resolved_spec=resolved_spec,
+                    model=(output or resolved_spec.get("resolved_model") or {}).get("model"),
+                    architecture_digest=resolved_spec.get("architecture_digest"),
+                    dataset_id=dataset["id"] if dataset else None,
+                    dataset=dataset,
+                    seed=seed,
+                    metrics_last={},
+                    metrics_best={},
+                    warnings=list(warnings),
+                    output=output,
+                    created_at=now,
+                )
+            )
+            _add_event(connection, id, 0, "state", {"state": JobState.QUEUED.value}, now)
+            job = _get(connection, id)
+            if idempotency is not None:
+                self._answers.keep(idempotency, _ACCEPTED, job.view())
+            self._tell(id)
+        return job, None
+
+    def answered(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
+        """The answer that this request got before, without adding anything.
+
+        Raises:
+            IdempotencyMismatch: the key came with another body before.
+        """
+        answer = self._answers.find(idempotency)
+        return None if answer is None else answer.body
+
+    # -- being worked on --------------------------------------------------------------------------------------------
+
+    def claim(self) -> Job | None:
+        """Take the job that is next: the oldest of the highest priority. It is starting then, in a new attempt."""
+        with self._database.read() as connection:  # mostly there is nothing, and looking should disturb nobody
+            if connection.execute(_NEXT).first() is None:
+                return None
+        now = utc_now()
+        with self._database.write() as connection:
+            row = connection.execute(_NEXT).first()
+            if row is None:
+                return None
+            number = row.attempt + 1
+            connection.execute(
+                sa.insert(attempts).values(
+                    job_id=row.id, number=number, state=JobState.STARTING.value, offset=0, started_at=now
+                )
+            )
+            _move(connection, row, JobState.STARTING, now=now, attempt=number, state_reason=None)
+            self._tell(row.id)
+            job = _get(connection, row.id)
+        self._claims.append(self._clock())
+        return job
+
+    def started(self, job_id: str, attempt: int, *, pid: int, resumed_from_step: int | None = None) -> Job:
+        """Note the worker's process: a starting job runs now, one that is being cancelled only gets the note.
+
+        Raises:
+            Conflict: the job is in no such state, or in another attempt.
+        """
+        now = utc_now()
+        with self._database.write() as connection:
+            row = _current(connection, job_id, attempt)
+            if row.state not in (JobState.STARTING, JobState.CANCELLING):
+                raise Conflict(f"The job is {row.state}, so it cannot start.")
+            note: dict[str, Any] = {"pid": pid}
+            if resumed_from_step is not None:
+                note["resumed_from_step"] = resumed_from_step
+            connection.execute(_attempt(job_id, attempt).values(note))
+            if row.state == JobState.STARTING:
+                _move(connection, row, JobState.RUNNING, now=now, started_at=row.started_at or now)
+                connection.execute(_attempt(job_id, attempt).values(state=JobState.RUNNING.value))
+            self._tell(job_id)
+            return _get(connection, job_id)
+
+    def record(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        offset: int,
+        events: Iterable[tuple[str, Mapping[str, Any], str]] = (),
+        progress: Mapping[str, Any] | None = None,
+        metrics_last: Mapping[str, Any] | None = None,
+        metrics_best: Mapping[str, Any] | None = None,
+        resumed_from_step: int | None = None,
+    ) -> bool:
+        """Take over what the worker wrote to its event file, up to byte `offset`; each byte exactly once.
+
+        Args:
+            job_id: the job.
+            attempt: its current attempt.
+            offset: where in the file these events end; kept with them.
+            events: (type, data, at) each.
+            progress: replaces the job's.
+            metrics_last: updates the job's, name by name.
+            metrics_best: likewise.
+            resumed_from_step: noted with the attempt.
+
+        Returns:
+            Whether anything was taken over; False when the file had been read beyond that point already.
+
+        Raises:
+            Conflict: the job has ended, or is in another attempt.
+        """
+        with self._database.write() as connection:
+            row = _current(connection, job_id, attempt)
+            if row.state in FINAL or row.state == JobState.QUEUED:
+                raise Conflict(f"The job is {row.state}; its events are closed.")
+            known = connection.execute(
+                sa.select(attempts.c.offset).where(attempts.c.job_id == job_id, attempts.c.number == attempt)
+            ).scalar_one()
+            if offset <= known:
+                return False
+            note: dict[str, Any] = {"offset": offset}
+            if resumed_from_step is not None:
+                note["resumed_from_step"] = resumed_from_step
+            connection.execute(_attempt(job_id, attempt).values(note))
+            for type_, data, at in events:
+                _add_event(connection, job_id, attempt, type_, data, at)
+            changes: dict[str, Any] = {}
+            if progress is not None:
+                changes["progress"] = progress
+            if metrics_last:
+                changes["metrics_last"] = {**row.metrics_last, **metrics_last}
+            if metrics_best:
+                changes["metrics_best"] = {**row.metrics_best, **metrics_best}
+            if changes:
+                connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(changes))
+            self._tell(job_id)
+        return True
+
+    def offset(self, job_id: str, attempt: int) -> int:
+        """How much of an attempt's event file has been taken over."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                sa.select(attempts.c.offset).where(attempts.c.job_id == job_id, attempts.c.number == attempt)
+            ).scalar()
+        return 0 if found is None else int(found)
+
+    def transition(
+        self,
+        job_id: str,
+        to: JobState,
+        *,
+        attempt: int,
+        reason: str | None = None,
+        attempt_state: str | None = None,
+        error: Mapping[str, Any] | None = None,
+        output: Mapping[str, Any] | None = None,
+        report: Mapping[str, Any] | None = None,
+        progress: Mapping[str, Any] | None = None,
+        metrics_last: Mapping[str, Any] | None = None,
+        metrics_best: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Move a job to another state, with a state event, and a done event after a final one, in one transaction.
+
+        Args:
+            job_id: the job.
+            to: the state.
+            attempt: the attempt in whose name the caller acts; a newer one fences it off.
+            reason: a sentence, or None to have none.
+            attempt_state: what the attempt is called afterwards where that is not the job's state ("lost").
+            error: kept where given, as are the following.
+            output: replaces the job's.
+            report: likewise.
+            progress: likewise.
+            metrics_last: updates the job's, name by name.
+            metrics_best: likewise.
+            environment: replaces the job's.
+
+        Raises:
+            Conflict: the states do not follow each other, or the attempt is not the current one.
+            NotFound: there is no such job.
+        """
+        if to is JobState.STARTING:
+            raise Conflict("A job starts by being claimed.")
+        kept = {
+            "error": error,
+            "output": output,
+            "report": report,
+            "progress": progress,
+            "environment": environment,
+        }
+        values: dict[str, Any] = {name: value for name, value in kept.items() if value is not None}
+        with self._database.write() as connection:
+            row = _current(connection, job_id, attempt)
+            if metrics_last:
+                values["metrics_last"] = {**row.metrics_last, **metrics_last}
+            if metrics_best:
+                values["metrics_best"] = {**row.metrics_best, **metrics_best}
+            return self._transition(connection, row, to, reason=reason, attempt_state=attempt_state, **values)
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job at once, and ask a working one to stop; one that ended or is stopping stays as it is."""
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            match JobState(row.state):
+                case JobState.QUEUED | JobState.INTERRUPTED:
+                    error = {"code": "cancelled_by_user", "detail": "The job was cancelled while it waited."}
+                    return self._transition(
+                        connection, row, JobState.CANCELLED, reason="cancelled_by_user", attempt_state=None, error=error
+                    )
+                case JobState.STARTING | JobState.RUNNING:
+                    return self._transition(
+                        connection, row, JobState.CANCELLING, reason="cancelled_by_user", attempt_state=None
+                    )
+                case _:
+                    return _get(connection, job_id)
+
+    def _transition(
+        self,
+        connection: Connection,
+        row: Row[Any],
+        to: JobState,
+        *,
+        reason: str | None,
+        attempt_state: str | None,
+        **values: Any,
+    ) -> Job:
+        now = utc_now()
+        if to in FINAL:
+            values["finished_at"] = now
+        if to is JobState.RUNNING:
+            values["started_at"] = row.started_at or now
+        _move(connection, row, to, now=now, state_reason=reason, **values)
+        if row.attempt and row.state in ACTIVE | {JobState.INTERRUPTED} and to is not JobState.QUEUED:
+            ended = now if to in FINAL or to is JobState.INTERRUPTED else None
+            connection.execute(
+                _attempt(row.id, row.attempt)
+                .where(attempts.c.ended_at.is_(None))
+                .values(state=attempt_state or to.value, ended_at=ended)
+            )
+        if to in FINAL:
+            done = {"state": to.value, "output": values.get("output"), "error": values.get("error")}
+            told = {name: value for name, value in done.items() if value is not None}
+            _add_event(connection, row.id, row.attempt, "done", told, now)
+        self._tell(row.id)
+        return _get(connection, row.id)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        """A job.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        with self._database.read() as connection:
+            return _get(connection, job_id)
+
+    def state(self, job_id: str) -> JobState:
+        """Only the state of a job, for those who ask often.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(jobs.c.state).where(jobs.c.id == job_id)).scalar()
+        if found is None:
+            raise _no_job(job_id)
+        return JobState(found)
+
+    def list(
+        self,
+        *,
+        state: JobState | str | Collection[JobState | str] | None = None,
+        model: str | None = None,
+        kind: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> Page[Job]:
+        """Jobs, newest first, of a state (or any of several), a model and a kind where these are given."""
+        key = after_cursor(after, int)
+        query = sa.select(jobs).order_by(jobs.c.position.desc()).limit(limit + 1)
+        if state is not None:
+            states = [state] if isinstance(state, str) else list(state)
+            query = query.where(jobs.c.state.in_([JobState(one).value for one in states]))
+        if model is not None:
+            query = query.where(jobs.c.model == model)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        if key is not None:
+            query = query.where(jobs.c.position < key[0])
+        with self._database.read() as connection:
+            found = page(list(connection.execute(query)), limit, lambda row: (row.position,))
+            return Page(tuple(_jobs(connection, found.items)), found.next)
+
+    def active(self) -> tuple[Job, ...]:
+        """The jobs that have a worker, or had one and are not back in the queue yet, oldest first."""
+        states = [state.value for state in ACTIVE | {JobState.INTERRUPTED}]
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.position)).all()
+            return tuple(_jobs(connection, rows))
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs there are in each state."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all()
+        found = dict.fromkeys(JobState, 0)
+        found.update({JobState(state): count for state, count in rows})
+        return found
+
+    def events(
+        self,
+        job_id: str | None = None,
+        *,
+        after: int = 0,
+        limit: int = 500,
+        types: Collection[str] | None = None,
+    ) -> tuple[Event, ...]:
+        """Events after an event id, oldest first: of one job or of all, of some types or of all."""
+        query = sa.select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
+        if job_id is not None:
+            query = query.where(events.c.job_id == job_id)
+        if types is not None:
+            query = query.where(events.c.type.in_(list(types)))
+        with self._database.read() as connection:
+            return tuple(Event(row.id, row.job_id, row.at, row.type, row.data) for row in connection.execute(query))
+
+    def newest_event(self) -> int:
+        """The id of the newest event, where a stream of what happens from now on begins."""
+        with self._database.read() as connection:
+            return connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0
+
+    # -- changing what is no state ----------------------------------------------------------------------------------
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> Job:
+        """Change priority or labels; None leaves them as they are.
+
+        Raises:
+            PreconditionRequired, PreconditionFailed: `if_match` is missing, or names another state of these two.
+        """
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            check_if_match(if_match, _etag(row))
+            connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id)
+                .values(
+                    priority=row.priority if priority is None else priority,
+                    labels=row.labels if labels is None else dict(labels),
+                    revision=row.revision + 1,
+                )
+            )
+            self._tell(job_id)
+            return _get(connection, job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended, with its attempts and events.
+
+        Raises:
+            Conflict: it has not ended.
+        """
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            if row.state not in FINAL:
+                raise Conflict(f"The job is {row.state}; cancel it first, and delete it when it has ended.")
+            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+            self._tell(job_id)
+
+    def _tell(self, job_id: str) -> None:
+        self._database.on_commit(lambda: self.changed.notify(job_id))
+
+    def _time_of_a_place(self) -> float:
+        """How long it takes on average until a job leaves the queue, by the last ones that did."""
+        if len(self._claims) < 2:
+            return _UNKNOWN_RETRY_S
+        # Up to now, not up to the last claim: a queue that has stopped moving has slowed down.
+        measured = (self._clock() - self._claims[0]) / (len(self._claims) - 1)
+        return min(max(measured, 1.0), 600.0)
+
+
+# -- statements -----------------------------------------------------------------------------------------------------
+
+_NEXT: Final = (
+    sa.select(jobs)
+    .where(jobs.c.state == JobState.QUEUED.value)
+    .order_by(jobs.c.priority.desc(), jobs.c.position)
+    .limit(1)
+)
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id!r}.")
+
+
+def _row(connection: Connection, job_id: str) -> Row[Any]:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()
+    if row is None:
+        raise _no_job(job_id)
+    return row
+
+
+def _current(connection: Connection, job_id: str, attempt: int) -> Row[Any]:
+    row = _row(connection, job_id)
+    if row.attempt != attempt:
+        raise Conflict(f"The job is in attempt {row.attempt}, not in attempt {attempt}.")
+    return row
+
+
+def _attempt(job_id: str, number: int) -> sa.Update:
+    return sa.update(attempts).where(attempts.c.job_id == job_id, attempts.c.number == number)
+
+
+def _move(connection: Connection, row: Row[Any], to: JobState, *, now: str, **values: Any) -> None:
+    """The job's state from what `row` says to `to`, if both still hold; and the event that tells of it."""
+    if to not in TRANSITIONS[JobState(row.state)]:
+        raise Conflict(f"The job is {row.state}; it cannot become {to.value}.")
+    changed = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == row.id, jobs.c.state == row.state, jobs.c.attempt == row.attempt)
+        .values(state=to.value, **values)
+    )
+    if changed.rowcount != 1:
+        raise Conflict("The job has moved on meanwhile.")
+    attempt = values.get("attempt", row.attempt)
+    data = {"state": to.value, "attempt": attempt or None, "reason": values.get("state_reason")}
+    told = {name: value for name, value in data.items() if value is not None}
+    _add_event(connection, row.id, attempt, "state", told, now)
+
+
+def _add_event(connection: Connection, job_id: str, attempt: int, type_: str, data: Mapping[str, Any], at: str) -> None:
+    connection.execute(sa.insert(events).values(job_id=job_id, attempt=attempt, type=type_, data=data, at=at))
+
+
+def _get(connection: Connection, job_id: str) -> Job:
+    return _jobs(connection, [_row(connection, job_id)])[0]
+
+
+def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
+    tried: dict[str, list[dict[str, Any]]] = {row.id: [] for row in rows}
+    query = sa.select(attempts).where(attempts.c.job_id.in_(list(tried))).order_by(attempts.c.number)
+    for row in connection.execute(query):
+        tried[row.job_id].append(
+            {
+                "number": row.number,
+                "pid": row.pid,
+                "state": row.state,
+                "started_at": row.started_at,
+                "ended_at": row.ended_at,
+                "resumed_from_step": row.resumed_from_step,
+            }
+        )
+    return [
+        Job(
+            id=row.id,
+            kind=row.kind,
+            state=JobState(row.state),
+            state_reason=row.state_reason,
+            attempt=row.attempt,
+            priority=row.priority,
+            labels=row.labels,
+            spec=row.spec,
+            resolved_spec=row.resolved_spec,
+            dataset=row.dataset,
+            seed=row.seed,
+            environment=row.environment,
+            progress=row.progress,
+            metrics_last=row.metrics_last,
+            metrics_best=row.metrics_best,
+            warnings=tuple(row.warnings),
+            error=row.error,
+            report=row.report,
+            output=row.output,
+            attempts=tuple(tried[row.id]),
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            etag=_etag(row),
+        )
+        for row in rows
+    ]
+
+
+def _etag(row: Row[Any]) -> str:
+    return f'"j{row.revision}"'

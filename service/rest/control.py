@@ -1,0 +1,801 @@
+"""Routes of the control plane: documents, data, jobs, versions, aliases. They convert, call the plane, convert back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
+
+import orjson
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from pydantic import BeforeValidator, TypeAdapter
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from service.controlplane import ControlPlane
+from service.errors import DatasetRefused, DigestMismatch, Entry, ValidationFailed, shorten
+from service.jobs.queue import Event, Job
+from service.rest import bodies
+from service.rest.bodies import declare
+from service.rest.health import Lifecycle
+from service.schemas import architecture as architectures
+from service.schemas import examples, views
+from service.schemas.datasets import DatasetRequest
+from service.schemas.document import RESOURCE_NAME, nearest_hint, pointer
+from service.schemas.jobs import FINAL, JobState
+from service.store.database import Page
+from service.store.idempotency import IdempotencyKey
+
+T = TypeVar("T")
+
+_READ_WAIT_S: Final = 10.0
+"""How long a dataset's maker waits for a file to be read unless it says otherwise."""
+
+STREAM_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_DATASET: Final = TypeAdapter(DatasetRequest)
+_ALIAS: Final = TypeAdapter(views.AliasRequest)
+_ROLLBACK: Final = TypeAdapter(views.RollbackRequest)
+_NOTES: Final = TypeAdapter(views.Notes)
+_JOB_PATCH: Final = TypeAdapter(views.JobPatch)
+
+
+def _plain_number(value: object) -> object:
+    """Versions are written one way only: no sign, no zero in front, no other script's digits."""
+    if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}", value) is None:
+        raise ValueError("a version is a whole number from 1")
+    return value
+
+
+ModelName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["quadratic"])]
+AliasName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["champion"])]
+VersionNumber = Annotated[int, BeforeValidator(_plain_number), Path(ge=1, le=999_999_999, examples=[1])]
+JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$", examples=["job_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
+DatasetIdPath = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{32}$", examples=["ds_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
+UploadIdPath = Annotated[str, Path(pattern=r"^up_[0-9a-f]{32}$", examples=["up_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
+DigestPath = Annotated[str, Path(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0123456789abcdef" * 4])]
+
+
+class _Id(Convertor[str]):
+    """Part of a path that is an id: a path with anything else there is no path of ours (404)."""
+
+    def __init__(self, regex: str) -> None:
+        setattr(self, "regex", regex)  # noqa: B010  declared as a class variable, but one class serves four ids
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+for _name, _regex in {
+    "job": "job_[0-9a-f]{32}",
+    "dataset": "ds_[0-9a-f]{32}",
+    "upload": "up_[0-9a-f]{32}",
+    "digest": "sha256:[0-9a-f]{64}",
+}.items():
+    register_url_convertor(_name, _Id(_regex))
+Limit = Annotated[int, Query(ge=1, le=200, description="Entries in a page.")]
+After = Annotated[str | None, Query(max_length=512, description="The `next` of the page before.")]
+IfMatch = Annotated[str | None, Header(max_length=200, description="The ETag that was seen; needed for a change.")]
+IfNoneMatch = Annotated[str | None, Header(max_length=200, description='"*" makes an alias that must not exist yet.')]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key with the same body acts once.",
+    ),
+]
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse query parameters that the operation does not have: who misspells one should not get another answer."""
+    if not request.url.query:
+        return
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise ValidationFailed(
+            "A parameter of the request is not known here.",
+            errors=[
+                Entry(
+                    pointer(("query", name)),
+                    "unknown-parameter",
+                    "This operation has no such parameter.",
+                    hint=nearest_hint(name, known) or "Remove it.",
+                    got=shorten(name),
+                )
+                for name in unknown
+            ],
+        )
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Plain data as JSON; numbers that are not finite become null."""
+    return Response(orjson.dumps(content, default=_plain), status, headers=headers, media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, int):
+        return float(value)  # beyond 64 bits
+    return dict(value)
+
+
+def _page(request: Request, found: Page[T], view: Callable[[T], dict[str, Any]]) -> Response:
+    headers = {}
+    if found.next is not None:
+        url = request.url.include_query_params(after=found.next)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return json_response({"data": [view(item) for item in found.items], "next": found.next}, headers=headers)
+
+
+def router(control: ControlPlane, *, lifecycle: Lifecycle, limits: Limits) -> APIRouter:
+    """All routes below /v1 but prediction."""
+    routes = APIRouter(dependencies=[Depends(known_parameters)])
+    routes.include_router(_architectures(control, limits))
+    routes.include_router(_uploads(control, limits))
+    routes.include_router(_datasets(control, limits))
+    routes.include_router(_jobs(control, lifecycle, limits))
+    routes.include_router(_models(control, limits))
+    return routes
+
+
+class Limits:
+    """Sizes of bodies in bytes."""
+
+    def __init__(self, *, document_bytes: int, json_bytes: int, upload_bytes: int) -> None:
+        self.document_bytes = document_bytes
+        self.json_bytes = json_bytes
+        self.upload_bytes = upload_bytes
+
+
+# -- architectures ----------------------------------------------------------------------------------------------------
+
+
+def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
+    routes = APIRouter(prefix="/v1/architectures", tags=["architectures"])
+    document = declare("AnyDocument", examples={"net": examples.NET, "sequential": examples.SEQUENTIAL})
+
+    @routes.post(
+        "/validate",
+        summary="Check a document",
+        description="Answers every mistake at once, or the layers with shapes, parameters, FLOPs and memory.",
+        responses={200: {"model": views.Validation}},
+        openapi_extra=document,
+    )
+    async def validate(request: Request) -> Response:
+        body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
+        if not isinstance(body, dict):
+            raise ValidationFailed(errors=[Entry("", "wrong-type", "A document is an object.", expected="an object")])
+        return json_response(await run_sync(control.validate, body))
+
+    @routes.get("/schema", summary="JSON Schema of the document")
+    async def schema() -> Response:
+        return json_response(architectures.json_schema())
+
+    @routes.post(
+        "",
+        summary="Keep a document",
+        status_code=201,
+        responses={200: {"model": views.ArchitectureView}, 201: {"model": views.ArchitectureView}},
+        openapi_extra=declare("ArchitectureDocument", examples={"net": examples.NET}),
+    )
+    async def add(request: Request) -> Response:
+        body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
+        record, created = await run_sync(control.add_architecture, body)
+        location = {"Location": f"/v1/architectures/{record.digest}"}
+        return json_response(record.view(), 201 if created else 200, location)
+
+    @routes.get("", summary="List documents", responses={200: {"model": views.PageView[views.ArchitectureView]}})
+    def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
+        return _page(request, control.architectures.list(limit=limit, after=after), lambda record: record.view())
+
+    @routes.get("/{digest:digest}", summary="A document", responses={200: {"model": views.ArchitectureView}})
+    def get(digest: DigestPath) -> Response:
+        return json_response(control.architectures.get(digest).view())
+
+    @routes.delete("/{digest:digest}", summary="Forget a document", status_code=204)
+    def delete(digest: DigestPath) -> Response:
+        control.architectures.delete(digest)
+        return Response(status_code=204)
+
+    return routes
+
+
+# -- uploads and datasets ---------------------------------------------------------------------------------------------
+
+
+def _uploads(control: ControlPlane, limits: Limits) -> APIRouter:
+    routes = APIRouter(prefix="/v1/uploads", tags=["data"])
+
+    @routes.post(
+        "",
+        summary="Upload bytes",
+        description="Any media type, streamed; `Repr-Digest: sha-256=:…:` is checked when sent.",
+        status_code=201,
+        responses={201: {"model": views.UploadView}},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/octet-stream": {"schema": {}},
+                    "text/csv": {"schema": {}, "example": "x,y\n1,1\n2,4\n3,9\n"},
+                },
+            }
+        },
+    )
+    async def upload(
+        request: Request,
+        repr_digest: Annotated[str | None, Header(max_length=1000, description="RFC 9530, sha-256.")] = None,
+    ) -> Response:
+        expected = _repr_digest(repr_digest)
+        writer = await run_sync(control.uploads.receive)
+        empty = True
+        with writer:
+            async for piece in bodies.stream(request, limit=limits.upload_bytes):
+                if piece:
+                    await run_sync(writer.write, piece)
+                    empty = False
+            if empty:
+                raise ValidationFailed(errors=[Entry("", "missing", "The body is empty: there is nothing to keep.")])
+            record = await run_sync(writer.finish, expected)
+        return json_response(record.view(), 201, {"Location": f"/v1/uploads/{record.id}"})
+
+    @routes.get("", summary="List uploads", responses={200: {"model": views.PageView[views.UploadView]}})
+    def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
+        return _page(request, control.uploads.list(limit=limit, after=after), lambda record: record.view())
+
+    @routes.get("/{upload_id:upload}", summary="An upload", responses={200: {"model": views.UploadView}})
+    def get(upload_id: UploadIdPath) -> Response:
+        return json_response(control.uploads.get(upload_id).view())
+
+    @routes.delete("/{upload_id:upload}", summary="Delete an upload", status_code=204)
+    def delete(upload_id: UploadIdPath) -> Response:
+        control.uploads.delete(upload_id)
+        return Response(status_code=204)
+
+    return routes
+
+
+def _repr_digest(header: str | None) -> bytes | None:
+    """The sha-256 of a Repr-Digest header; None when there is none, other algorithms are passed over (RFC 9530)."""
+    if header is None:
+        return None
+    for part in header.split(","):
+        name, _, value = part.strip().partition("=")
+        if name.strip().lower() == "sha-256":
+            try:
+                found = base64.b64decode(value.strip().removeprefix(":").removesuffix(":"), validate=True)
+            except (binascii.Error, ValueError):
+                found = b""
+            if len(found) != 32 or not (value.strip().startswith(":") and value.strip().endswith(":")):
+                detail, expected = "This is no sha-256 digest.", "sha-256=:<base64 of 32 bytes>:"
+                raise DigestMismatch(
+                    "The Repr-Digest header cannot be read.",
+                    errors=[Entry("/header/repr-digest", "digest-mismatch", detail, expected=expected)],
+                )
+            return found
+    return None
+
+
+def _datasets(control: ControlPlane, limits: Limits) -> APIRouter:
+    routes = APIRouter(prefix="/v1/datasets", tags=["data"])
+
+    @routes.post(
+        "",
+        summary="Make a dataset",
+        description=(
+            "From a generator, inline rows, or an uploaded file. A large file is read in the background: the answer is "
+            "then 202 and the state `processing`; `Prefer: wait=N` waits longer."
+        ),
+        status_code=201,
+        responses={201: {"model": views.DatasetView}, 202: {"model": views.DatasetView}},
+        openapi_extra=declare(
+            "DatasetRequest",
+            examples={
+                "polynomial": {"name": "parabola", "source": examples.PARABOLA},
+                "clouds": {"source": examples.CLOUDS},
+                "inline": {"source": {"type": "inline", "inputs": [[1, 2], [3, 4]], "targets": [0.5, 0.7]}},
+                "csv": {"source": {"type": "csv", "upload": "up_" + "0" * 32, "inputs": ["x"], "target": "y"}},
+            },
+        ),
+    )
+    async def add(request: Request, prefer: Prefer = None, key: Key = None) -> Response:
+        raw = await bodies.read_bytes(request, limit=limits.json_bytes)
+        asked = await run_sync(lambda: bodies.validate(_DATASET, bodies.parse_json(raw, keep=True)))
+        wait = _wait_of(prefer)
+        idempotency = _idempotency(key, "POST /v1/datasets", raw)
+        record, reading, new = await run_sync(lambda: control.add_dataset(asked, idempotency=idempotency))
+        if reading is not None:
+            await _ended(reading, _READ_WAIT_S if wait is None else wait)
+            record = await run_sync(control.datasets.get, record.id)
+        if record.state == "failed":
+            error = record.error or {}
+            raise DatasetRefused(error.get("detail"), errors=[Entry(**entry) for entry in error.get("errors", [])])
+        headers = {"Location": f"/v1/datasets/{record.id}"}
+        if wait is not None:
+            headers["Preference-Applied"] = f"wait={wait:g}"
+        if not new:
+            headers["Idempotent-Replayed"] = "true"
+        return json_response(record.view(), 201 if record.state == "ready" else 202, headers)
+
+    @routes.get("", summary="List datasets", responses={200: {"model": views.PageView[views.DatasetView]}})
+    def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
+        return _page(request, control.datasets.list(limit=limit, after=after), lambda record: record.view())
+
+    @routes.get("/{dataset_id:dataset}", summary="A dataset", responses={200: {"model": views.DatasetView}})
+    def get(dataset_id: DatasetIdPath) -> Response:
+        return json_response(control.datasets.get(dataset_id).view())
+
+    @routes.delete("/{dataset_id:dataset}", summary="Delete a dataset", status_code=204)
+    def delete(dataset_id: DatasetIdPath) -> Response:
+        control.datasets.delete(dataset_id)
+        return Response(status_code=204)
+
+    @routes.get(
+        "/{dataset_id:dataset}/preview", summary="Its first rows", responses={200: {"model": views.PreviewView}}
+    )
+    def preview(dataset_id: DatasetIdPath, limit: Limit = 20) -> Response:
+        return json_response(control.preview(dataset_id, limit=limit))
+
+    @routes.get("/{dataset_id:dataset}/profile", summary="Its columns", responses={200: {"model": views.ProfileView}})
+    def profile(dataset_id: DatasetIdPath) -> Response:
+        return json_response(control.profile(dataset_id))
+
+    return routes
+
+
+async def _ended(work: Future[None], seconds: float) -> None:
+    """Wait until the work has ended, or for so long; raises what it raised. It goes on in any case."""
+    ended = asyncio.wrap_future(work)
+    ended.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there any more to look
+    await asyncio.wait((ended,), timeout=seconds)
+    if ended.done():
+        ended.result()
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+Prefer = Annotated[
+    str | None,
+    Header(max_length=200, description="`wait=N`: answer when the work has ended, or after N seconds (RFC 7240)."),
+]
+
+
+def _wait_of(prefer: str | None) -> float | None:
+    match = re.search(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", prefer or "", re.ASCII)
+    return min(float(match[1]), 600.0) if match else None
+
+
+def _idempotency(key: str | None, route: str, body: bytes) -> IdempotencyKey | None:
+    return None if key is None else IdempotencyKey(key, route, "anonymous", hashlib.sha256(body).hexdigest())
+
+
+def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["jobs"])
+    queue = control.queue
+    submitting = CapacityLimiter(8)  # a submit may read a file first; the other threads stay free for all else
+
+    @routes.post(
+        "/jobs",
+        summary="Start a job",
+        description=(
+            "Kinds: train, import, evaluate. Answers 202 at once, or with `Prefer: wait=N` 200 when the job has ended "
+            "within N seconds."
+        ),
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+        openapi_extra=declare(
+            "JobRequest",
+            examples={
+                "train": examples.TRAIN,
+                "classify": examples.CLASSIFY,
+                "import": examples.IMPORT,
+                "evaluate": examples.EVALUATE,
+            },
+        ),
+    )
+    async def submit(request: Request, prefer: Prefer = None, key: Key = None) -> Response:
+        raw = await bodies.read_bytes(request, limit=limits.json_bytes)
+        body = await run_sync(lambda: bodies.parse_json(raw, keep=True))
+        idempotency = _idempotency(key, "POST /v1/jobs", raw)
+        job, earlier = await run_sync(lambda: control.submit(body, idempotency=idempotency), limiter=submitting)
+        if job is None:
+            assert earlier is not None
+            headers = {"Location": f"/v1/jobs/{earlier['id']}", "Idempotent-Replayed": "true"}
+            return json_response(earlier, 202, headers)
+        status = 202
+        wait = _wait_of(prefer)
+        headers = {"Location": f"/v1/jobs/{job.id}"}
+        if wait is not None:
+            job = await _await_end(job.id, wait)
+            status = 200 if job.state in FINAL else 202
+            headers["Preference-Applied"] = f"wait={wait:g}"
+        return json_response(job.view(), status, headers)
+
+    async def _await_end(job_id: str, seconds: float) -> Job:
+        deadline = time.monotonic() + seconds
+        with _changes(control, job_id) as changed:
+            while True:
+                changed.clear()
+                job = await run_sync(queue.get, job_id)
+                remaining = deadline - time.monotonic()
+                if job.state in FINAL or remaining <= 0 or lifecycle.draining:
+                    return job
+                try:
+                    await asyncio.wait_for(changed.wait(), min(remaining, 0.5))
+                except TimeoutError:
+                    continue
+
+    @routes.get("/jobs", summary="List jobs", responses={200: {"model": views.PageView[views.JobSummary]}})
+    def listing(
+        request: Request,
+        state: JobState | None = None,
+        model: Annotated[str | None, Query(max_length=63)] = None,
+        kind: Annotated[str | None, Query(pattern="^(train|evaluate|import)$")] = None,
+        limit: Limit = 50,
+        after: After = None,
+    ) -> Response:
+        found = queue.list(state=state, model=model, kind=kind, limit=limit, after=after)
+        return _page(request, found, lambda job: _without_documents(job.view()))
+
+    @routes.get("/jobs/{job_id:job}", summary="A job", responses={200: {"model": views.JobView}})
+    def get(job_id: JobId) -> Response:
+        job = queue.get(job_id)
+        return json_response(job.view(), headers={"ETag": job.etag})
+
+    @routes.patch(
+        "/jobs/{job_id:job}",
+        summary="Change priority or labels",
+        responses={200: {"model": views.JobView}},
+        openapi_extra=declare("JobPatch", examples={"labels": {"labels": {"team": "blue"}}}),
+    )
+    async def patch(request: Request, job_id: JobId, if_match: IfMatch = None) -> Response:
+        change = await bodies.read(request, _JOB_PATCH, limit=limits.document_bytes)
+        job = await run_sync(
+            lambda: queue.update(job_id, priority=change.priority, labels=change.labels, if_match=if_match)
+        )
+        return json_response(job.view(), headers={"ETag": job.etag})
+
+    @routes.delete("/jobs/{job_id:job}", summary="Forget a job that has ended", status_code=204)
+    def delete(job_id: JobId) -> Response:
+        control.delete_job(job_id)
+        return Response(status_code=204)
+
+    @routes.post(
+        "/jobs/{job_id:job}/cancel",
+        summary="Stop a job and keep its best checkpoint",
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+    )
+    def cancel(job_id: JobId) -> Response:
+        job, changed = control.cancel(job_id)
+        return json_response(job.view(), 202 if changed else 200)
+
+    @routes.get(
+        "/jobs/{job_id:job}/events",
+        summary="What happened to a job",
+        description=(
+            "A page of JSON, or with `Accept: text/event-stream` a live stream, which goes on after `Last-Event-ID` "
+            "and ends with the event `done`."
+        ),
+        responses={200: {"model": EventsPage, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    )
+    async def events(
+        request: Request,
+        job_id: JobId,
+        after: Annotated[int, Query(ge=0, lt=2**63, description="Only events with larger ids.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+        last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+    ) -> Response:
+        await run_sync(queue.state, job_id)
+        if "text/event-stream" not in request.headers.get("accept", ""):
+            found = await run_sync(lambda: queue.events(job_id, after=after, limit=limit + 1))
+            more = len(found) > limit
+            found = found[:limit]
+            following = str(found[-1].id) if more else None
+            headers = (
+                {"Link": f'</v1/jobs/{job_id}/events?after={following}&limit={limit}>; rel="next"'} if more else {}
+            )
+            return json_response({"data": [event.view() for event in found], "next": following}, headers=headers)
+        start = max(after, _event_id(last_event_id))
+        return EventSourceResponse(
+            _stream(control, lifecycle, job_ids=(job_id,), after=start, ends=True), ping=15, headers=STREAM_HEADERS
+        )
+
+    @routes.get(
+        "/events",
+        summary="One stream for many jobs",
+        description="Topics: `jobs` (the states of all jobs) and `job:ID` (everything of one), comma separated.",
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        response_class=EventSourceResponse,
+    )
+    async def multiplexed(
+        topics: Annotated[
+            str, Query(max_length=4000, pattern=r"^(jobs|job:job_[0-9a-f]{32})(,(jobs|job:job_[0-9a-f]{32}))*$")
+        ] = "jobs",
+        last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+    ) -> Response:
+        names = topics.split(",")
+        job_ids = tuple(name.removeprefix("job:") for name in names if name != "jobs")
+        start = _event_id(last_event_id) if last_event_id is not None else await run_sync(queue.newest_event)
+        stream = _stream(control, lifecycle, job_ids=job_ids, after=start, ends=False, states_of_all="jobs" in names)
+        return EventSourceResponse(stream, ping=15, headers=STREAM_HEADERS)
+
+    @routes.get("/jobs/{job_id:job}/metrics", summary="Its curves", responses={200: {"model": views.MetricsView}})
+    def metrics(
+        job_id: JobId,
+        points: Annotated[int, Query(ge=2, le=100_000, description="At most so many values of each series.")] = 2000,
+    ) -> Response:
+        return json_response(control.metrics(job_id, points=points))
+
+    @routes.get("/jobs/{job_id:job}/logs", summary="What its workers printed", response_class=PlainTextResponse)
+    def logs(job_id: JobId) -> Response:
+        return PlainTextResponse(control.job_log(job_id))
+
+    @routes.get(
+        "/jobs/{job_id:job}/checkpoints", summary="Its checkpoints", responses={200: {"model": CheckpointsPage}}
+    )
+    def checkpoints(job_id: JobId) -> Response:
+        return json_response({"data": control.checkpoints(job_id), "next": None})
+
+    return routes
+
+
+EventsPage = views.PageView[views.EventView]
+CheckpointsPage = views.PageView[views.CheckpointView]
+
+
+def _without_documents(view: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in view.items() if name not in ("spec", "resolved_spec", "report")}
+
+
+def _event_id(header: str | None) -> int:
+    """A Last-Event-ID; what is no id of ours means from the beginning."""
+    return int(header) if header and re.fullmatch(r"[0-9]{1,18}", header) else 0
+
+
+class _changes:  # noqa: N801  a context manager that reads as a word
+    """An asyncio event that is set whenever something about the job (or any job) is committed."""
+
+    def __init__(self, control: ControlPlane, job_id: str | None) -> None:
+        self._control = control
+        self._job_id = job_id
+
+    def __enter__(self) -> asyncio.Event:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+
+        def told(job_id: str) -> None:
+            if self._job_id in (None, job_id):
+                loop.call_soon_threadsafe(event.set)
+
+        self._end = self._control.queue.changed.subscribe(told)
+        return event
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+
+async def _stream(
+    control: ControlPlane,
+    lifecycle: Lifecycle,
+    *,
+    job_ids: Sequence[str],
+    after: int,
+    ends: bool,
+    states_of_all: bool = False,
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they are committed, each once, in order; ends with `done`, or when the server drains."""
+    queue = control.queue
+    only = job_ids[0] if len(job_ids) == 1 and not states_of_all else None
+    wanted = frozenset(job_ids)
+    with _changes(control, only) as changed:
+        while not lifecycle.draining:
+            changed.clear()
+            found: Sequence[Event] = await run_sync(partial(queue.events, only, after=after, limit=500))
+            for event in found:
+                after = event.id
+                if event.job_id in wanted or (states_of_all and event.type in ("state", "done")):
+                    yield ServerSentEvent(data=orjson.dumps(event.view()).decode(), event=event.type, id=str(event.id))
+                    if ends and event.type == "done":
+                        return
+            if found:
+                continue
+            if ends and await run_sync(queue.state, job_ids[0]) in FINAL:
+                # Everything was sent before already: the client asked for what comes after the end.
+                if not await run_sync(partial(queue.events, only, after=after, limit=1)):
+                    return
+                continue
+            try:
+                await asyncio.wait_for(changed.wait(), 0.5)
+            except TimeoutError:
+                continue
+
+
+class _File(FileResponse):
+    """A file, or the one part of it that is asked for; any other wish for ranges is passed over (RFC 9110, 14.2)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        part = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", Headers(scope=scope).get("range", ""))
+        size = (await run_sync(os.stat, self.path)).st_size
+        if part is None or not int(part[1]) <= min(int(part[2] or size), size - 1):
+            headers = [header for header in scope["headers"] if header[0] != b"range"]
+            scope = {**scope, "headers": headers}
+        await super().__call__(scope, receive, send)
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def _models(control: ControlPlane, limits: Limits) -> APIRouter:
+    routes = APIRouter(prefix="/v1/models", tags=["models"])
+    models = control.models
+
+    @routes.get("", summary="List models", responses={200: {"model": views.PageView[views.ModelView]}})
+    def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
+        return _page(request, models.models(limit=limit, after=after), lambda record: record.view())
+
+    @routes.get("/{name}", summary="A model", responses={200: {"model": views.ModelView}})
+    def get(name: ModelName) -> Response:
+        record = models.model(name)
+        return json_response(record.view(), headers={"ETag": record.etag})
+
+    @routes.patch(
+        "/{name}",
+        summary="Change notes or tags",
+        responses={200: {"model": views.ModelView}},
+        openapi_extra=declare("Notes", examples={"notes": {"notes": "Fits the parabola."}}),
+    )
+    async def patch(request: Request, name: ModelName, if_match: IfMatch = None) -> Response:
+        change = await bodies.read(request, _NOTES, limit=limits.document_bytes)
+        record = await run_sync(
+            lambda: models.update_model(name, notes=change.notes, tags=change.tags, if_match=if_match)
+        )
+        return json_response(record.view(), headers={"ETag": record.etag})
+
+    @routes.delete("/{name}", summary="Delete a model with all its versions", status_code=204)
+    def delete(name: ModelName, force: bool = False) -> Response:
+        models.delete_model(name, force=force)
+        return Response(status_code=204)
+
+    @routes.get(
+        "/{name}/versions", summary="Its versions", responses={200: {"model": views.PageView[views.VersionView]}}
+    )
+    def versions(request: Request, name: ModelName, limit: Limit = 50, after: After = None) -> Response:
+        return _page(request, models.versions(name, limit=limit, after=after), _version_view)
+
+    def _version_view(record: Any) -> dict[str, Any]:
+        preprocessing = models.document(record.model, record.version, "preprocessing.json")
+        return {**record.view(), "preprocessing": preprocessing}
+
+    @routes.get("/{name}/versions/{number}", summary="A version", responses={200: {"model": views.VersionView}})
+    def version(name: ModelName, number: VersionNumber) -> Response:
+        record = models.version(name, number)
+        return json_response(_version_view(record), headers={"ETag": record.etag})
+
+    @routes.patch(
+        "/{name}/versions/{number}",
+        summary="Change notes or tags of a version",
+        responses={200: {"model": views.VersionView}},
+        openapi_extra=declare("Notes", examples={"tags": {"tags": {"stage": "trial"}}}),
+    )
+    async def patch_version(
+        request: Request, name: ModelName, number: VersionNumber, if_match: IfMatch = None
+    ) -> Response:
+        change = await bodies.read(request, _NOTES, limit=limits.document_bytes)
+        record = await run_sync(
+            lambda: models.update_version(name, number, notes=change.notes, tags=change.tags, if_match=if_match)
+        )
+        return json_response(_version_view(record), headers={"ETag": record.etag})
+
+    @routes.delete("/{name}/versions/{number}", summary="Delete a version", status_code=204)
+    def delete_version(name: ModelName, number: VersionNumber, force: bool = False) -> Response:
+        models.delete_version(name, number, force=force)
+        return Response(status_code=204)
+
+    @routes.get("/{name}/versions/{number}/architecture", summary="Its canonical document")
+    def architecture(name: ModelName, number: VersionNumber) -> Response:
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return json_response(models.document(name, number, "architecture.json"), headers=headers)
+
+    @routes.get(
+        "/{name}/versions/{number}/weights",
+        summary="Its state_dict, as torch.save wrote it",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    def weights(
+        name: ModelName, number: VersionNumber, format: Annotated[str, Query(pattern="^pt$")] = "pt"
+    ) -> Response:
+        path, file = models.file(name, number, "weights.pt")
+        return _File(
+            path,
+            media_type="application/octet-stream",
+            filename=f"{name}-{number}.pt",
+            headers={
+                "Cache-Control": "public, max-age=31536000, immutable",
+                "ETag": f'"{file.sha256}"',
+                "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
+            },
+        )
+
+    @routes.post(
+        "/{name}/versions/{number}/verify",
+        summary="Hash its files again",
+        responses={200: {"model": views.VerifyView}},
+    )
+    def verify(name: ModelName, number: VersionNumber) -> Response:
+        wrong = models.verify(name, number)
+        return json_response({"ok": not wrong, "mismatches": [{"file": file} for file in wrong]})
+
+    @routes.get("/{name}/aliases/{alias}", summary="Where an alias points", responses={200: {"model": views.AliasView}})
+    def alias(name: ModelName, alias: AliasName) -> Response:
+        record = models.aliases.get(name, alias)
+        return json_response(record.view(), headers={"ETag": record.etag})
+
+    @routes.put(
+        "/{name}/aliases/{alias}",
+        summary="Point an alias at a version",
+        description="With `If-Match` and the ETag that was seen; a new alias with `If-None-Match: *`.",
+        responses={200: {"model": views.AliasView}, 201: {"model": views.AliasView}},
+        openapi_extra=declare("AliasRequest", examples={"first": {"version": 1}}),
+    )
+    async def set_alias(
+        request: Request, name: ModelName, alias: AliasName, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+    ) -> Response:
+        asked = await bodies.read(request, _ALIAS, limit=limits.document_bytes)
+        create = if_none_match is not None and if_none_match.strip() == "*"
+        record = await run_sync(
+            lambda: models.aliases.set(
+                name, alias, asked.version, if_match=if_match, create=create, reason=asked.reason
+            )
+        )
+        return json_response(record.view(), 201 if create else 200, {"ETag": record.etag})
+
+    @routes.delete("/{name}/aliases/{alias}", summary="Remove an alias", status_code=204)
+    def delete_alias(name: ModelName, alias: AliasName, if_match: IfMatch = None) -> Response:
+        models.aliases.delete(name, alias, if_match=if_match)
+        return Response(status_code=204)
+
+    @routes.get(
+        "/{name}/aliases/{alias}/history",
+        summary="Where an alias pointed",
+        responses={200: {"model": views.PageView[views.AliasChangeView]}},
+    )
+    def history(
+        request: Request, name: ModelName, alias: AliasName, limit: Limit = 50, after: After = None
+    ) -> Response:
+        found = models.aliases.history(name, alias, limit=limit, after=after)
+        return _page(request, found, lambda change: change.view())
+
+    @routes.post(
+        "/{name}/aliases/{alias}/rollback",
+        summary="Point an alias where it pointed before",
+        responses={200: {"model": views.AliasView}},
+        openapi_extra=declare("RollbackRequest", examples={"plain": {}}, required=False),
+    )
+    async def rollback(request: Request, name: ModelName, alias: AliasName, if_match: IfMatch = None) -> Response:
+        raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
+        asked = bodies.validate(_ROLLBACK, bodies.parse_json(raw)) if raw.strip() else views.RollbackRequest()
+        record = await run_sync(lambda: models.aliases.rollback(name, alias, if_match=if_match, reason=asked.reason))
+        return json_response(record.view(), headers={"ETag": record.etag})
+
+    return routes

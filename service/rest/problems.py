@@ -1,0 +1,260 @@
+"""The one table from our errors to HTTP, and the one error body: application/problem+json (RFC 9457).
+
+Framework errors (unknown routes, wrong methods, faults) get the same body. Knows no route.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
+
+from service import errors
+from service.errors import MAX_ENTRIES, Entry, ServiceError
+from service.schemas.document import parameter_entry
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUS: Final[Mapping[type[ServiceError], int]] = {
+    errors.MalformedBody: 400,
+    errors.UnsupportedMediaType: 415,
+    errors.TooLarge: 413,
+    errors.InvalidInput: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.PreconditionRequired: 428,
+    errors.Busy: 429,
+    errors.Draining: 503,
+    errors.DatabaseBusy: 503,
+    errors.DeadlinePassed: 504,
+    errors.StoreError: 503,
+    errors.StoreFull: 507,
+    errors.JobFailed: 409,
+}
+"""Status of each class; a class that is not here has its parent's."""
+
+FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("bad-request", "The request cannot be understood."),
+    404: ("not-found", "There is no such path."),
+    405: ("method-not-allowed", "This path does not take this method."),
+    413: ("body-too-large", "The body is larger than this server accepts."),
+    415: ("unsupported-media-type", "The body's content type is not supported here."),
+    421: ("misdirected-request", "This server does not answer for that host."),
+    500: ("internal", "This is a bug of the server, not of the request. The request id finds it in the log."),
+    503: ("draining", "The server is starting or shutting down."),
+}
+
+
+REMEDIES: Final[Mapping[str, str]] = {
+    "bad-request": "Look at the request line and the headers.",
+    "malformed-json": "Mend it at the place that `detail` names.",
+    "not-found": "Check the name, the alias or the id; list the collection.",
+    "method-not-allowed": "See the header `Allow`.",
+    "conflict": "Read it again; wait, or remove what refers to it.",
+    "name-taken": "Take another name.",
+    "version-in-use": "Move or delete the alias first.",
+    "job-failed": "See the job's `error`.",
+    "precondition-failed": "GET it, decide again, send the new `ETag`.",
+    "body-too-large": "Send less, or send rows as an upload.",
+    "batch-too-large": "Send several predictions.",
+    "unsupported-media-type": "Send `Content-Type: application/json`.",
+    "unsupported-encoding": "Send the body as it is, without `Content-Encoding`.",
+    "misdirected-request": "Use a name of `MODELYARD_ALLOWED_HOSTS`.",
+    "validation-failed": "See `errors`: all mistakes are there.",
+    "not-finite": "Replace it at the place that the pointer names.",
+    "shape-mismatch": "Compare `expected` with `got`; see the version's signature.",
+    "dtype-mismatch": "Send numbers as numbers; whole ones for integer inputs.",
+    "invalid-name": "Lower-case letters, digits, `.`, `_`, `-`; see the hint.",
+    "architecture-invalid": "`errors` has the layer, both sizes and a hint; try `/v1/architectures/validate`.",
+    "architecture-too-large": "`limit` names it; take smaller layers.",
+    "checkpoint-refused": "`errors` lists missing, unexpected and mis-shaped keys.",
+    "dataset-refused": "Mend the line and column that are named.",
+    "digest-mismatch": "Send them again; compute `Repr-Digest` over the raw bytes.",
+    "idempotency-mismatch": "Take a new key for a new request.",
+    "precondition-required": "GET the resource and send its `ETag`.",
+    "queue-full": "Wait for `Retry-After`; cancel what you do not need.",
+    "overloaded": "Wait for `Retry-After`.",
+    "internal": "Report it with the `request_id`, which finds it in the log.",
+    "draining": "Wait for `Retry-After`, or ask another server.",
+    "database-busy": "Wait for `Retry-After`.",
+    "store-error": "See `detail` and the log; check the disk.",
+    "store-read-only": "Check mount and owner. Predictions go on.",
+    "store-locked": "Use that one, or stop it.",
+    "store-too-new": "Run that release, or restore the copy from before.",
+    "model-quarantined": "Point the alias at another version; restore the folder.",
+    "deadline-passed": "Give more time, or send fewer rows.",
+    "store-full": "Make room. Predictions go on.",
+}
+"""What to do about each problem: the hint of those that have no better one, and what their pages say."""
+
+_PLACES: Final[Mapping[type[ServiceError], str]] = {
+    errors.UnsupportedEncoding: "/header/content-encoding",
+    errors.UnsupportedMediaType: "/header/content-type",
+    errors.PreconditionFailed: "/header/if-match",
+    errors.PreconditionRequired: "/header/if-match",
+    errors.IdempotencyMismatch: "/header/idempotency-key",
+    errors.DigestMismatch: "/header/repr-digest",
+}
+"""Where a problem is that does not say so itself."""
+
+_IN_PATH: Final = {"/model": "name", "/alias": "alias"}
+"""What stores say of their own words, and the parameter of a path that brought the word, if one did."""
+
+
+def status_of(kind: type[ServiceError]) -> int:
+    """The HTTP status of a class of errors: that of its nearest class in the table."""
+    return next((STATUS[parent] for parent in kind.__mro__ if parent in STATUS), 500)
+
+
+def catalogue() -> dict[str, tuple[int, str]]:
+    """Every problem code with its status and first sentence."""
+    found = {code: (status, text) for status, (code, text) in FRAMEWORK.items()}
+    pending: list[type[ServiceError]] = [ServiceError]
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        if kind is not ServiceError:
+            sentence = (kind.__doc__ or "").strip().splitlines()[0]
+            found[kind.code] = (status_of(kind), sentence)  # the most general class of a code comes last
+    return dict(sorted(found.items()))
+
+
+def problem(
+    scope: Scope,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    entries: Sequence[Entry] = (),
+    more: int = 0,
+    limit: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The error body of the request of `scope`; at most 20 mistakes are listed, the rest is counted in `more`."""
+    body: dict[str, Any] = {
+        "type": f"/problems/{code}",
+        "title": _title(code),
+        "status": status,
+        "detail": detail,
+        "instance": scope["path"],
+        "code": code,
+        "request_id": scope.get("modelyard.request_id", ""),
+    }
+    if not entries and status < 500:
+        entries = [Entry("", code, detail, hint=REMEDIES[code])]
+    if entries:
+        body["errors"] = [entry.to_dict() for entry in entries[:MAX_ENTRIES]]
+        more += max(0, len(entries) - MAX_ENTRIES)
+    if more:
+        body["more"] = more
+    if limit:
+        body["limit"] = dict(limit)
+    return JSONResponse(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def respond(error: ServiceError, scope: Scope) -> JSONResponse:
+    """The answer for one of our errors."""
+    headers = {}
+    if error.retry_after_s is not None or isinstance(error, errors.Busy):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    status = status_of(type(error))
+    entries = [_in_request(entry, error, scope) for entry in error.errors]
+    if not entries and status < 500:
+        entries = [Entry(_place(error, scope), error.code, error.message, hint=REMEDIES[error.code])]
+    return problem(
+        scope,
+        status=status,
+        code=error.code,
+        detail=error.message,
+        entries=entries,
+        more=error.more,
+        limit=error.limit,
+        headers=headers,
+    )
+
+
+def _in_request(entry: Entry, error: ServiceError, scope: Scope) -> Entry:
+    """The entry with its place in this request, and with some remedy."""
+    if entry.hint is None and entry.expected is None:
+        entry = replace(entry, hint=REMEDIES.get(entry.code, "Mend it at this place."))
+    parameter = _IN_PATH.get(entry.pointer)
+    if isinstance(error, (errors.NotFound, errors.InvalidName)) and parameter in scope.get("path_params", {}):
+        entry = replace(entry, pointer=f"/path/{parameter}")
+    return entry
+
+
+def _place(error: ServiceError, scope: Scope) -> str:
+    """Where the request is wrong, by the kind of the error: what is not found is the last that the path names."""
+    for kind, place in _PLACES.items():
+        if isinstance(error, kind):
+            return place
+    named = list(scope.get("path_params", {}))
+    return f"/path/{named[-1]}" if named and isinstance(error, errors.NotFound) else ""
+
+
+def bug(scope: Scope) -> JSONResponse:
+    """The answer for an exception that nobody foresaw: it tells nothing but the request's id."""
+    code, detail = FRAMEWORK[500]
+    return problem(scope, status=500, code=code, detail=detail)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with the one body; unforeseen ones pass, to `middleware.Observe`."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        return respond(error, request.scope)
+
+    async def frameworks(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code, detail = FRAMEWORK.get(error.status_code, ("bad-request", str(error.detail)))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(allowed_methods(app, request))
+        return problem(request.scope, status=error.status_code, code=code, detail=detail, headers=headers)
+
+    async def parameters(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [parameter_entry(item) for item in error.errors()]  # with pointers such as /query/limit
+        return respond(errors.ValidationFailed("A parameter of the request is wrong.", errors=found), request.scope)
+
+    app.add_exception_handler(ServiceError, ours)
+    app.add_exception_handler(RequestValidationError, parameters)
+    app.add_exception_handler(HTTPException, frameworks)
+
+
+def allowed_methods(app: FastAPI, request: Request) -> list[str]:
+    """Every method that some route of `app` takes at the request's path: one resource may have several routes."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
+
+
+def page(code: str) -> HTMLResponse | None:
+    """The page behind a problem's `type`, or None for a code that does not exist."""
+    found = catalogue().get(code)
+    if found is None:
+        return None
+    status, text = found
+    title = _title(code)
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<h1>{html.escape(title)}</h1><p>HTTP status {status}, code <code>{html.escape(code)}</code>.</p>"
+        f"<p>{html.escape(text)}</p><p>{html.escape(REMEDIES[code])}</p>"
+    )
+
+
+def _title(code: str) -> str:
+    return code.replace("-", " ").capitalize()

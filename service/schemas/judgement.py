@@ -1,0 +1,637 @@
+"""The judge: whether a net can be built, what every layer makes of its input, and what it costs.
+
+Works in Python integers on shapes of one row: a net of any claimed size is refused before anything is allocated, and
+no rule can mix the rows of a batch. Sizes that vary (`"H"`) are tried at several values. Does not know torch; whether
+torch agrees is asked by `engine.build.confirm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry
+from service.schemas.architecture import BATCH, Architecture, authored, digest_of, leaves, parse
+from service.schemas.layers import Graph, Layer, Leaf, Sequential
+from service.schemas.shapes import BYTES, Mismatch, Row, TensorSpec, elements, shown
+from service.schemas.steps import Call, Given, Item, Reshape, Return, Softmax, Step, reads
+
+_FIRST_SIZES: Final = (224, 32, 28, 64, 16, 256, 128, 8, 96, 48, 299, 227, 512, 384, 4, 2, 1)
+"""What a size that varies is tried at first: an image's usual sides."""
+
+_PATIENCE: Final = 4_000
+"""Layers to walk while looking for sizes that fit: about 50 ms."""
+
+
+_MOST_PROBED: Final = 30_000
+"""Calls times symbols: beyond that, symbols are only tried together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is too large."""
+
+    layers: int = 20_000
+    depth: int = 32
+    parameters: int = 10**9
+    activations_per_row: int = 200_000_000
+    size: int = 2**24
+    calls: int = 50_000
+    """Layers and operations that one forward runs: graphs that call each other twice double with each level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was found.
+
+    Args:
+        architecture: the document with every "auto" resolved and every child named; None when there are errors.
+        digest: the digest of that document.
+        sizes: what symbols other than the batch stood for in the summary's numbers.
+        summary: layers, parameters, FLOPs, memory, inputs and outputs; None when there are errors.
+    """
+
+    architecture: Architecture | None
+    digest: str | None
+    errors: tuple[Entry, ...] = ()
+    warnings: tuple[Entry, ...] = ()
+    summary: dict[str, Any] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    limit: Mapping[str, Any] | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the net can be built."""
+        return not self.errors
+
+
+def judge(document: object, *, limits: Limits | None = None, prefix: str = "") -> Judgement:
+    """Judge an architecture, or a document that may be one; a bad one gives errors and raises nothing.
+
+    Args:
+        document: an `Architecture`, or JSON values.
+        prefix: the pointer to the document in the request's body.
+    """
+    # An `Architecture` is read again too: one that was made in Python has seen only pydantic's part of the rules.
+    raw = authored(document) if isinstance(document, Architecture) else document
+    try:
+        architecture = parse(raw, prefix=prefix)
+    except (ArchitectureInvalid, ArchitectureTooLarge) as error:
+        return Judgement(None, None, errors=error.errors, limit=error.limit)
+    return _Judge(architecture, limits or Limits(), prefix).judgement()
+
+
+def require(document: object, *, limits: Limits | None = None, prefix: str = "") -> Judgement:
+    """The judgement of an architecture that can be built.
+
+    Raises:
+        ArchitectureInvalid: it cannot, with every mistake.
+        ArchitectureTooLarge: it is too large.
+    """
+    judgement = judge(document, limits=limits, prefix=prefix)
+    if judgement.valid:
+        return judgement
+    large = [entry for entry in judgement.errors if entry.code == "too-large"]
+    if large:
+        rest = [entry for entry in judgement.errors if entry.code != "too-large"]
+        raise ArchitectureTooLarge(errors=[*large, *rest], limit=judgement.limit)
+    raise ArchitectureInvalid(errors=judgement.errors)
+
+
+# One walk.
+
+Value: TypeAlias = "TensorSpec | tuple[Value, ...] | None"
+"""A tensor, several values, or None for what could not be computed after a mistake."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a walk saw of one layer."""
+
+    out: TensorSpec
+    flops: int
+
+
+@dataclass
+class _Walk:
+    """One evaluation of the document with a number for every symbol."""
+
+    limits: Limits
+    prefix: str = ""
+    errors: list[Entry] = field(default_factory=list)
+    warnings: list[Entry] = field(default_factory=list)
+    seen: dict[str, _Seen] = field(default_factory=dict)
+    resolved: dict[str, Leaf] = field(default_factory=dict)
+    flops: int = 0
+    activations: int = 0
+    calls: int = 0
+    activation_bytes: int = 0
+    folded: bool = False
+    stopped: bool = False
+    result: Value = None
+
+    def run(self, architecture: Architecture, given: list[Value]) -> None:
+        """Walk from the inputs to the outputs."""
+        self.result = self.layer(architecture.root, "", self.prefix + "/root", given)
+
+    def layer(self, layer: Layer, path: str, at: str, given: list[Value]) -> Value:
+        """What a layer makes of values."""
+        if self.stopped:
+            return None
+        match layer:
+            case Graph():
+                return self._graph(layer, path, at, given)
+            case Sequential():
+                value = self._one(layer.type, path, at, given)
+                for place, (name, child) in enumerate(zip(layer.names, layer.layers, strict=True)):
+                    value = self.layer(child, _join(path, name), f"{at}/layers/{place}", [value])
+                return value
+            case _:
+                return self._leaf(layer, path, at, self._one(layer.type, path, at, given))
+
+    def _one(self, kind: str, path: str, at: str, given: list[Value]) -> Value:
+        if len(given) != 1:
+            self._tell(at, path, Mismatch(f"{kind} takes 1 value, but gets {len(given)}.", code="wrong-argument"))
+            return None
+        return given[0]
+
+    def _leaf(self, layer: Leaf, path: str, at: str, value: Value) -> Value:
+        if isinstance(value, tuple):
+            detail = f"{layer.type} takes one value, but gets {len(value)} together."
+            self._tell(at, path, Mismatch(detail, code="wrong-argument", hint="Take them apart: `a, b = …`."))
+            return None
+        if value is None:
+            return None
+        if path not in self.resolved:
+            try:
+                self.resolved[path] = layer.resolved(value.row)
+            except Mismatch as mismatch:
+                self._tell(at, path, mismatch)
+                return None
+        layer = self.resolved[path]
+        try:
+            layer.check_dtype(value)
+        except Mismatch as mismatch:
+            self._tell(at, path, mismatch)
+        row: Row | None
+        try:
+            row = layer.output(value.row)
+        except Mismatch as mismatch:
+            row = mismatch.then
+            if mismatch.code != "unresolved" or not self.errors:
+                self._tell(at, path, self._told_of_folding(layer, value.row, mismatch))
+        if row is None:
+            return None
+        out = TensorSpec(row, layer.dtype(value.dtype))
+        flops = layer.flops(value.row, row) if layer.guessed is None or _is_known(layer) else 0
+        before = self.seen.get(path)
+        self.seen[path] = _Seen(out, flops + (before.flops if before else 0))
+        return self._counted(out, flops)
+
+    def _told_of_folding(self, layer: Leaf, row: Row, mismatch: Mismatch) -> Mismatch:
+        """After a fold, a number of features that counts a whole batch is named as such."""
+        if mismatch.code == "batch-folded":
+            self.folded = True
+        wanted = getattr(layer, "in_features", None)
+        if self.folded and isinstance(wanted, int) and row and wanted > row[-1] and wanted % row[-1] == 0:
+            mismatch.detail = (
+                f"The batch is folded into the features: {layer.type} expects {wanted} features, which are "
+                f"{wanted // row[-1]} rows of {row[-1]}; one row has {row[-1]}."
+            )
+            mismatch.code = "batch-folded"
+        return mismatch
+
+    def _graph(self, graph: Graph, path: str, at: str, given: list[Value]) -> Value:
+        if len(given) != len(graph.inputs):
+            detail = f"This graph takes {len(graph.inputs)} values ({', '.join(graph.inputs)}), but gets {len(given)}."
+            self._tell(at, path, Mismatch(detail, code="wrong-argument"))
+            return None
+        values: dict[str, Value] = dict(zip(graph.inputs, given, strict=True))
+        places = {name: place for place, name in enumerate(graph.names)}
+        program = graph.program
+        last = reads(program.steps)
+        for number, (step, line) in enumerate(zip(program.steps, program.lines, strict=True), 1):
+            if self.stopped:
+                return None
+            taken = [values[item] if isinstance(item, str) else item for item in step.inputs]
+            where = f"{at}/forward/{line}"
+            match step:
+                case Return():
+                    return self._returned(taken, path, where)
+                case Call():
+                    place = places[step.layer]
+                    if getattr(graph.layers[place], "inplace", False) and last[step.inputs[0]] >= number:
+                        detail = f"`{step.layer}` is in place and changes a value that is read again afterwards."
+                        self.warnings.append(Entry(where, "overwrites", detail, path or None, "Leave inplace out."))
+                    child_path, child_at = _join(path, step.layer), f"{at}/layers/{place}"
+                    values[f"%{number}"] = self.layer(graph.layers[place], child_path, child_at, taken)  # type: ignore[arg-type]
+                case Item():
+                    values[f"%{number}"] = self._item(step, taken[0], path, where)
+                case _:
+                    values[f"%{number}"] = self._operation(step, taken, path, where)
+        return None
+
+    def _returned(self, taken: Sequence[Any], path: str, where: str) -> Value:
+        if len(taken) == 1:
+            return taken[0]
+        if any(isinstance(value, tuple) for value in taken):
+            self._tell(
+                where, path, Mismatch("Several values are returned inside several values.", code="wrong-argument")
+            )
+            return None
+        return tuple(taken)
+
+    def _item(self, step: Item, value: Any, path: str, where: str) -> Value:
+        if value is None:
+            return None
+        if isinstance(value, tuple):
+            if step.index < len(value):
+                return value[step.index]
+            detail = f"There are {len(value)} values here, and none is number {step.index}."
+            self._tell(where, path, Mismatch(detail, code="wrong-argument", expected=f"0 to {len(value) - 1}"))
+            return None
+        detail = f"[{step.index}] would take one row out of the batch of {shown(value.row)}."
+        hint = f"Write x[:, {step.index}] for an element of every row; only several values can be taken apart."
+        self._tell(where, path, Mismatch(detail, code="batch-mixed", hint=hint))
+        return None
+
+    def _operation(self, step: Any, taken: Sequence[Any], path: str, where: str) -> Value:
+        if any(value is None for value in taken):
+            return None
+        if any(isinstance(value, tuple) for value in taken):
+            detail = f"{step.op} takes tensors, but gets several values together."
+            self._tell(where, path, Mismatch(detail, code="wrong-argument", hint="Take them apart: `a, b = …`."))
+            return None
+        given: Sequence[Given] = taken
+        try:
+            out: TensorSpec = step.output(given)
+        except Mismatch as mismatch:
+            if mismatch.code == "batch-folded":
+                self.folded = True
+            self._tell(where, path, mismatch)
+            if mismatch.then is None or not isinstance(taken[0], TensorSpec):
+                return None
+            return TensorSpec(mismatch.then, taken[0].dtype)
+        if isinstance(step, Softmax) and step.dim is None:
+            self.warnings.append(
+                Entry(where, "softmax-dim", f"{step.op} has no dim; dimension 1 is taken. Write dim=1.", path or None)
+            )
+        if isinstance(step, Reshape) and len(step.shape) > 1 and step.shape[0] == -1 and out.row[0] == 1:
+            detail = "reshape takes the shape after the batch, so that -1 became 1 here."
+            self.warnings.append(Entry(where, "reshape-batch", detail, path or None, "Leave the first -1 out."))
+        if isinstance(step, Reshape):
+            self.folded = True  # torch's own reshape takes the batch too: sizes after it may count one
+        return self._counted(out, step.flops(given, out))
+
+    def _counted(self, out: TensorSpec, flops: int) -> Value:
+        size = elements(out.row)
+        self.activations += size
+        self.activation_bytes += size * BYTES[out.dtype]
+        self.flops += flops
+        self.calls += 1
+        # The limits tell of it. Going on would double the calls with each level, or grow integers by 53 bits a layer.
+        self.stopped = size > self.limits.activations_per_row or self.calls > self.limits.calls
+        return None if self.stopped else out
+
+    def _tell(self, at: str, path: str, mismatch: Mismatch) -> None:
+        if mismatch.field is not None and "/forward/" not in at.rpartition("/layers/")[2]:
+            at = f"{at}/{mismatch.field}"
+        self.errors.append(
+            Entry(
+                at,
+                mismatch.code,
+                mismatch.detail,
+                layer=path or None,
+                hint=mismatch.hint,
+                expected=mismatch.expected,
+                got=mismatch.got,
+            )
+        )
+
+
+def _is_known(layer: Leaf) -> bool:
+    return layer.guessed is None or getattr(layer, layer.guessed) != "auto"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+# The judgement.
+
+
+@dataclass
+class _Judge:
+    architecture: Architecture
+    limits: Limits
+    prefix: str
+
+    def __post_init__(self) -> None:
+        self.leaves = list(leaves(self.architecture))
+        shapes = (spec.shape[1:] for spec in self.architecture.inputs)
+        self.symbols = list(dict.fromkeys(item for shape in shapes for item in shape if isinstance(item, str)))
+
+    def judgement(self) -> Judgement:
+        """Everything in order: sizes that are absurd in themselves, shapes, totals, symbols."""
+        large = [*self._too_large_sizes()]
+        walk, sizes = self._fitting()
+        probes: list[tuple[dict[str, int], _Walk]] = []
+        errors = [*large, *dict.fromkeys(walk.errors)]
+        warnings = list(dict.fromkeys([*walk.warnings, *self._remarks()]))
+        if not walk.errors and self.symbols:
+            probes = self._probes(sizes, walk.calls)
+            forced, odd = self._forced(sizes, probes)
+            errors += forced
+            warnings += odd
+        totals = self._totals(walk)
+        over, limit = self._over(totals, walk)
+        errors += over
+        if large and limit is None:
+            limit = {"name": "size", "value": self.limits.size}
+        if errors:
+            return Judgement(None, None, tuple(errors), tuple(warnings), limit=limit, sizes=sizes)
+        architecture = self.architecture.model_copy(
+            update={"root": _rebuilt(self.architecture.root, "", None, walk.resolved)}
+        )
+        good = [(sizes, walk), *((at, probe) for at, probe in probes if not (probe.errors or probe.stopped))]
+        return Judgement(
+            architecture,
+            digest_of(architecture),
+            warnings=tuple(warnings),
+            summary=self._summary(totals, walk, good),
+            sizes=sizes,
+        )
+
+    # Sizes that vary.
+
+    def _walk(self, sizes: Mapping[str, int]) -> _Walk:
+        walk = _Walk(self.limits, self.prefix)
+        given: list[Value] = []
+        for spec in self.architecture.inputs:
+            row = tuple(sizes[item] if isinstance(item, str) else item for item in spec.shape[1:])
+            given.append(TensorSpec(row, spec.dtype))
+        walk.run(self.architecture, given)
+        return walk
+
+    def _fitting(self) -> tuple[_Walk, dict[str, int]]:
+        """The first walk without mistakes, else the one with the fewest."""
+        best: tuple[_Walk, dict[str, int]] | None = None
+        tries = max(8, min(300, _PATIENCE // (len(self.leaves) + 1))) if self.symbols else 1
+        for size in _candidates(tries):
+            sizes = dict.fromkeys(self.symbols, size)
+            walk = self._walk(sizes)
+            if best is None or len(walk.errors) < len(best[0].errors):
+                best = walk, sizes
+            if not walk.errors:
+                break
+        assert best is not None
+        return best
+
+    def _probes(self, sizes: dict[str, int], calls: int) -> list[tuple[dict[str, int], _Walk]]:
+        """Each symbol alone at two and three times its size and one more, then all of them together."""
+        alone = self.symbols if calls * len(self.symbols) <= _MOST_PROBED else []
+        tried: list[dict[str, int]] = []
+        for times, more in ((2, 0), (3, 0), (1, 1)):
+            changed = {symbol: times * size + more for symbol, size in sizes.items()}
+            tried += [{**sizes, symbol: changed[symbol]} for symbol in alone]
+            if alone != self.symbols or len(alone) > 1:
+                tried.append(changed)
+        return [(at, self._walk(at)) for at in tried]
+
+    def _forced(
+        self, sizes: dict[str, int], probes: list[tuple[dict[str, int], _Walk]]
+    ) -> tuple[list[Entry], list[Entry]]:
+        """Symbols that only one size fits (errors), and those that not every size fits (warnings)."""
+        forced: list[str] = []
+        reason: Entry | None = None
+        warnings: list[Entry] = []
+        for symbol in self.symbols:
+            alone = [(at, walk) for at, walk in probes if [s for s in sizes if at[s] != sizes[s]] == [symbol]]
+            grown = [walk for at, walk in alone if at[symbol] > sizes[symbol] + 1 or sizes[symbol] == 1]
+            failed = [(at, walk) for at, walk in alone if walk.errors]
+            if grown and all(walk.errors for walk in grown):
+                forced.append(symbol)
+                reason = reason or grown[0].errors[0]
+            elif failed:
+                at, walk = failed[0]
+                first = walk.errors[0]
+                why = first.detail[0].lower() + first.detail[1:] if first.layer is None else first.detail
+                warnings.append(
+                    Entry(
+                        self._symbol_at(symbol),
+                        "size-constrained",
+                        f"Not every {symbol} fits: with {symbol} = {at[symbol]}, {why}",
+                        layer=first.layer,
+                    )
+                )
+        if not forced or reason is None:
+            return [], warnings
+        together = [walk for at, walk in probes if all(at[s] == 2 * sizes[s] for s in self.symbols)]
+        cause = f"`{reason.layer}`" if reason.layer else "the net"
+        detail = reason.detail.rstrip(".")
+        names = " and ".join(forced)
+        if len(forced) > 1 and together and not together[0].errors:
+            sentence = f"{names} must be equal, because of {cause}: {detail}."
+            hint = "Use one symbol for both."
+        else:
+            value = sizes[forced[0]]  # all symbols were tried at one value
+            what, _, rest = detail.partition(" ")
+            why = f"{cause} {rest}" if rest.startswith("expects ") else f"of {cause}: {what} {rest}"
+            sentence = f"{names} must be {value} because {why} at {2 * value}."
+            hint = f"Write {value} in the shape instead of {names}, or pool to a fixed size (AdaptiveAvgPool2d) before."
+        return [Entry(self._symbol_at(forced[0]), "size-forced", sentence, layer=reason.layer, hint=hint)], warnings
+
+    def _symbol_at(self, symbol: str) -> str:
+        for place, spec in enumerate(self.architecture.inputs):
+            if symbol in spec.shape:
+                return f"{self.prefix}/inputs/{place}/shape/{spec.shape.index(symbol)}"
+        return f"{self.prefix}/inputs"
+
+    # Limits.
+
+    def _too_large_sizes(self) -> Iterator[Entry]:
+        most = self.limits.size
+        for place, spec in enumerate(self.architecture.inputs):
+            for axis, size in enumerate(spec.shape):
+                if isinstance(size, int) and size > most:
+                    yield _too_large(f"{self.prefix}/inputs/{place}/shape/{axis}", None, "a size", size, most)
+        for path, at, layer in self.leaves:
+            for name, size in _largest_members(layer, most):
+                yield _too_large(f"{self.prefix}{at}/{name}", path, f"`{name}`", size, most)
+        for path, at, graph in _graphs(self.architecture.root, self.prefix + "/root", ""):
+            for step, line in zip(graph.program.steps, graph.program.lines, strict=True):
+                for name, size in _largest_members(step, most):
+                    yield _too_large(f"{at}/forward/{line}", path, f"`{name}`", size, most)
+
+    def _totals(self, walk: _Walk) -> _Totals:
+        each: dict[str, int] = {}
+        total = weights = 0
+        for path, _, layer in self.leaves:
+            layer = walk.resolved.get(path, layer)
+            if not _is_known(layer):
+                continue
+            each[path] = sum(elements(row) for row in layer.parameters().values())
+            total += each[path]
+            kept = layer.buffers()
+            weights += 4 * each[path] + sum((4 if row else 8) * elements(row) for row in kept.values())
+        return _Totals(each, total, weights)
+
+    def _over(self, totals: _Totals, walk: _Walk) -> tuple[list[Entry], Mapping[str, Any] | None]:
+        limits = self.limits
+        found: list[Entry] = []
+        limit: dict[str, Any] | None = None
+        checks = (
+            ("layers", len(self.leaves), limits.layers),
+            ("depth", _depth(self.architecture.root), limits.depth),
+            ("parameters", totals.parameters, limits.parameters),
+            ("activations_per_row", walk.activations, limits.activations_per_row),
+            ("calls", walk.calls, limits.calls),
+        )
+        for name, got, most in checks:
+            if got <= most:
+                continue
+            path, at = self._heaviest(name, totals, walk)
+            words = name.replace("_", " ")
+            found.append(
+                Entry(
+                    at,
+                    "too-large",
+                    f"The net has {got:,} {words}; {most:,} are allowed."
+                    if name != "depth"
+                    else f"Layers nest {got} deep.",
+                    layer=path or None,
+                    expected=f"at most {most}",
+                    got=str(got)[:64],
+                )
+            )
+            limit = limit or {"name": name, "value": most, "got": got}
+        return found, limit
+
+    def _heaviest(self, name: str, totals: _Totals, walk: _Walk) -> tuple[str, str]:
+        """The layer to blame: the one with most parameters, or the largest output."""
+        weight = {
+            "parameters": lambda path: totals.each.get(path, 0),
+            "activations_per_row": lambda path: elements(walk.seen[path].out.row) if path in walk.seen else 0,
+        }.get(name)
+        if weight is None or not self.leaves:
+            return "", self.prefix + "/root"
+        path, at, _ = max(self.leaves, key=lambda leaf: weight(leaf[0]))
+        return path, self.prefix + at
+
+    def _remarks(self) -> Iterator[Entry]:
+        for path, at, layer in self.leaves:
+            for remark in layer.remarks():
+                yield Entry(self.prefix + at, "odd", remark, layer=path or None)
+
+    # The summary.
+
+    def _summary(self, totals: _Totals, walk: _Walk, good: Sequence[tuple[Mapping[str, int], _Walk]]) -> dict[str, Any]:
+        def shape(specs: Iterable[TensorSpec]) -> list[str | int]:
+            rows = [spec.row for spec in specs]
+            return [BATCH, *(_dim([(sizes, row[axis]) for (sizes, _), row in zip(good, rows, strict=True)])
+                             for axis in range(len(rows[0])))]  # fmt: skip
+
+        results = [_flat(each.result) for _, each in good]
+        names = ["output"] if len(results[0]) == 1 else [f"output_{place}" for place in range(len(results[0]))]
+        return {
+            "layers": [
+                {
+                    "path": path,
+                    "type": layer.type,
+                    "output_shape": shape(each.seen[path].out for _, each in good),
+                    "parameters": totals.each.get(path, 0),
+                    "flops": walk.seen[path].flops,
+                }
+                for path, _, layer in self.leaves
+                if path in walk.seen
+            ],
+            "parameters": totals.parameters,
+            "trainable_parameters": totals.parameters,
+            "flops": walk.flops,
+            "memory_bytes": totals.weight_bytes + walk.activation_bytes,
+            "inputs": [
+                {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in self.architecture.inputs
+            ],
+            "outputs": [
+                {"name": name, "dtype": results[0][place].dtype, "shape": shape(result[place] for result in results)}
+                for place, name in enumerate(names)
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    each: Mapping[str, int]
+    parameters: int
+    weight_bytes: int
+
+
+def _candidates(tries: int) -> Iterator[int]:
+    yield from _FIRST_SIZES[:tries]
+    for size in range(1, tries - len(_FIRST_SIZES) + 1):
+        if size not in _FIRST_SIZES:
+            yield size
+
+
+def _dim(found: Sequence[tuple[Mapping[str, int], int]]) -> str | int:
+    """A size as it is told: a number, the symbol that it always equals, or "?" when it depends on symbols otherwise."""
+    first = found[0][1]
+    for symbol in found[0][0]:
+        if all(sizes[symbol] == size for sizes, size in found):
+            return symbol
+    return first if all(size == first for _, size in found) else "?"
+
+
+def _flat(value: Value) -> list[TensorSpec]:
+    if isinstance(value, TensorSpec):
+        return [value]
+    return [item for one in value or () for item in _flat(one)]
+
+
+def _largest_members(document: Leaf | Step, most: int) -> Iterator[tuple[str, int]]:
+    for name, value in document.__dict__.items():
+        if type(value) is int and abs(value) > most:
+            yield name, value
+        elif type(value) is tuple and name != "inputs":
+            big = [item for item in value if type(item) is int and abs(item) > most]
+            if big:
+                yield name, big[0]
+
+
+def _too_large(at: str, path: str | None, what: str, size: int, most: int) -> Entry:
+    return Entry(
+        at,
+        "too-large",
+        f"{what[0].upper()}{what[1:]} is larger than {most:,}.",
+        layer=path or None,
+        expected=f"at most {most}",
+        got=str(size)[:64],
+    )
+
+
+def _graphs(layer: Layer, at: str, path: str) -> Iterator[tuple[str, str, Graph]]:
+    if isinstance(layer, Graph):
+        yield path, at, layer
+    if isinstance(layer, (Graph, Sequential)):
+        for place, (name, child) in enumerate(zip(layer.names, layer.layers, strict=True)):
+            if isinstance(child, (Graph, Sequential)):
+                yield from _graphs(child, f"{at}/layers/{place}", _join(path, name))
+
+
+def _depth(layer: Layer) -> int:
+    if isinstance(layer, (Graph, Sequential)):
+        return 1 + max(map(_depth, layer.layers), default=0)
+    return 1
+
+
+def _rebuilt(layer: Layer, path: str, name: str | None, resolved: Mapping[str, Leaf]) -> Layer:
+    """The layer with its children named and resolved."""
+    if isinstance(layer, (Graph, Sequential)):
+        children = tuple(
+            _rebuilt(child, _join(path, child_name), child_name, resolved)
+            for child_name, child in zip(layer.names, layer.layers, strict=True)
+        )
+        return layer.model_copy(update={"layers": children, "name": name})
+    found: Any = resolved.get(path, layer)
+    return found if found.name == name else found.model_copy(update={"name": name})

@@ -1,0 +1,172 @@
+"""Published versions: manifest, signature, aliases. Knows no store."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from service.errors import Entry, InvalidName, shorten
+from service.schemas.document import RESOURCE_NAME, Digest, Document, nearest_hint
+
+DEFAULT_ALIAS: Final = "champion"
+RESERVED_NAMES: Final = frozenset({"stats"})
+
+
+class TensorSpec(Document):
+    """One input or output of a version: name, dtype (torch's word), shape of which the first entry is the batch "B"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Signature(Document):
+    """What a version takes and answers, before and after its own preprocessing.
+
+    `columns` names the values of one flat input row, in order, where the training data had named columns.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    columns: tuple[str, ...] | None = None
+
+
+class VersionFile(Document):
+    """A file of a version."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(Document):
+    """Everything about a version but its weights; written last, so a folder with a manifest is whole."""
+
+    format: Literal[1] = 1
+    model: str
+    version: int
+    digest: Digest
+    architecture_digest: Digest
+    weights_digest: Digest
+    created_at: str
+    metrics: dict[str, float]
+    signature: Signature
+    classes: tuple[str, ...] | None = None
+    lineage: dict[str, Any]
+    files: tuple[VersionFile, ...]
+    size_bytes: int
+
+
+class VersionDraft(Document):
+    """What a worker says about the version it has staged; the store adds name, number and time."""
+
+    digest: Digest
+    architecture_digest: Digest
+    weights_digest: Digest
+    metrics: dict[str, float]
+    signature: Signature
+    classes: tuple[str, ...] | None = None
+    lineage: dict[str, Any]
+    files: tuple[VersionFile, ...]
+    """As the worker measured them; the store measures again before it publishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model reference: `name`, `name@alias` or `name/3`."""
+
+    model: str
+    alias: str | None = None
+    version: int | None = None
+
+    def __str__(self) -> str:
+        if self.alias is not None:
+            return f"{self.model}@{self.alias}"
+        return self.model if self.version is None else f"{self.model}/{self.version}"
+
+
+def parse_reference(text: str, *, at: str = "/model") -> Reference:
+    """Read a model reference.
+
+    Raises:
+        InvalidName: the text is not of the form `name`, `name@alias` or `name/3`.
+    """
+    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/([1-9][0-9]{0,8}))?", text)
+    if match is None:
+        raise InvalidName(
+            "This is not a model reference.",
+            errors=[
+                Entry(
+                    at,
+                    "invalid-name",
+                    "Not a model reference.",
+                    expected="name, name@alias or name/3",
+                    got=shorten(text),
+                )
+            ],
+        )
+    name, alias, version = match.groups()
+    check_name(name, at=at)
+    if alias is not None:
+        check_alias(alias, at=at)
+    return Reference(name, alias, int(version) if version else None)
+
+
+def check_name(name: str, *, at: str) -> str:
+    """The name itself when a model may have it.
+
+    Raises:
+        InvalidName: the pattern does not hold, or the name is reserved.
+    """
+    problem = None
+    if re.fullmatch(RESOURCE_NAME, name) is None:
+        problem = (
+            "Names are lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and end in no dot."
+        )
+    elif name in RESERVED_NAMES or name.startswith("job_"):
+        problem = "This name is reserved."
+    if problem:
+        raise InvalidName(
+            f"{shorten(name)} cannot be the name of a model.",
+            errors=[
+                Entry(
+                    at,
+                    "invalid-name",
+                    problem,
+                    expected="^[a-z0-9][a-z0-9._-]{0,62}$",
+                    got=shorten(name),
+                    hint=_cleaned(name),
+                )
+            ],
+        )
+    return name
+
+
+def check_alias(alias: str, *, at: str) -> str:
+    """The alias itself when it may be one: the pattern of names, but not only digits.
+
+    Raises:
+        InvalidName: otherwise.
+    """
+    if re.fullmatch(RESOURCE_NAME, alias) is None or alias.isdigit():
+        raise InvalidName(
+            f"{shorten(alias)} cannot be an alias.",
+            errors=[
+                Entry(
+                    at,
+                    "invalid-name",
+                    "Aliases follow the rule of names and are not all digits.",
+                    got=shorten(alias),
+                    hint=_cleaned(alias),
+                )
+            ],
+        )
+    return alias
+
+
+def _cleaned(name: str) -> str | None:
+    near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip(".-_")[:63]
+    if near in ("", name):
+        return None
+    return nearest_hint(name, [near]) or f"{near!r} would do."

@@ -1,0 +1,379 @@
+"""What the API answers, as types: for its OpenAPI description and for clients. Nothing is computed here.
+
+Fields are those of the HTTP contract; a server may add members, so clients ignore what they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """An answer; members may be added later."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class EntryView(View):
+    """One mistake or warning: where, what, and what would be right."""
+
+    pointer: str = Field(
+        description="RFC 6901 pointer into the body; /path/…, /query/… and /header/… are the request's parameters."
+    )
+    code: str
+    detail: str
+    layer: str | None = None
+    hint: str | None = None
+    expected: str | None = None
+    got: str | None = None
+
+
+class Problem(View):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[EntryView] | None = None
+    more: int | None = None
+    limit: dict[str, Any] | None = None
+
+
+class PageView(View, Generic[T]):
+    """A page of a collection; `next` goes into the next request's `after`."""
+
+    data: list[T]
+    next: str | None
+
+
+class LayerView(View):
+    """A layer with its output for one batch."""
+
+    path: str
+    type: str
+    output_shape: Any
+    parameters: int
+    flops: int
+
+
+class TensorView(View):
+    """An input or output; the first entry of its shape is the batch."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class Summary(View):
+    """What a net consists of and costs: FLOPs and memory for one row."""
+
+    layers: list[LayerView]
+    parameters: int
+    trainable_parameters: int
+    flops: int
+    memory_bytes: int
+    inputs: list[TensorView]
+    outputs: list[TensorView]
+
+
+class Validation(View):
+    """The verdict on a document."""
+
+    valid: bool
+    digest: str | None
+    errors: list[EntryView]
+    warnings: list[EntryView]
+    summary: Summary | None
+
+
+class ArchitectureView(View):
+    """A stored document."""
+
+    digest: str
+    authored: dict[str, Any]
+    canonical: dict[str, Any]
+    summary: Summary
+    created_at: str
+
+
+class UploadView(View):
+    """Bytes in staging, for a dataset."""
+
+    id: str
+    size_bytes: int
+    digest: str
+    created_at: str
+
+
+class ColumnView(View):
+    """A column of a dataset."""
+
+    name: str
+    role: str
+    dtype: str
+    shape: list[int]
+    classes: list[str] | None = None
+
+
+class DatasetView(View):
+    """An immutable dataset."""
+
+    id: str
+    name: str | None
+    state: Literal["processing", "ready", "failed"]
+    digest: str | None
+    source: dict[str, Any]
+    rows: int | None
+    columns: list[ColumnView]
+    size_bytes: int | None
+    created_at: str
+    error: dict[str, Any] | None = None
+
+
+class PreviewView(View):
+    """The first rows of a dataset."""
+
+    columns: list[Any]
+    rows: list[Any]
+
+
+class ProfileView(View):
+    """Each column's type, range, missing values and histogram."""
+
+    columns: list[dict[str, Any]]
+
+
+class AttemptView(View):
+    """One worker's try at a job."""
+
+    number: int
+    pid: int | None
+    state: str
+    started_at: str
+    ended_at: str | None
+    resumed_from_step: int | None
+
+
+class FailureView(View):
+    """Why a job failed; `code` is from a closed list."""
+
+    code: str
+    detail: str
+    hint: str | None = None
+    pointer: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+
+
+class JobSummary(View):
+    """A job in a list: without its documents."""
+
+    id: str
+    kind: Literal["train", "evaluate", "import"]
+    state: Literal["queued", "starting", "running", "cancelling", "interrupted", "succeeded", "failed", "cancelled"]
+    state_reason: str | None
+    progress: dict[str, Any] | None
+    metrics: dict[str, Any]
+    error: FailureView | None
+    attempts: list[AttemptView]
+    dataset: dict[str, Any] | None
+    seed: int | None
+    environment: dict[str, Any] | None
+    output: dict[str, Any] | None
+    labels: dict[str, str]
+    warnings: list[EntryView]
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class JobView(JobSummary):
+    """A job; `spec` is the request as sent, `resolved_spec` has every default filled in."""
+
+    spec: dict[str, Any]
+    resolved_spec: dict[str, Any]
+    report: dict[str, Any] | None = None
+
+
+class EventView(View):
+    """Something that happened to a job; ids only ever grow."""
+
+    id: int
+    job_id: str
+    at: str
+    type: Literal["state", "progress", "metrics", "checkpoint", "warning", "log", "done"]
+    data: dict[str, Any]
+
+
+class SeriesView(View):
+    """One metric over the steps."""
+
+    name: str
+    steps: list[int]
+    epochs: list[int]
+    values: list[float | None]
+
+
+class MetricsView(View):
+    """The metrics of a job; `thinned` says that values were left out."""
+
+    series: list[SeriesView]
+    total: int
+    thinned: bool
+
+
+class CheckpointView(View):
+    """A checkpoint that a job keeps."""
+
+    kind: Literal["resume", "best"]
+    step: int
+    epoch: int
+    size_bytes: int
+    sha256: str
+    at: str
+
+
+class ModelView(View):
+    """A model: a name with versions."""
+
+    model: str
+    versions: int
+    latest: int | None
+    aliases: dict[str, int]
+    notes: str
+    tags: dict[str, str]
+    created_at: str
+    updated_at: str
+
+
+class FileView(View):
+    """A file of a version."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class SignatureView(View):
+    """What a version takes and answers."""
+
+    inputs: list[TensorView]
+    outputs: list[TensorView]
+    columns: list[str] | None = None
+
+
+class VersionView(View):
+    """An immutable version; only notes and tags can change."""
+
+    model: str
+    version: int
+    digest: str
+    architecture_digest: str
+    weights_digest: str
+    state: Literal["ready", "quarantined", "deleted"]
+    created_at: str
+    metrics: dict[str, float | None]
+    signature: SignatureView
+    classes: list[str] | None
+    preprocessing: dict[str, Any] | None
+    lineage: dict[str, Any]
+    aliases: list[str]
+    files: list[FileView]
+    size_bytes: int
+    notes: str
+    tags: dict[str, str]
+
+
+class AliasView(View):
+    """Where an alias points."""
+
+    model: str
+    alias: str
+    version: int
+    updated_at: str
+
+
+class AliasChangeView(View):
+    """One change of an alias."""
+
+    version: int | None
+    previous: int | None
+    action: str
+    at: str
+    by: str | None
+    reason: str | None
+
+
+class VerifyView(View):
+    """Whether a version's files still have the digests of its manifest."""
+
+    ok: bool
+    mismatches: list[dict[str, Any]]
+
+
+class PredictionView(View):
+    """The answer of a version to some rows."""
+
+    model: str
+    version: int
+    alias: str | None = None
+    digest: str
+    outputs: Any = Field(description="One entry a row, or an object of such lists where the net has several outputs.")
+    labels: list[str] | None = None
+    probabilities: list[list[float | None]] | None = None
+    classes: list[str] | None = None
+    warnings: list[EntryView]
+
+
+class PredictRequest(BaseModel):
+    """Rows for a version. `model` is a reference: name, name@alias or name/3."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = Field(None, description="Needed where the path names no model.", max_length=160)
+    inputs: list[Any] | dict[str, list[Any]] = Field(description="A list of rows, or one such list for each input.")
+    timeout_s: float | None = Field(None, ge=0.001, le=3600, description="Answer 504 rather than later than this.")
+    priority: int | None = Field(None, ge=0, le=9, description="Taken for later use: nothing waits in a queue yet.")
+
+
+class AliasRequest(BaseModel):
+    """Where an alias should point."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=1, le=999_999_999)
+    reason: str | None = Field(None, max_length=1000)
+
+
+class RollbackRequest(BaseModel):
+    """Set an alias back to where it pointed before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, max_length=1000)
+
+
+class Notes(BaseModel):
+    """What may be changed about a model or version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    notes: str | None = Field(None, max_length=10_000)
+    tags: dict[str, str] | None = Field(None, max_length=64)
+
+
+class JobPatch(BaseModel):
+    """What may be changed about a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int | None = Field(None, ge=-100, le=100)
+    labels: dict[str, str] | None = Field(None, max_length=32)

@@ -1,0 +1,120 @@
+"""All configuration, read once at the roots (`app`, `cli`) from flags, environment, `.env` and a TOML file.
+
+Knows what may be set and its defaults, not who uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+MIB = 1024 * 1024
+_CORES = len(os.sched_getaffinity(0))
+
+
+def _memory() -> int:
+    """Bytes of memory that this process may use: the container's limit where there is one, else the machine's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return min(machine, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return machine
+
+
+_MEMORY = _memory()
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Environment names are the fields' names with the prefix `MODELYARD_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELYARD_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    store: Path = Field(Path("models_store"), description="Folder of the store.")
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to bind; 0 takes a free one.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; the default is a SQLite file in the store.")
+    allow_anonymous: bool = Field(False, description="Allow a public address although there are no API keys.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines for people or for machines; auto asks whether stderr is a terminal."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        ("*",), description="Host header values that are answered (JSON list); * answers all."
+    )
+
+    job_slots: Annotated[int, Field(ge=1, le=256)] = Field(
+        2 if _CORES >= 4 else 1, description="Jobs that run at the same time."
+    )
+    job_threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        max(1, (_CORES - 1) // (2 if _CORES >= 4 else 1)), description="CPU threads of one job."
+    )
+    job_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before a job is failed.")
+    job_memory_bytes: Annotated[int, Field(ge=256 * MIB)] = Field(
+        max(256 * MIB, _MEMORY * 3 // 4), description="Private memory that one worker may take."
+    )
+    job_timeout_s: Annotated[float, Field(gt=0)] = Field(86_400.0, description="Wall time that one attempt may take.")
+    job_stall_s: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="A worker that reports nothing for so long is stopped as stalled."
+    )
+    max_queued_jobs: Annotated[int, Field(ge=1)] = Field(1000, description="Jobs that may wait; more get 429.")
+
+    max_json_bytes: Annotated[int, Field(ge=1024)] = Field(16 * MIB, description="Largest body of predict and jobs.")
+    max_document_bytes: Annotated[int, Field(ge=1024)] = Field(MIB, description="Largest body of other documents.")
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(2048 * MIB, description="Largest upload.")
+    max_rows: Annotated[int, Field(ge=1)] = Field(4096, description="Rows in one prediction.")
+    max_elements: Annotated[int, Field(ge=1)] = Field(
+        16_000_000, description="Numbers in one prediction, inputs and outputs each."
+    )
+    model_memory_bytes: Annotated[int, Field(ge=MIB)] = Field(
+        max(64 * MIB, _MEMORY // 2), description="Bytes of loaded versions before the least used one is let go."
+    )
+    reserve_bytes: Annotated[int, Field(ge=0)] = Field(
+        256 * MIB, description="Free disk space that must remain before new work is taken."
+    )
+
+    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        0.0, description="After SIGTERM: how long requests are still accepted while /readyz already fails."
+    )
+    drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        25.0, description="After SIGTERM: how long requests in flight and workers may take to end."
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def public(self) -> bool:
+        """Whether the address can be reached from other machines."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return True
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag > environment > secrets > `.env` > the TOML file named by MODELYARD_CONFIG > default."""
+        sources = [init_settings, env_settings, file_secret_settings, dotenv_settings]
+        config = os.environ.get("MODELYARD_CONFIG")
+        if config:
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(config)))
+        return tuple(sources)

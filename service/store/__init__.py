@@ -1,0 +1,1 @@
+"""Bytes and rows: the database, versions, datasets and uploads. Knows no tensors."""

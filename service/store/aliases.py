@@ -1,0 +1,339 @@
+"""Aliases: names within a model that point at one of its versions, moved by who has seen them, with their history.
+
+An alias changes in one transaction together with its row of history; that row's number is its entity tag. Knows no
+file, and versions only by number and state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from service.errors import Conflict, Entry, ModelQuarantined, NotFound, PreconditionFailed, VersionInUse
+from service.schemas.document import nearest_hint, utc_now
+from service.schemas.versions import check_alias
+from service.store import records
+from service.store.database import (
+    Database,
+    Page,
+    after_cursor,
+    alias_history,
+    aliases,
+    check_if_match,
+    page,
+    versions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRecord:
+    """An alias: a name within a model that points at one of its versions."""
+
+    model: str
+    alias: str
+    version: int
+    updated_at: str
+    etag: str
+
+    def view(self) -> dict[str, Any]:
+        """The alias as the API shows it."""
+        return {"model": self.model, "alias": self.alias, "version": self.version, "updated_at": self.updated_at}
+
+
+@dataclass(frozen=True, slots=True)
+class AliasChange:
+    """One change of an alias; `version` is None when it was deleted, `previous` when it was made."""
+
+    version: int | None
+    previous: int | None
+    at: str
+    by: str | None
+    reason: str | None
+    action: str
+
+    def view(self) -> dict[str, Any]:
+        """The change as the API shows it."""
+        return {
+            "version": self.version,
+            "previous": self.previous,
+            "at": self.at,
+            "by": self.by,
+            "reason": self.reason,
+            "action": self.action,
+        }
+
+
+class Aliases:
+    """The aliases of all models.
+
+    Args:
+        database: owned by this process where anything is to be changed.
+        announce: called in each transaction that changes where an alias points.
+    """
+
+    def __init__(self, database: Database, announce: Callable[[], None]) -> None:
+        self._database = database
+        self._announce = announce
+
+    def list(self, model: str) -> tuple[AliasRecord, ...]:
+        """The aliases of a model, by name."""
+        with self._database.read() as connection:
+            records.live(connection, model)
+            rows = connection.execute(sa.select(aliases).where(aliases.c.model == model).order_by(aliases.c.alias))
+            return tuple(_alias_record(row) for row in rows)
+
+    def get(self, model: str, alias: str) -> AliasRecord:
+        """An alias.
+
+        Raises:
+            NotFound: the model has none of this name.
+        """
+        with self._database.read() as connection:
+            records.live(connection, model)
+            found = _alias(connection, model, alias)
+            if found is None:
+                raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
+            return found
+
+    def set(
+        self,
+        model: str,
+        alias: str,
+        version: int,
+        *,
+        if_match: str | None = None,
+        create: bool = False,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> AliasRecord:
+        """Point an alias at a version, if it still is what the caller saw.
+
+        Args:
+            model: the model.
+            alias: the alias.
+            version: a ready version of the model.
+            if_match: the etag that was seen, or "*".
+            create: the alias must not exist yet (`If-None-Match: *`).
+            by: who asked, for the history.
+            reason: why, for the history.
+
+        Raises:
+            PreconditionRequired: neither `if_match` nor `create`.
+            PreconditionFailed: somebody was faster.
+            NotFound: there is no such model or version.
+            ModelQuarantined: the version must not be served.
+        """
+        check_alias(alias, at="/alias")
+        with self._database.write() as connection:
+            records.live(connection, model)
+            present = _alias(connection, model, alias)
+            if not create:
+                check_if_match(if_match, present.etag if present else None)
+            elif present is not None:
+                raise PreconditionFailed("The alias exists already.")
+            row = records.visible(connection, model, version)
+            if row.state != "ready":
+                raise ModelQuarantined(f"Version {version} of {model!r} is quarantined: {row.reason}")
+            if present is not None and present.version == version:
+                return present
+            return self.point(connection, model, alias, version, by=by, reason=reason)
+
+    def delete(
+        self,
+        model: str,
+        alias: str,
+        *,
+        if_match: str | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Remove an alias; its history stays.
+
+        Raises:
+            PreconditionRequired, PreconditionFailed: as for `set`.
+            NotFound: there is no such alias.
+        """
+        with self._database.write() as connection:
+            records.live(connection, model)
+            present = _alias(connection, model, alias)
+            if present is None:
+                raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
+            check_if_match(if_match, present.etag)
+            self._unpoint(connection, present, by=by, reason=reason)
+
+    def history(self, model: str, alias: str, *, limit: int = 50, after: str | None = None) -> Page[AliasChange]:
+        """The changes of an alias, newest first, deleted aliases included.
+
+        Raises:
+            NotFound: the model never had this alias.
+        """
+        key = after_cursor(after, int)
+        query = _changes(model, alias).order_by(alias_history.c.id.desc()).limit(limit + 1)
+        if key is not None:
+            query = query.where(alias_history.c.id < key[0])
+        with self._database.read() as connection:
+            records.live(connection, model)
+            rows = connection.execute(query).all()
+            if not rows and key is None:
+                raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
+        found = page(list(rows), limit, lambda row: (row.id,))
+        return Page(tuple(_alias_change(row) for row in found.items), found.next)
+
+    def rollback(
+        self,
+        model: str,
+        alias: str,
+        *,
+        if_match: str | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> AliasRecord:
+        """Point an alias at the version it pointed at before; again, at the one before that.
+
+        Versions that are no longer ready are passed over. `if_match` is checked where it is given.
+
+        Raises:
+            NotFound: there is no such alias.
+            Conflict: there is no earlier version to go back to.
+        """
+        with self._database.write() as connection:
+            records.live(connection, model)
+            present = _alias(connection, model, alias)
+            if present is None:
+                raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
+            if if_match is not None:
+                check_if_match(if_match, present.etag)
+            rows = connection.execute(_changes(model, alias).order_by(alias_history.c.id)).all()
+            ready = set(
+                connection.execute(
+                    sa.select(versions.c.number).where(versions.c.model == model, versions.c.state == "ready")
+                ).scalars()
+            )
+            earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
+            if not earlier:
+                raise Conflict("The alias has no earlier version to go back to.")
+            return self.point(connection, model, alias, earlier[-1], by=by, reason=reason, action="rollback")
+
+    # -- within a transaction of the caller -------------------------------------------------------------------------
+
+    def point(
+        self,
+        connection: Connection,
+        model: str,
+        alias: str,
+        version: int,
+        *,
+        by: str | None,
+        reason: str | None,
+        action: str = "set",
+    ) -> AliasRecord:
+        """Point the alias at the version, whatever it was; one row of history."""
+        now = utc_now()
+        present = _alias(connection, model, alias)
+        change = _note_change(
+            connection,
+            model=model,
+            alias=alias,
+            action=action,
+            version=version,
+            previous=present.version if present else None,
+            at=now,
+            by=by,
+            reason=reason,
+        )
+        values = {"version": version, "change": change, "updated_at": now}
+        if present is None:
+            connection.execute(sa.insert(aliases).values(model=model, alias=alias, **values))
+        else:
+            connection.execute(
+                sa.update(aliases).where(aliases.c.model == model, aliases.c.alias == alias).values(values)
+            )
+        self._announce()
+        return AliasRecord(model, alias, version, now, _alias_etag(change))
+
+    def release(
+        self, connection: Connection, model: str, version: int | None = None, *, force: bool, by: str | None
+    ) -> None:
+        """Let no alias point at a version that is about to go; without a number, at none of the model.
+
+        Raises:
+            VersionInUse: one does, and it is not to be removed by `force`.
+        """
+        query = sa.select(aliases).where(aliases.c.model == model)
+        if version is not None:
+            query = query.where(aliases.c.version == version)
+        pointing = connection.execute(query).all()
+        if pointing and not force:
+            names = ", ".join(sorted(row.alias for row in pointing))
+            raise VersionInUse(f"Still in use by the alias {names}. Move or delete it first, or use force.")
+        for row in pointing:
+            self._unpoint(connection, _alias_record(row), by=by, reason="the version was deleted")
+
+    def _unpoint(self, connection: Connection, present: AliasRecord, *, by: str | None, reason: str | None) -> None:
+        connection.execute(sa.delete(aliases).where(aliases.c.model == present.model, aliases.c.alias == present.alias))
+        _note_change(
+            connection,
+            model=present.model,
+            alias=present.alias,
+            action="delete",
+            version=None,
+            previous=present.version,
+            at=utc_now(),
+            by=by,
+            reason=reason,
+        )
+        self._announce()
+
+
+def no_alias(model: str, alias: str, known: Mapping[str, int]) -> NotFound:
+    """That the model has no such alias, with the nearest of those that are `known`."""
+    return NotFound(
+        f"The model {model!r} has no alias {alias!r}.",
+        errors=[Entry("/alias", "not-found", "There is no such alias.", hint=nearest_hint(alias, known))],
+    )
+
+
+def _alias_etag(change: int) -> str:
+    return f'"a{change}"'
+
+
+def _alias_record(row: Row[Any]) -> AliasRecord:
+    return AliasRecord(row.model, row.alias, row.version, row.updated_at, _alias_etag(row.change))
+
+
+def _alias(connection: Connection, model: str, alias: str) -> AliasRecord | None:
+    row = connection.execute(sa.select(aliases).where(aliases.c.model == model, aliases.c.alias == alias)).first()
+    return None if row is None else _alias_record(row)
+
+
+def _changes(model: str, alias: str) -> sa.Select[Any]:
+    return sa.select(alias_history).where(alias_history.c.model == model, alias_history.c.alias == alias)
+
+
+def _note_change(connection: Connection, **values: Any) -> int:
+    result = connection.execute(sa.insert(alias_history).values(**values))
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def _alias_change(row: Row[Any]) -> AliasChange:
+    return AliasChange(row.version, row.previous, row.at, row.by, row.reason, row.action)
+
+
+def _trail(rows: Sequence[Row[Any]]) -> list[int]:
+    """The versions that lead to the present one, oldest first: a rollback takes back the changes it undid."""
+    trail: list[int] = []
+    for row in rows:
+        match row.action:
+            case "delete":
+                trail.clear()
+            case "rollback":
+                while trail and trail[-1] != row.version:
+                    trail.pop()
+            case _:
+                trail.append(row.version)
+    return trail

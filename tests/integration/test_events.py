@@ -1,0 +1,143 @@
+"""Events over HTTP: pages, and streams that replay, follow, end with `done`, and let a stopping server go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import EventSource, ServerSentEvent
+
+from service.schemas import examples
+from tests.live import Server, run_job, wait_for
+
+LONG = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "streamed"}}
+
+
+@contextmanager
+def stream(
+    client: httpx.Client, path: str, **headers: str
+) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+    sent = {"Accept": "text/event-stream"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    with client.stream("GET", path, headers=sent) as answer:
+        yield answer, EventSource(answer).iter_sse()
+
+
+@pytest.fixture(scope="module")
+def job(shared_server: Server) -> dict[str, Any]:
+    """A job that has succeeded."""
+    with shared_server.client() as client:
+        return run_job(client, examples.CLASSIFY)
+
+
+def test_a_page_has_the_whole_life_of_a_job(client: httpx.Client, job: dict[str, Any]) -> None:
+    events = client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
+
+    states = [event["data"]["state"] for event in events if event["type"] == "state"]
+    assert states == ["queued", "starting", "running", "succeeded"]
+    assert events[-1]["type"] == "done"
+    assert events[-1]["data"]["output"]["model"] == "clouds"
+    assert [event["id"] for event in events] == sorted({event["id"] for event in events})
+    assert {event["job_id"] for event in events} == {job["id"]}
+
+
+def test_pages_follow_each_other(client: httpx.Client, job: dict[str, Any]) -> None:
+    whole = client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
+    found: list[Any] = []
+    url: str | None = f"/v1/jobs/{job['id']}/events?limit=2"
+    while url is not None:
+        page = client.get(url)
+        found += page.json()["data"]
+        url = page.links["next"]["url"] if "next" in page.links else None
+
+    assert found == whole
+
+
+def test_a_stream_replays_what_happened_and_ends_with_done(client: httpx.Client, job: dict[str, Any]) -> None:
+    path = f"/v1/jobs/{job['id']}/events"
+    page = client.get(path).json()["data"]
+    with stream(client, path) as (answer, events):
+        sent = list(events)
+
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
+    assert [event.json() for event in sent] == page
+    assert [(event.id, event.event) for event in sent] == [(str(each["id"]), each["type"]) for each in page]
+
+
+def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: httpx.Client, job: dict[str, Any]) -> None:
+    path = f"/v1/jobs/{job['id']}/events"
+    page = client.get(path).json()["data"]
+    with stream(client, path, Last_Event_ID=str(page[1]["id"])) as (_, events):
+        rest = list(events)
+    with stream(client, path, Last_Event_ID=str(page[-1]["id"])) as (_, events):
+        nothing = list(events)
+    with stream(client, path, Last_Event_ID="not-an-id") as (_, events):
+        everything = list(events)
+
+    assert [event.json() for event in rest] == page[2:]
+    assert nothing == []
+    assert [event.json() for event in everything] == page
+
+
+def test_a_stream_follows_a_running_job(client: httpx.Client, shared_server: Server) -> None:
+    job = client.post("/v1/jobs", json=LONG).json()
+    with stream(client, f"/v1/jobs/{job['id']}/events") as (_, events), shared_server.client() as other:
+        seen = [next(events)]
+        while seen[-1].event not in ("progress", "metrics"):
+            seen.append(next(events))
+        other.post(f"/v1/jobs/{job['id']}/cancel")
+        seen += list(events)
+
+    assert seen[-1].event == "done"
+    assert seen[-1].json()["data"]["state"] == "cancelled"
+    ids = [int(event.id) for event in seen]
+    assert ids == sorted(set(ids))
+
+
+def test_one_stream_tells_of_the_states_of_all_jobs_and_everything_of_one(
+    client: httpx.Client, shared_server: Server
+) -> None:
+    with stream(client, "/v1/events?topics=jobs") as (_, events), shared_server.client() as other:
+        job = run_job(other, examples.IMPORT)
+        seen: list[Any] = []
+        while not seen or seen[-1]["type"] != "done":
+            seen.append(next(events).json())
+    with stream(client, f"/v1/events?topics=job:{job['id']}", Last_Event_ID="0") as (_, events):
+        of_one: list[Any] = []
+        while not of_one or of_one[-1]["type"] != "done":
+            of_one.append(next(events).json())
+
+    assert {event["type"] for event in seen} == {"state", "done"}
+    assert seen[-1]["job_id"] == job["id"]
+    assert of_one == client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
+
+
+def test_a_stopping_server_ends_its_streams_promptly(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    ended: list[float] = []
+
+    def follow(path: str) -> None:
+        with server.client() as client, stream(client, path) as (_, events):
+            for _event in events:
+                pass
+        ended.append(time.monotonic())
+
+    with server.client() as client:
+        job = client.post("/v1/jobs", json=LONG).json()
+        wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
+    threads = [Thread(target=follow, args=(path,)) for path in ("/v1/events", f"/v1/jobs/{job['id']}/events")]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+
+    assert server.stop() == 0
+    for thread in threads:
+        thread.join(10)
+    assert len(ended) == 2
+    assert max(ended) - started < 3

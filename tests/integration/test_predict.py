@@ -1,0 +1,193 @@
+"""Predictions over HTTP: what answers, in which form, under which reference, until which moment."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from service.schemas import examples
+from tests.live import Server, run_job
+from tests.problems import assert_problem
+
+pytestmark = pytest.mark.usefixtures("quadratic")
+ROWS = {"inputs": [[0.5], [0.7]]}
+
+
+def test_an_answer_names_who_gave_it(client: httpx.Client) -> None:
+    answer = client.post("/predict", json=examples.PREDICT)
+    found = answer.json()
+
+    assert answer.status_code == 200
+    assert set(found) == {"model", "version", "alias", "digest", "outputs", "warnings"}
+    version = client.get(f"/v1/models/quadratic/versions/{found['version']}").json()
+    assert (found["model"], found["alias"], found["digest"]) == ("quadratic", "champion", version["digest"])
+    assert answer.headers["x-model-version"] == str(found["version"])
+    assert answer.headers["server-timing"].startswith("infer;dur=")
+    assert [len(row) for row in found["outputs"]] == [1, 1]
+    assert abs(found["outputs"][0][0] - 0.35) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"model": "quadratic/1", **ROWS}),
+        ("/predict", {"model": "quadratic/1", "inputs": {"x": ROWS["inputs"]}}),
+        ("/v1/models/quadratic/versions/1/predict", ROWS),
+        ("/v1/models/quadratic/versions/1/predict", {"model": "quadratic", **ROWS}),
+        ("/v1/models/quadratic/predict", {"model": "quadratic/1", **ROWS}),
+    ],
+)
+def test_every_way_to_a_version_gives_its_answer(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    expected = client.post("/predict", json={"model": "quadratic/1", **ROWS}).json()
+    found = client.post(path, json=body).json()
+
+    assert found == expected
+
+
+def test_a_name_alone_means_the_champion_or_else_the_newest(client: httpx.Client, clouds: dict[str, Any]) -> None:
+    champion = client.get("/v1/models/quadratic/aliases/champion").json()["version"]
+    newest = client.get("/v1/models/clouds").json()["latest"]
+
+    assert client.post("/predict", json={"model": "quadratic", **ROWS}).json()["version"] == champion
+    found = client.post("/predict", json={"model": "clouds", "inputs": [[2, 2]]}).json()
+    assert found["version"] == newest
+    assert "alias" not in found
+
+
+def test_a_classifier_answers_labels_and_probabilities(client: httpx.Client, clouds: dict[str, Any]) -> None:
+    found = client.post("/predict", json={"model": "clouds", "inputs": [[2, 2], [-2, -2]]}).json()
+
+    assert found["classes"] == ["0", "1"]
+    assert found["labels"] == ["0", "1"]
+    for row in found["probabilities"]:
+        assert abs(sum(row) - 1) < 1e-6
+    assert found["probabilities"][0][0] > 0.9
+
+
+def test_rows_with_a_shape_are_answered_in_theirs(client: httpx.Client, kernel: dict[str, Any]) -> None:
+    image = [[[1, 2, 0, 3, 1], [0, 1, 2, 3, 1], [1, 2, 1, 0, 0], [5, 2, 3, 1, 1], [2, 1, 0, 1, 1]]]
+    found = client.post("/predict", json={"model": "kernel", "inputs": [image]}).json()
+
+    assert found["outputs"] == [[[[10, 12, 12], [18, 16, 16], [13, 9, 3]]]]
+
+
+def test_values_outside_the_training_range_are_answered_with_a_warning(client: httpx.Client) -> None:
+    found = client.post("/predict", json={"model": "quadratic", "inputs": [[0.5], [30.0]]}).json()
+
+    assert len(found["outputs"]) == 2
+    (warning,) = found["warnings"]
+    assert warning["pointer"].startswith("/inputs/1")
+
+
+def test_an_answer_that_overflows_is_null_with_a_warning_and_never_nan(client: httpx.Client) -> None:
+    net = {"type": "Sequential", "layers": [{"name": "large", "type": "Linear", "in_features": 1, "out_features": 2}]}
+    run_job(
+        client,
+        {
+            "kind": "import",
+            "architecture": {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 1]}], "root": net},
+            "state_dict": {"large.weight": [[1e30], [1]], "large.bias": [0, 0]},
+            "output": {"model": "overflowing"},
+        },
+    )
+    answer = client.post("/predict", json={"model": "overflowing", "inputs": [[1e20], [1]]})
+    found = json.loads(answer.text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+    assert answer.status_code == 200
+    assert found["outputs"][0] == [None, pytest.approx(1e20)]
+    assert [warning["code"] for warning in found["warnings"]] == ["not-finite-output"]
+
+
+@pytest.mark.parametrize("number", [0, -0.0, 1, 0.1, 1e-45, 5e-324, 12345678901234567890, 1e38])
+def test_any_finite_number_is_taken(client: httpx.Client, number: float) -> None:
+    assert client.post("/predict", json={"model": "quadratic", "inputs": [[number]]}).status_code == 200
+
+
+def test_the_largest_batch_is_answered_in_order(client: httpx.Client) -> None:
+    rows = [[number / 4096] for number in range(4096)]
+    found = client.post("/predict", json={"model": "quadratic", "inputs": rows}).json()["outputs"]
+
+    assert len(found) == 4096
+    for place in (0, 2000, 4095):
+        alone = client.post("/predict", json={"model": "quadratic", "inputs": [rows[place]]}).json()["outputs"]
+        assert abs(alone[0][0] - found[place][0]) < 1e-5
+
+
+def test_a_deadline_is_kept_although_the_net_is_slow(client: httpx.Client) -> None:
+    slow = {
+        "kind": "import",
+        "architecture": {
+            "schema": "arch/1",
+            "inputs": [{"name": "x", "shape": ["B", 3, 128, 128]}],
+            "root": {
+                "type": "Sequential",
+                "layers": [
+                    {"type": "Conv2d", "in_channels": 3, "out_channels": 64, "kernel_size": 7, "padding": 3},
+                    {"type": "Conv2d", "in_channels": 64, "out_channels": 64, "kernel_size": 7, "padding": 3},
+                    {"type": "AdaptiveAvgPool2d", "output_size": 1},
+                ],
+            },
+        },
+        "output": {"model": "slow"},
+    }
+    rows = [[[[0.5] * 128] * 128] * 3] * 24
+    run_job(client, slow)
+    client.post("/predict", json={"model": "slow", "inputs": rows[:1]})
+    started = time.perf_counter()
+    answer = client.post("/predict", json={"model": "slow", "inputs": rows, "timeout_s": 0.8})
+    seconds = time.perf_counter() - started
+
+    assert answer.status_code == 504
+    assert answer.json()["code"] == "deadline-passed"
+    assert seconds < 1.6
+    assert client.post("/predict", json=examples.PREDICT).status_code == 200
+
+
+def test_an_alias_change_is_served_at_once_and_no_answer_is_mixed(shared_server: Server) -> None:
+    with shared_server.client() as client:
+        for seed in (1, 2):
+            body = {**examples.TRAIN, "seed": seed, "budget": {"epochs": 3}, "output": {"model": "swapped"}}
+            run_job(client, body)
+        alias = "/v1/models/swapped/aliases/champion"
+        etag = client.put(alias, json={"version": 1}, headers={"If-None-Match": "*"}).headers["etag"]
+        right = {
+            number: client.post("/predict", json={"model": f"swapped/{number}", **ROWS}).json()["outputs"]
+            for number in (1, 2)
+        }
+        answers: list[dict[str, Any]] = []
+        stop = False
+
+        def ask() -> None:
+            with shared_server.client() as other:
+                while not stop:
+                    answer = other.post("/predict", json={"model": "swapped@champion", **ROWS})
+                    assert answer.status_code == 200, answer.text
+                    answers.append(answer.json())
+
+        with ThreadPoolExecutor(3) as threads:
+            asking = [threads.submit(ask) for _ in range(3)]
+            for turn in range(20):
+                number = turn % 2 + 1
+                etag = client.put(alias, json={"version": number}, headers={"If-Match": etag}).headers["etag"]
+                found = client.post("/predict", json={"model": "swapped", **ROWS}).json()
+
+                assert found["version"] == number
+            stop = True
+            for each in asking:
+                each.result()
+    assert len(answers) > 20
+    assert all(answer["outputs"] == right[answer["version"]] for answer in answers)
+
+
+def test_a_missing_model_is_not_remembered_as_missing(client: httpx.Client) -> None:
+    body = {"model": "late", **ROWS}
+    before = client.post("/predict", json=body)
+    run_job(client, {**examples.TRAIN, "budget": {"epochs": 1}, "output": {"model": "late"}})
+
+    assert_problem(before, 404, "not-found", pointer="/model")
+    assert client.post("/predict", json=body).status_code == 200

@@ -1,0 +1,202 @@
+"""CSV files: what is read, and how each mistake is told with its line and column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.engine.csv_files import read_csv
+from service.errors import DatasetRefused
+from service.schemas.datasets import Csv
+
+UPLOAD = "up_" + "0" * 32
+
+
+def source(**members) -> Csv:
+    return Csv(type="csv", upload=UPLOAD, **members)
+
+
+@pytest.fixture
+def read(tmp_path):
+    def _read(content: str | bytes, **members):
+        path = tmp_path / "upload"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_csv(path, source(**members))
+
+    return _read
+
+
+def test_numbers_texts_and_the_target_are_told_apart(read):
+    raw = read("rooms,town,price\n3,Bonn,1.5\n4,Ahlen,2.25\n5,Bonn,3\n", target="price")
+
+    assert [(c.name, c.role, c.dtype, c.classes) for c in raw.columns] == [
+        ("rooms", "input", "int", None),
+        ("town", "input", "text", ("Ahlen", "Bonn")),
+        ("price", "target", "float", None),
+    ]
+    assert raw.arrays["numeric"].tolist() == [[3], [4], [5]]
+    assert raw.arrays["codes"].tolist() == [[1], [0], [1]]
+    assert raw.arrays["targets"].tolist() == [1.5, 2.25, 3]
+    assert (raw.target, raw.target_flat, raw.target_labels) == ("number", True, False)
+
+
+def test_inputs_keep_the_order_in_which_they_are_named_and_others_are_ignored(read):
+    raw = read("a,b,c\n1,2,x\n3,4,\n", inputs=("b", "a"))
+
+    assert raw.arrays["numeric"].tolist() == [[2, 1], [4, 3]]
+    assert [(c.name, c.role) for c in raw.columns] == [("b", "input"), ("a", "input"), ("c", "ignored")]
+
+
+def test_texts_in_the_target_are_classes_in_sorted_order(read):
+    raw = read("x,kind\n1,setosa\n2,versicolor\n3,setosa\n", target="kind")
+
+    assert (raw.target, raw.classes, raw.arrays["targets"].tolist()) == ("class", ("setosa", "versicolor"), [0, 1, 0])
+
+
+def test_given_classes_fix_the_order_and_are_matched_as_texts(read):
+    raw = read("x,digit\n1,10\n2,9\n3,10\n", target="digit", classes=("9", "10", "11"))
+
+    assert (raw.target, raw.classes, raw.arrays["targets"].tolist()) == ("class", ("9", "10", "11"), [1, 0, 1])
+
+
+def test_a_flat_row_is_folded(read):
+    raw = read("y,a,b,c,d\n0,1,2,3,4\n1,5,6,7,8\n", target="y", shape=(1, 2, 2))
+
+    assert (raw.layout, raw.row_shape) == ("array", (1, 2, 2))
+    assert raw.arrays["inputs"][1].tolist() == [[[5, 6], [7, 8]]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("a;b\n1;2\n", id="another delimiter"),
+        pytest.param("\ufeffa;b\r\n1;2\r\n", id="a byte order mark and CRLF"),
+        pytest.param('"a";"b"\n"1"; 2 \n\n\n', id="quotes, spaces and empty lines at the end"),
+        pytest.param("a;b\n+1.0;2e0", id="no end of the last line"),
+    ],
+)
+def test_the_same_table_is_read_however_it_is_written(read, content):
+    assert read(content, delimiter=";").arrays["numeric"].tolist() == [[1, 2]]
+
+
+def test_a_quoted_field_may_hold_the_delimiter_and_a_doubled_quote(read):
+    raw = read('a,b\n1,"say ""x"", twice"\n')
+
+    assert raw.columns[1].classes == ('say "x", twice',)
+
+
+def test_a_column_that_turns_out_to_be_text_far_below_is_text_from_its_first_row(read, monkeypatch):
+    rows = 250_000  # more than one block of two columns
+    raw = read("a,b\n" + "".join(f"{i},{i % 7}\n" for i in range(rows)) + "7,seven\n")
+
+    assert raw.columns[1].classes == ("0", "1", "2", "3", "4", "5", "6", "seven")
+    assert raw.arrays["codes"][:3, 0].tolist() == [0, 1, 2]
+    assert raw.arrays["codes"][-1, 0] == 7
+    assert raw.arrays["numeric"].shape == (rows + 1, 1)
+
+
+def test_numbers_are_kept_exactly(read):
+    raw = read("a\n0.1\n1700000001\n")
+
+    assert raw.arrays["numeric"][:, 0].tolist() == [0.1, 1700000001]
+
+
+HOSTILE = {
+    "an empty file": ("", "no-rows", "empty"),
+    "only a header": ("a,b\n", "no-rows", "no rows"),
+    "a short row": ("a,b\n1,2\n3\n", "ragged-row", "line 3: 1 values, but line 1 names 2 columns."),
+    "a long row": ("a,b\n1,2,3\n", "ragged-row", "line 2: 3 values"),
+    "an empty line inside": ("a,b\n1,2\n\n3,4\n", "ragged-row", "line 3: an empty line"),
+    "a duplicate header": ("a,b,a\n1,2,3\n", "duplicate-column", "columns 1 and 3: the name 'a' stands twice"),
+    "a header without a name": ("a,,c\n1,2,3\n", "bad-column-name", "line 1, column 2"),
+    "a missing number": ("a,b\n1,\n", "missing-value", "line 2, column 'b'"),
+    "a missing text": ("a,b\n1,x\n2, \n", "missing-value", "line 3, column 'b'"),
+    "a word for a missing number": (
+        "a,b\n1,2\n2,NA\n",
+        "missing-value",
+        "line 3, column 'b': A value is missing ('NA').",
+    ),
+    "nan": ("a\n1\nnan\n", "missing-value", "line 3, column 'a'"),
+    "inf": ("a\n1\n-inf\n", "not-finite", "line 3, column 'a': '-inf' is not a finite float32 number."),
+    "a number beyond float64": ("a\n1e999\n", "not-finite", "line 2, column 'a'"),
+    "a number beyond float32": ("a\n1\n1e39\n", "not-finite", "line 3, column 'a'"),
+    "an unclosed quote": ('a,b\n1,2\n3,"x\n4,5\n', "unclosed-quote", "line 3: a quote is opened and never closed."),
+    "text after a quote": ('a\n"x"y\n', "bad-quoting", "line 2"),
+    "a NUL": ("a,b\n1,x\0y\n", "bad-encoding", "line 2: a NUL"),
+    "a formula": ("a,b\n1,=1+2\n2,x\n", "formula", "line 2, column 'b'"),
+    "control characters": ("a\nx\x1b[31m\n", "bad-text", "line 2, column 'a'"),
+    "a giant field": ("a\nx" + "y" * 70_000 + "\n", "too-large", "line 2: a field is longer than 65536 characters"),
+    "a giant category": ("a\n" + "y" * 300 + "\n", "too-large", "line 2, column 'a': A category has at most 200"),
+    "too many categories": ("a\n" + "".join(f"t{i}\n" for i in range(10_001)), "too-many-categories", "10000"),
+}
+
+
+@pytest.mark.parametrize(("content", "code", "detail"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_is_wrong_is_told_with_its_place(read, content, code, detail):
+    with pytest.raises(DatasetRefused) as refused:
+        read(content)
+
+    entry = refused.value.errors[0]
+    assert (entry.pointer, entry.code) == ("/source/upload", code)
+    assert detail in entry.detail
+
+
+def test_bytes_that_are_no_utf8_are_refused(read):
+    with pytest.raises(DatasetRefused, match="not UTF-8"):
+        read("a\nMünchen\n".encode("latin-1"))
+
+
+def test_all_mistakes_are_told_at_once_and_at_most_twenty(read):
+    with pytest.raises(DatasetRefused) as refused:
+        read("a,b\n" + "1,\n,2\n" * 50)
+
+    assert len(refused.value.errors) == 20
+    assert [e.detail.split(":")[0] for e in refused.value.errors[:2]] == ["line 2, column 'b'", "line 3, column 'a'"]
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer", "hint"),
+    [
+        pytest.param({"inputs": ("rooms", "towm")}, "/source/inputs/1", "Did you mean 'town'?", id="an unknown input"),
+        pytest.param({"target": "Price"}, "/source/target", "Did you mean 'price'?", id="a target in other letters"),
+        pytest.param({"inputs": ("rooms", "rooms")}, "/source/inputs/1", None, id="an input named twice"),
+        pytest.param(
+            {"inputs": ("rooms", "price"), "target": "price"}, "/source/inputs/1", None, id="a target as input"
+        ),
+        pytest.param({"shape": (2, 2)}, "/source/shape", None, id="a shape for texts"),
+        pytest.param(
+            {"inputs": ("rooms", "price"), "shape": (3,)}, "/source/shape", None, id="a shape of another size"
+        ),
+        pytest.param({"classes": ("a", "b")}, "/source/classes", None, id="classes without a target"),
+        pytest.param({"classes": ("a", "a"), "target": "town"}, "/source/classes/1", None, id="a class named twice"),
+        pytest.param(
+            {"classes": ("Bon", "Ahlen"), "target": "town"},
+            "/source/classes",
+            "Did you mean 'Bon'?",
+            id="an unknown class",
+        ),
+    ],
+)
+def test_a_request_that_does_not_fit_the_file_points_to_its_member(read, members, pointer, hint):
+    with pytest.raises(DatasetRefused) as refused:
+        read("rooms,town,price\n3,Bonn,1\n4,Ahlen,2\n", **members)
+
+    assert (refused.value.errors[0].pointer, refused.value.errors[0].hint) == (pointer, hint)
+
+
+@pytest.mark.parametrize("cell", ["1_000", "١٢", "0x10", "1,5"], ids=["underscore", "arabic", "hexadecimal", "comma"])
+def test_what_only_python_takes_for_a_number_is_a_text(read, cell):
+    assert read(f'a\n"{cell}"\n').columns[0].dtype == "text"
+
+
+def test_pictures_as_rows_of_whole_numbers_are_stored_small(read):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 785))
+    header = ",".join(["label", *(str(i) for i in range(784))])
+    lines = "\n".join(",".join(map(str, row)) for row in pixels)
+
+    raw = read(f"{header}\n{lines}\n", target="label", shape=(1, 28, 28))
+
+    assert raw.arrays["inputs"].dtype == np.float32
+    assert np.array_equal(raw.arrays["inputs"].reshape(40, 784), pixels[:, 1:])
+    assert raw.target_labels

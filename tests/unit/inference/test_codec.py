@@ -1,0 +1,193 @@
+"""Rows of a prediction: every wrong value is refused with its place, before any array is made."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import BatchTooLarge, InvalidInput
+from service.inference.codec import Limits, decode, require_room
+from service.schemas.preprocessing import NumberColumn, TableRow, TextColumn
+from service.schemas.versions import TensorSpec
+
+LIMITS = Limits(rows=4096, elements=1_000_000)
+TABLE = TableRow(
+    columns=(NumberColumn(name="age"), TextColumn(name="city", categories=("Bern", "Uri")), NumberColumn(name="a/b"))
+)
+
+
+def spec(*shape: int | str, dtype: str = "float32", name: str = "x") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=("B", *shape))
+
+
+def refusal(inputs: object, *specs: TensorSpec, table: TableRow | None = None) -> tuple[str, list[tuple[str, str]]]:
+    """The code of the refusal, and place and code of each mistake; each says what would be right."""
+    with pytest.raises(InvalidInput) as caught:
+        decode(inputs, specs=specs, table=table, limits=LIMITS)
+    assert all(entry.expected or entry.hint for entry in caught.value.errors)
+    return caught.value.code, [(entry.pointer, entry.code) for entry in caught.value.errors]
+
+
+SHAPE, DTYPE, FINITE = "shape-mismatch", "dtype-mismatch", "not-finite"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([[True]], [("/inputs/0/0", DTYPE)], id="true"),
+        pytest.param([[None]], [("/inputs/0/0", DTYPE)], id="null"),
+        pytest.param([["1"]], [("/inputs/0/0", DTYPE)], id="text"),
+        pytest.param([[{}]], [("/inputs/0/0", DTYPE)], id="object"),
+        pytest.param([[[1]]], [("/inputs/0/0", SHAPE)], id="too-deep"),
+        pytest.param([1, 2], [("/inputs/0", SHAPE), ("/inputs/1", SHAPE)], id="too-flat"),
+        pytest.param([[1], [1, 2]], [("/inputs/1", SHAPE)], id="ragged"),
+        pytest.param([[1, 2]], [("/inputs/0", SHAPE)], id="too-wide"),
+        pytest.param([[]], [("/inputs/0", SHAPE)], id="empty-row"),
+        pytest.param([{"x": 1}], [("/inputs/0", SHAPE)], id="row-is-an-object"),
+        pytest.param([], [("/inputs", SHAPE)], id="no-row"),
+        pytest.param([[1], [1e39]], [("/inputs/1/0", FINITE)], id="beyond-float32"),
+        pytest.param([[-1e39]], [("/inputs/0/0", FINITE)], id="beyond-float32-below"),
+        pytest.param([[float("inf")], [float("nan")]], [("/inputs/0/0", FINITE), ("/inputs/1/0", FINITE)], id="inf"),
+        pytest.param([[10**400]], [("/inputs/0/0", FINITE)], id="an-integer-beyond-every-float"),
+        pytest.param([[1], [None], [[2]]], [("/inputs/1/0", DTYPE), ("/inputs/2/0", SHAPE)], id="all-at-once"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_place(rows: list[Any], expected: list[tuple[str, str]]) -> None:
+    assert refusal(rows, spec(1)) == (expected[0][1], expected)
+    assert refusal({"x": rows}, spec(1))[1] == [(at.replace("/inputs/", "/inputs/x/"), code) for at, code in expected]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        pytest.param("abc", [("/inputs", "wrong-type")], id="a-text"),
+        pytest.param({}, [("/inputs/x", "missing")], id="no-input"),
+        pytest.param({"y": [], "x": []}, [("/inputs/y", "unknown-member")], id="unknown-input"),
+        pytest.param({"a/b~c": [], "x": []}, [("/inputs/a~1b~0c", "unknown-member")], id="escaped-pointer"),
+        pytest.param({"x": 1}, [("/inputs/x", "wrong-type")], id="not-a-list"),
+    ],
+)
+def test_wrong_inputs_are_named(inputs: object, expected: list[tuple[str, str]]) -> None:
+    assert refusal(inputs, spec(1)) == ("validation-failed", expected)
+
+
+def test_several_inputs_are_told_apart_by_name_and_have_as_many_rows() -> None:
+    left, right = spec(1, name="left"), spec(2, name="right")
+
+    first, second = decode({"left": [[1]], "right": [[2, 3]]}, specs=(left, right), table=None, limits=LIMITS)
+    assert (first.numbers.tolist(), second.numbers.tolist()) == ([[1]], [[2, 3]])
+    assert refusal([[1]], left, right) == ("validation-failed", [("/inputs", "wrong-type")])
+    assert refusal({"left": [[1]], "right": []}, left, right) == (SHAPE, [("/inputs", SHAPE)])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("int64", 1.5), ("int64", 2**63), ("int64", 1e300), ("int8", 128), ("uint8", -1), ("int32", True), ("bool", 1)],
+)
+def test_a_number_that_the_inputs_type_has_not_is_refused(dtype: str, value: Any) -> None:
+    assert refusal([[value]], spec(1, dtype=dtype)) == (DTYPE, [("/inputs/0/0", DTYPE)])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "kind"),
+    [("int64", 2**63 - 1, "i"), ("int64", 3.0, "i"), ("uint8", 255, "u"), ("bool", True, "b"), ("float64", 1e300, "f")],
+)
+def test_a_number_that_the_inputs_type_has_is_taken_exactly(dtype: str, value: Any, kind: str) -> None:
+    (raw,) = decode([[value]], specs=(spec(1, dtype=dtype),), table=None, limits=LIMITS)
+
+    assert raw.numbers.dtype.kind == kind
+    assert raw.numbers.tolist() == [[value]]
+
+
+def test_places_in_rows_with_a_shape_are_exact() -> None:
+    rows = np.zeros((3, 2, 2)).tolist()
+    rows[2][1][0] = 1e39
+    rows[0][1] = [1]
+
+    assert refusal(rows, spec(2, 2)) == (SHAPE, [("/inputs/0/1", SHAPE)])
+    rows[0][1] = [0, 0]
+    assert refusal(rows, spec(2, 2)) == (FINITE, [("/inputs/2/1/0", FINITE)])
+
+
+def test_a_free_size_is_that_of_the_first_row_and_never_none() -> None:
+    (raw,) = decode([[1, 2, 3], [4, 5, 6]], specs=(spec("T"),), table=None, limits=LIMITS)
+
+    assert raw.numbers.shape == (2, 3)
+    assert refusal([[1, 2], [1]], spec("T")) == (SHAPE, [("/inputs/1", SHAPE)])
+    assert refusal([[], []], spec("T")) == (SHAPE, [("/inputs/0", SHAPE)])
+
+
+def test_columns_are_taken_in_their_order_or_by_name() -> None:
+    rows = [[41, "Bern", 0.5], {"a/b": 0.5, "city": "Paris", "age": 41}]
+    (raw,) = decode(rows, specs=(spec(4),), table=TABLE, limits=LIMITS)
+
+    assert raw.numbers.tolist() == [[41, 0.5], [41, 0.5]]
+    assert raw.codes is not None
+    assert raw.codes.tolist() == [[0], [-1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        pytest.param([1, 2, 3], [("/inputs/0/1", DTYPE)], id="a-number-for-a-text"),
+        pytest.param(["1", "Bern", 3], [("/inputs/0/0", DTYPE)], id="a-text-for-a-number"),
+        pytest.param([True, None, 3], [("/inputs/0/0", DTYPE), ("/inputs/0/1", DTYPE)], id="true-and-null"),
+        pytest.param([1e39, "Bern", 3], [("/inputs/0/0", FINITE)], id="beyond-float32"),
+        pytest.param([1, "Bern"], [("/inputs/0", SHAPE)], id="too-short"),
+        pytest.param(5, [("/inputs/0", SHAPE)], id="no-row"),
+        pytest.param({"age": 1, "city": "Uri"}, [("/inputs/0/a~1b", "missing")], id="a-column-is-missing"),
+        pytest.param(
+            {"age": 1, "city": "Uri", "a/b": 1, "aeg": 2}, [("/inputs/0/aeg", "unknown-member")], id="unknown-column"
+        ),
+        pytest.param({"age": 1, "city": "Uri", "a/b": None}, [("/inputs/0/a~1b", DTYPE)], id="null-by-name"),
+    ],
+)
+def test_a_wrong_row_of_columns_is_refused_with_its_place(row: object, expected: list[tuple[str, str]]) -> None:
+    assert refusal([row], spec(4), table=TABLE)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [([[1]] * 4097, "rows"), ([[0] * 1001] * 1000, "elements")],
+)
+def test_a_batch_beyond_a_limit_is_refused_by_name(rows: list[Any], name: str) -> None:
+    with pytest.raises(BatchTooLarge) as caught:
+        decode(rows, specs=(spec("N"),), table=None, limits=LIMITS)
+
+    assert caught.value.limit is not None
+    assert caught.value.limit["name"] == name
+    assert caught.value.errors[0].pointer == "/inputs"
+
+
+def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed() -> None:
+    require_room(100, outputs=(spec(100, 100),), limits=LIMITS)
+    with pytest.raises(BatchTooLarge):
+        require_room(101, outputs=(spec(100, 100),), limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "entry_spec", "table", "mistakes"),
+    [
+        pytest.param([[None] * 200] * 1000, spec(200), None, 200_000, id="cells"),
+        pytest.param([[1e39] * 200] * 1000, spec(200), None, 200_000, id="too-large"),
+        pytest.param([[0.5] * 200] * 1000, spec(200, dtype="int8"), None, 200_000, id="not-whole"),
+        pytest.param([[]] * 4000, spec(1), None, 4000, id="rows"),
+        pytest.param([[None, None, None]] * 4000, spec(4), TABLE, 12_000, id="columns"),
+        pytest.param([{f"k{i}": 0 for i in range(50)}] * 1000, spec(4), TABLE, 53_000, id="names"),
+    ],
+)
+def test_many_mistakes_are_counted_quickly_and_told_briefly(
+    rows: list[Any], entry_spec: TensorSpec, table: TableRow | None, mistakes: int
+) -> None:
+    started = time.process_time()
+    with pytest.raises(InvalidInput) as caught:
+        decode(rows, specs=(entry_spec,), table=table, limits=LIMITS)
+
+    assert time.process_time() - started < 1
+    assert len(caught.value.errors) == 20
+    assert len(caught.value.errors) + caught.value.more == mistakes
+    assert len(json.dumps([entry.to_dict() for entry in caught.value.errors])) < 64 * 1024

@@ -1,0 +1,563 @@
+"""Each job has one end, whatever its worker does; its events are moved once; nobody's trouble is another's."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import StoreLocked
+from service.jobs.queue import Job, JobQueue
+from service.jobs.supervisor import Rules, Supervisor, folder_of_job
+from service.schemas.document import new_id
+from service.schemas.jobs import JobState
+from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
+from service.store.database import Database
+from service.store.datasets import DatasetStore
+from service.store.models import ModelStore
+from service.telemetry import Metrics
+from tests.fakes import FakeClock, FakeLauncher, FakeWorker
+from tests.live import wait_for
+
+DONE: dict[str, Any] = {"outcome": "done", "metrics": {"loss": 0.5}, "environment": {"threads": 1}}
+STOPPED: dict[str, Any] = {"outcome": "stopped", "step": 7}
+RULES = Rules(slots=1, threads=1, attempts=3, memory_bytes=2**30, timeout_s=1000, stall_s=60)
+
+
+class World:
+    """A store with a supervisor whose turns, time and workers are the test's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.database = Database(f"sqlite:///{root}/modelyard.sqlite3")
+        self.database.own()
+        self.queue = JobQueue(self.database)
+        self.models = ModelStore(root, self.database)
+        self.models.recover()
+        self.clock = FakeClock()
+        self.launcher = FakeLauncher()
+        self.supervisors: list[Supervisor] = []
+        self.supervisor = self.restart()
+
+    def restart(self, **rules: Any) -> Supervisor:
+        """A supervisor as after the start of another server; the one before is as dead as after kill -9."""
+        self.supervisor = Supervisor(
+            self.root,
+            queue=self.queue,
+            models=self.models,
+            datasets=DatasetStore(self.root, self.database),
+            launcher=self.launcher,
+            rules=Rules(**{**{name: getattr(RULES, name) for name in RULES.__slots__}, **rules}),
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.supervisors.append(self.supervisor)
+        self.supervisor.recover()
+        return self.supervisor
+
+    def add(self, **spec: Any) -> str:
+        """A queued job."""
+        output = {"model": "m", "alias_on_success": "champion"}
+        job, _ = self.queue.enqueue(
+            id=new_id("job"), kind="train", spec={}, resolved_spec={"output": output, **spec}, max_queued=100
+        )
+        assert job is not None
+        return job.id
+
+    def start(self) -> tuple[str, FakeWorker]:
+        """A job that runs, and its worker."""
+        job_id = self.add()
+        self.supervisor.turn()
+        return job_id, self.launcher.workers[-1]
+
+    def job(self, job_id: str) -> Job:
+        return self.queue.get(job_id)
+
+    def state(self, job_id: str) -> str:
+        return self.queue.state(job_id).value
+
+    def told(self, job_id: str) -> list[tuple[str, Any]]:
+        """The job's events: states by name, the others by their data."""
+        return [
+            (event.type, event.data["state"] if event.type in ("state", "done") else dict(event.data))
+            for event in self.queue.events(job_id)
+        ]
+
+    def close(self) -> None:
+        self.launcher.end_all()
+        for supervisor in self.supervisors:
+            supervisor.turn()
+            supervisor.stop(0)
+        self.database.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.database.own()  # in case a test gave the store to another
+    made.close()
+
+
+def staged(worker: FakeWorker) -> dict[str, Any]:
+    """A result with a version, its files written."""
+    folder = worker.folder / "staged"
+    folder.mkdir()
+    contents = {"weights.pt": b"weights", "preprocessing.json": b"{}"}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    tensor = TensorSpec(name="x", dtype="float32", shape=("B", 1))
+    draft = VersionDraft(
+        digest="sha256:" + "d" * 64,
+        architecture_digest="sha256:" + "a" * 64,
+        weights_digest="sha256:" + "b" * 64,
+        metrics={"loss": 0.5},
+        signature=Signature(inputs=(tensor,), outputs=(tensor,)),
+        lineage={"steps": 20, "epochs": 2},
+        files=tuple(
+            VersionFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            for name, content in contents.items()
+        ),
+    )
+    return {**DONE, "version": draft.model_dump(mode="json")}
+
+
+# -- the straight way -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_its_states_and_each_event_is_moved_once(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    world.supervisor.turn()
+    worker.tell("metrics", step=2, last={"loss": 0.25}, best={"loss": {"value": 0.25, "step": 2, "epoch": 1}})
+    world.supervisor.turn()
+    world.supervisor.turn()
+    worker.tell("progress", step=3)
+    worker.end(result=staged(worker))
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    assert world.told(job_id) == [
+        ("state", "queued"),
+        ("state", "starting"),
+        ("state", "running"),
+        ("progress", {"step": 1}),
+        ("metrics", {"step": 2, "last": {"loss": 0.25}, "best": {"loss": {"value": 0.25, "step": 2, "epoch": 1}}}),
+        ("progress", {"step": 3}),
+        ("state", "succeeded"),
+        ("done", "succeeded"),
+    ]
+    job = world.job(job_id)
+    assert (job.progress, job.metrics_last, job.metrics_best["loss"]["step"]) == ({"step": 3}, {"loss": 0.5}, 2)
+    assert job.output == {"model": "m", "version": 1, "alias": "champion"}
+    assert world.models.version("m", 1).job_id == job_id
+
+
+def test_half_a_line_waits_for_its_other_half(world: World) -> None:
+    job_id, worker = world.start()
+    worker.write(b'{"type": "progress", "at": "2026-01-01T00:00:00Z", "da')
+    world.supervisor.turn()
+    assert world.job(job_id).progress is None
+
+    worker.write(b'ta": {"step": 1}}\n')
+    world.supervisor.turn()
+
+    assert world.job(job_id).progress == {"step": 1}
+
+
+def test_half_a_line_of_a_killed_worker_is_dropped_and_the_next_attempt_begins_anew(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    worker.write(b'{"type": "progress", "at": "20')
+    worker.end()
+    world.supervisor.turn()
+    world.launcher.workers[-1].tell("progress", step=2)
+    world.supervisor.turn()
+
+    assert [data for kind, data in world.told(job_id) if kind == "progress"] == [{"step": 1}, {"step": 2}]
+
+
+def test_more_events_than_one_read_takes_are_all_moved(world: World) -> None:
+    job_id, worker = world.start()
+    lines = 40
+    for step in range(lines):
+        worker.tell("log", message="x" * 300_000, step=step)
+    worker.end(result=DONE)
+    world.supervisor.turn()
+
+    assert len(world.told(job_id)) == lines + 5
+    assert world.state(job_id) == "succeeded"
+
+
+def test_the_highest_priority_comes_first_and_slots_are_kept(world: World) -> None:
+    first, second = world.add(), world.add()
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    assert (world.state(first), world.state(second)) == ("running", "queued")
+    world.launcher.workers[0].end(result=DONE)
+    world.supervisor.turn()
+    assert (world.state(first), world.state(second)) == ("succeeded", "running")
+
+
+def test_an_ended_job_keeps_its_log_and_nothing_that_is_large(world: World) -> None:
+    job_id, worker = world.start()
+    (folder_of_job(world.root, job_id) / "checkpoints").mkdir()
+    worker.end(result=staged(worker))
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "succeeded"
+    assert not (worker.folder / "staged").exists()
+    assert not (folder_of_job(world.root, job_id) / "checkpoints").exists()
+
+
+# -- cancelling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_job_is_cancelled_at_once(world: World) -> None:
+    world.start()
+    job_id = world.add()
+
+    assert world.queue.request_cancel(job_id).state is JobState.CANCELLED
+    world.supervisor.turn()
+    assert len(world.launcher.workers) == 1
+
+
+def test_a_running_job_is_told_to_stop_and_is_cancelled_when_it_has(world: World) -> None:
+    job_id, worker = world.start()
+    world.queue.request_cancel(job_id)
+    world.supervisor.turn()
+    assert (world.state(job_id), worker.signals) == ("cancelling", [signal.SIGTERM])
+
+    worker.end(result=STOPPED)
+    world.supervisor.turn()
+
+    job = world.job(job_id)
+    assert (job.state.value, job.state_reason) == ("cancelled", "cancelled_by_user")
+    assert job.error is not None
+    assert job.error["code"] == "cancelled_by_user"
+
+
+def test_a_worker_that_does_not_obey_is_killed_after_the_grace_period(world: World) -> None:
+    job_id, worker = world.start()
+    world.queue.request_cancel(job_id)
+    world.supervisor.turn()
+    world.clock.advance(9.9)
+    world.supervisor.turn()
+    assert worker.signals == [signal.SIGTERM]
+
+    world.clock.advance(0.2)
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    assert worker.signals[:2] == [signal.SIGTERM, signal.SIGKILL]
+    assert world.state(job_id) == "cancelled"
+
+
+def test_a_job_that_is_done_before_its_cancel_arrives_keeps_its_weights_and_publishes_nothing(world: World) -> None:
+    job_id, worker = world.start()
+    worker.end(result=staged(worker))
+    world.queue.request_cancel(job_id)
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "cancelled"
+    assert not (world.root / "models" / "m").exists()
+    checkpoints = folder_of_job(world.root, job_id) / "checkpoints"
+    entry = json.loads((checkpoints / "best.json").read_bytes())
+    assert (entry["kind"], entry["step"], entry["epoch"]) == ("best", 20, 2)
+    assert (checkpoints / entry["file"]).read_bytes() == b"weights"
+
+
+def test_a_cancel_between_claim_and_start_is_obeyed(world: World) -> None:
+    job_id = world.add()
+    claimed = world.queue.claim()
+    assert claimed is not None
+    world.queue.request_cancel(job_id)
+    world.restart()
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "cancelled"
+
+
+# -- workers that go wrong --------------------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_is_followed_by_another_until_the_attempts_are_used_up(world: World) -> None:
+    job_id, _ = world.start()
+    for attempt in (1, 2):
+        world.launcher.workers[-1].end()
+        world.supervisor.turn()
+        assert (world.state(job_id), world.job(job_id).attempt) == ("running", attempt + 1)
+    world.launcher.workers[-1].end()
+    world.supervisor.turn()
+
+    job = world.job(job_id)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+    assert [attempt["state"] for attempt in job.attempts] == ["lost", "lost", "failed"]
+    assert [state for kind, state in world.told(job_id) if kind == "state"] == [
+        "queued",
+        *["starting", "running", "interrupted", "queued"] * 2,
+        *["starting", "running", "failed"],
+    ]
+
+
+def test_an_error_of_the_worker_is_the_jobs(world: World) -> None:
+    job_id, worker = world.start()
+    worker.end(error={"code": "non_finite_loss", "detail": "The loss of step 3 is nan.", "step": 3})
+    world.supervisor.turn()
+
+    job = world.job(job_id)
+    assert (job.state.value, job.error) == (
+        "failed",
+        {"code": "non_finite_loss", "detail": "The loss of step 3 is nan.", "step": 3},
+    )
+
+
+def test_a_silent_and_idle_worker_is_stopped_as_stalled(world: World) -> None:
+    job_id, worker = world.start()
+    world.clock.advance(60.1)
+    world.supervisor.turn()
+    assert worker.signals == [signal.SIGTERM]
+
+    world.clock.advance(10.1)
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    error = world.job(job_id).error
+    assert error is not None
+    assert error["code"] == "stalled"
+
+
+def test_a_worker_with_long_steps_is_given_longer(world: World) -> None:
+    _, worker = world.start()
+    world.clock.advance(50)
+    worker.tell("progress", step=1)
+    world.supervisor.turn()
+    world.clock.advance(900)
+    world.supervisor.turn()
+
+    assert worker.signals == []
+
+
+def test_a_job_over_its_time_fails_even_if_it_obeys(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    world.clock.advance(1000.1)
+    world.supervisor.turn()
+    assert worker.signals == [signal.SIGTERM]
+    worker.end(result=STOPPED)
+    world.supervisor.turn()
+
+    error = world.job(job_id).error
+    assert error is not None
+    assert error["code"] == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [(OSError(errno.ENOSPC, "full"), "disk_full"), (OSError("cannot fork"), "internal"), (KeyError("bug"), "internal")],
+    ids=["disk full", "no process", "fault"],
+)
+def test_a_job_whose_worker_cannot_be_started_fails(world: World, refusal: Exception, code: str) -> None:
+    world.launcher.refusal = refusal
+    job_id = world.add()
+    world.supervisor.turn()
+
+    error = world.job(job_id).error
+    assert error is not None
+    assert error["code"] == code
+
+
+def test_a_job_that_cannot_be_dealt_with_ends_and_the_others_go_on(world: World) -> None:
+    world.restart(slots=2)
+    poisoned, worker = world.start()
+    other, healthy = world.start()
+    worker.write(b"this is no event\n")
+    healthy.tell("progress", step=1)
+    for _ in range(5):
+        world.supervisor.turn()
+
+    assert world.state(poisoned) == "failed"
+    assert worker.signals == [signal.SIGKILL]
+    assert world.job(other).progress == {"step": 1}
+    healthy.end(result=DONE)
+    world.supervisor.turn()
+    assert world.state(other) == "succeeded"
+
+
+def test_a_result_that_is_not_what_was_staged_fails_and_publishes_nothing(world: World) -> None:
+    job_id, worker = world.start()
+    result = staged(worker)
+    (worker.folder / "staged" / "weights.pt").write_bytes(b"other")
+    worker.end(result=result)
+    world.supervisor.turn()
+
+    error = world.job(job_id).error
+    assert error is not None
+    assert (error["code"], "weights.pt" in error["detail"]) == ("internal", True)
+
+
+def test_what_a_busy_database_refuses_is_recorded_later(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    worker.end(result=DONE)
+    other = Database(f"sqlite:///{world.root}/modelyard.sqlite3")
+    with other._writer.begin():  # holds the write lock, as a slow disk or a backup does
+        world.supervisor.turn()
+        assert world.state(job_id) == "running"
+    other.close()
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "succeeded"
+    assert [data for kind, data in world.told(job_id) if kind == "progress"] == [{"step": 1}]
+
+
+# -- stopping and starting --------------------------------------------------------------------------------------------
+
+
+def test_a_drained_job_waits_for_the_next_start_and_no_attempt_is_lost(world: World) -> None:
+    job_id, worker = world.start()
+    waiting = world.add()
+    world.supervisor.drain(25)
+    world.supervisor.turn()
+    assert worker.signals == [signal.SIGTERM]
+    worker.end(result=STOPPED)
+    world.supervisor.turn()
+    assert (world.state(job_id), world.state(waiting)) == ("queued", "queued")
+    assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped"]
+
+    world.restart()
+    world.supervisor.turn()
+
+    assert (world.state(job_id), world.job(job_id).attempt) == ("running", 2)
+
+
+@pytest.mark.parametrize(("timeout_s", "killed_after_s"), [(25, 10), (2, 2)])
+def test_a_worker_that_is_killed_in_a_drain_has_lost_no_attempt(
+    world: World, timeout_s: float, killed_after_s: float
+) -> None:
+    job_id, worker = world.start()
+    world.supervisor.drain(timeout_s)
+    world.supervisor.turn()
+    world.clock.advance(killed_after_s - 0.1)
+    world.supervisor.turn()
+    assert worker.signals == [signal.SIGTERM]
+    world.clock.advance(0.2)
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    assert signal.SIGKILL in worker.signals
+    assert world.state(job_id) == "queued"
+    assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped"]
+
+
+def test_a_job_that_is_done_while_the_server_drains_succeeds(world: World) -> None:
+    job_id, worker = world.start()
+    world.supervisor.drain(25)
+    worker.end(result=staged(worker))
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "succeeded"
+
+
+def test_after_a_crash_an_ended_worker_is_concluded_from_its_files_and_its_events_are_not_doubled(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    world.supervisor.turn()
+    worker.tell("progress", step=2)
+    worker.end(result=staged(worker))
+
+    world.restart()
+    world.supervisor.turn()
+
+    assert [data for kind, data in world.told(job_id) if kind == "progress"] == [{"step": 1}, {"step": 2}]
+    assert world.state(job_id) == "succeeded"
+
+
+def test_a_crash_between_publishing_and_recording_gives_no_second_version(world: World) -> None:
+    job_id, worker = world.start()
+    result = staged(worker)
+    published = world.models.publish(
+        worker.folder / "staged", model="m", draft=VersionDraft.model_validate(result["version"]), job_id=job_id
+    )
+    worker.end(result=result)
+
+    world.restart()
+    world.supervisor.turn()
+
+    assert world.job(job_id).output == {"model": "m", "version": published.version, "alias": "champion"}
+    assert [record.version for record in world.models.versions("m").items] == [published.version]
+
+
+def test_a_crash_before_the_worker_was_started_costs_no_attempt(world: World) -> None:
+    job_id = world.add()
+    world.queue.claim()
+
+    world.restart()
+    world.supervisor.turn()
+
+    assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped", "running"]
+
+
+def test_a_crash_between_interrupted_and_queued_puts_the_job_back(world: World) -> None:
+    job_id, worker = world.start()
+    worker.end()
+    world.queue.transition(job_id, JobState.INTERRUPTED, attempt=1, reason="lost", attempt_state="lost")
+
+    world.restart()
+    world.supervisor.turn()
+
+    assert (world.state(job_id), world.job(job_id).attempt) == ("running", 2)
+
+
+def test_folders_of_jobs_that_nobody_knows_are_swept(world: World) -> None:
+    stray = folder_of_job(world.root, "job_" + "0" * 32)
+    stray.mkdir(parents=True)
+
+    world.restart()
+
+    assert not stray.exists()
+
+
+def test_whoever_lost_the_store_stops_recording(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=1)
+    with Database(f"sqlite:///{world.root}/modelyard.sqlite3") as other:
+        other.own()
+
+        with pytest.raises(StoreLocked):
+            world.supervisor.turn()
+
+    assert worker.signals == []  # it is the other's worker by now
+    assert world.job(job_id).progress is None
+
+
+def test_the_thread_works_until_it_is_stopped_and_leaves_no_descriptor(world: World) -> None:
+    def bells() -> int:
+        links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        return sum("eventfd" in link for link in links)
+
+    supervisor = world.supervisor
+    before = bells()
+    supervisor.start()
+    job_id = world.add()
+    supervisor.wake()
+    wait_for(lambda: world.state(job_id) == "running")
+    worker = world.launcher.workers[-1]
+    worker.end(result=DONE)
+    wait_for(lambda: world.state(job_id) == "succeeded")
+    assert supervisor.alive()
+
+    supervisor.stop(10)
+
+    assert not supervisor.alive()
+    supervisor.wake()  # late callers are no error
+    assert bells() == before - 1 + 1  # its waker is closed, the bell of the fake worker is the launcher's

@@ -1,0 +1,99 @@
+"""What is around every request: an id, harmless headers, the host check, and the last catch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from service.rest import problems
+from service.rest.middleware import Observe
+from service.telemetry import Metrics
+
+
+def app(metrics: Metrics, *hosts: str) -> FastAPI:
+    found = FastAPI()
+
+    @found.get("/livez")
+    @found.get("/fine")
+    async def fine() -> str:
+        return "fine"
+
+    @found.get("/bug")
+    async def bug() -> str:
+        raise RuntimeError("secret of the inside, /srv/store")
+
+    @found.get("/late")
+    async def late() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"so far"
+            raise RuntimeError("too late")
+
+        return StreamingResponse(body())
+
+    problems.install(found)
+    found.add_middleware(Observe, metrics=metrics, allowed_hosts=hosts or ("*",))
+    return found
+
+
+def get(application: FastAPI, path: str, **headers: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://yard.example") as client:
+            return await client.get(path, headers=headers)
+
+    return anyio.run(ask)
+
+
+def test_a_bug_is_answered_counted_and_told_nobody_but_the_log() -> None:
+    metrics = Metrics()
+    answer = get(app(metrics), "/bug")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json() == {
+        "type": "/problems/internal",
+        "title": "Internal",
+        "status": 500,
+        "detail": problems.FRAMEWORK[500][1],
+        "instance": "/bug",
+        "code": "internal",
+        "request_id": answer.headers["x-request-id"],
+    }
+    assert metrics.registry.get_sample_value("modelyard_internal_errors_total") == 1
+
+
+def test_an_answer_that_has_begun_is_cut_off_by_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="too late"):
+        get(app(Metrics()), "/late")
+
+
+def test_every_answer_has_an_id_and_is_neither_sniffed_nor_stored() -> None:
+    answer = get(app(Metrics()), "/fine")
+
+    assert len(answer.headers["x-request-id"]) == 32
+    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [
+        ("yard.example", "/fine", 200),
+        ("YARD.example:8000", "/fine", 200),
+        ("evil.example", "/fine", 421),
+        ("yard.example.evil.example", "/fine", 421),
+        ("evil.example", "/livez", 200),
+    ],
+)
+def test_only_named_hosts_are_answered_and_probes_come_by_address(host: str, path: str, status: int) -> None:
+    answer = get(app(Metrics(), "yard.example"), path, Host=host)
+
+    assert answer.status_code == status
+    if status == 421:
+        assert (answer.json()["code"], answer.headers["content-type"]) == (
+            "misdirected-request",
+            "application/problem+json",
+        )

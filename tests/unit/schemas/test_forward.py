@@ -1,0 +1,307 @@
+"""The forward language: what lines mean, what they are compiled to, and how every mistake in them is told."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from service.schemas.forward import MAX_LINE_LENGTH, Program, from_lines, from_steps
+from service.schemas.steps import OPERATIONS, Step
+
+LAYERS = ("hidden", "predict")
+
+
+def program(*lines: str, inputs: tuple[str, ...] = ("x",), layers: tuple[str, ...] = LAYERS) -> Program:
+    return from_lines(lines, inputs, layers)
+
+
+def steps(*lines: str, **context: Any) -> list[dict[str, Any]]:
+    compiled = program(*lines, **context)
+    assert compiled.faults == ()
+    return [step.model_dump(mode="json", exclude_defaults=True) for step in compiled.steps]
+
+
+def faults(*lines: str, **context: Any) -> list[tuple[int | None, str]]:
+    return [(fault.line, fault.code) for fault in program(*lines, **context).faults]
+
+
+def only(*lines: str, **context: Any) -> Any:
+    (fault,) = program(*lines, **context).faults
+    return fault
+
+
+def test_lines_become_steps_whose_values_are_numbered():
+    assert steps("x = relu(hidden(x))", "return predict(x)") == [
+        {"op": "call", "layer": "hidden", "inputs": ["x"]},
+        {"op": "relu", "inputs": ["%1"]},
+        {"op": "call", "layer": "predict", "inputs": ["%2"]},
+        {"op": "return", "inputs": ["%3"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["return predict(relu(hidden(x)))"],
+        ["h = hidden(x)", "h = relu(h)", "y = predict(h)", "return y"],
+        ["  a=hidden( x )", "b = a", "return predict(relu(b))  "],
+    ],
+    ids=["one-line", "many-lines", "aliases-and-spaces"],
+)
+def test_names_and_lines_leave_no_trace(lines):
+    assert steps(*lines) == steps("x = relu(hidden(x))", "return predict(x)")
+
+
+def test_steps_say_which_line_they_come_from():
+    assert program("x = relu(hidden(x))", "return predict(x)").lines == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("expression", "step"),
+    [
+        ("x + 1", {"op": "add", "inputs": ["x", 1]}),
+        ("x + 1.0", {"op": "add", "inputs": ["x", 1]}),
+        ("x + (1/2 - 0.25) * -2", {"op": "add", "inputs": ["x", -0.5]}),
+        ("2 * x", {"op": "mul", "inputs": [2, "x"]}),
+        ("-x", {"op": "neg", "inputs": ["x"]}),
+        ("x @ x", {"op": "matmul", "inputs": ["x", "x"]}),
+        ("flatten(x)", {"op": "flatten", "inputs": ["x"]}),
+        ("flatten(x, 1, end_dim=-1)", {"op": "flatten", "inputs": ["x"]}),
+        ("reshape(x, 1, 28, -1)", {"op": "reshape", "inputs": ["x"], "shape": [1, 28, -1]}),
+        ("reshape(x, (1, 28, -1))", {"op": "reshape", "inputs": ["x"], "shape": [1, 28, -1]}),
+        ("reshape(x, -1)", {"op": "reshape", "inputs": ["x"], "shape": -1}),
+        ("x[:, -1]", {"op": "getitem", "inputs": ["x"], "index": [[None, None, None], -1]}),
+        ("x[0:, 1:8:2]", {"op": "getitem", "inputs": ["x"], "index": [[None, None, None], [1, 8, 2]]}),
+        ("x[1]", {"op": "item", "inputs": ["x"], "index": 1}),
+        ("cat([x, x], dim=1)", {"op": "cat", "inputs": ["x", "x"], "dim": 1}),
+        ("cat(x, x, dim=1)", {"op": "cat", "inputs": ["x", "x"], "dim": 1}),
+        ("gelu(x, approximate='tanh')", {"op": "gelu", "inputs": ["x"], "approximate": "tanh"}),
+        ("max_pool2d(x, (2, 2), 2, ceil_mode=False)", {"op": "max_pool2d", "inputs": ["x"], "kernel_size": 2}),
+        ("mean(x, [1, 2], True)", {"op": "mean", "inputs": ["x"], "dim": [1, 2], "keepdim": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_expression_is_one_step(expression, step):
+    assert steps(f"return {expression}", layers=()) == [step, {"op": "return", "inputs": ["%1"]}]
+
+
+def test_values_are_taken_apart_and_only_those_used_leave_a_step():
+    lines = ["seq, (h, c) = hidden(x)", "return predict(h)"]
+
+    assert steps(*lines)[1:3] == [
+        {"op": "item", "inputs": ["%1"], "index": 1},
+        {"op": "item", "inputs": ["%2"], "index": 0},
+    ]
+
+
+def test_values_change_places():
+    lines = ["a, b = hidden(x), predict(x)", "a, b = b, a", "return a, b"]
+
+    assert steps(*lines)[-1] == {"op": "return", "inputs": ["%2", "%1"]}
+
+
+def test_a_layer_may_be_called_twice_and_have_the_name_of_an_operation():
+    assert [step["op"] for step in steps("return relu(relu(x))", layers=("relu",))] == ["call", "call", "return"]
+
+
+def test_a_misspelt_layer_is_told_once_with_the_right_one():
+    fault = only("x = relu(conv1(x))", "return x", layers=("conc1",))
+
+    assert fault.line == 0
+    assert fault.detail == "`conv1` is not a layer here; did you mean `conc1`?"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "y = x.__class__",
+        "__import__('os')",
+        "y = __import__('os').system('id')",
+        "y = (lambda: 0)()",
+        "y = [a for a in x]",
+        "y = {a for a in x}",
+        "y = x if x else x",
+        "y = x ** 9",
+        "y = x // 2",
+        "y = x < 2",
+        "y = not x",
+        "y = x and x",
+        "y = f'{x}'",
+        "y = hidden(*x)",
+        "y = hidden(**x)",
+        "y = hidden.weight",
+        "y = (y := x)",
+        "x += 1",
+        "y: int = x",
+        "import os",
+        "for a in x: pass",
+        "def f(): pass",
+        "del x",
+        "x.y = 1",
+        "x[0] = 1",
+        "__builtins__ = x",
+        "y = x; import os",
+        "y = x\nimport os",
+        "y = ｘ",
+        "y = x # comment",
+        "y = x \\",
+        "y = 1if x else 2",
+        "y = ().__class__.__bases__[0]",
+        "y = getattr(x, 'weight')",
+        "y = exec('1')",
+        "global x",
+        "await x",
+        "y = ...",
+        "y = b'a' + x",
+        "y = 1j * x",
+        "y = x[...]",
+        "y = @ x",
+        "y = " + "(" * 300 + "x" + ")" * 300,
+        "y = " + "-" * 3000 + "x",
+        "y = x" + ".a" * 1000,
+        "y = x" + "[:]" * 1000,
+        "y = " + "+".join(["x"] * 2000),
+        "y = x + " + "9" * 4000,
+        "y = x + 1e999",
+        "y = x + 1e308 * 10",
+        "y = x\x00",
+        "\ud800 = x",
+        "",
+        "y",
+        "relu(x)",
+    ],
+    ids=lambda line: repr(line[:40]),
+)
+def test_what_is_not_in_the_language_is_refused_at_its_line(line):
+    started = time.perf_counter()
+    compiled = program("h = hidden(x)", line, "return predict(h)")
+
+    assert {fault.line for fault in compiled.faults} == {1}
+    assert all(len(fault.detail) < 400 for fault in compiled.faults)
+    assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "line", ["y = x.__class__", "y = [a for a in x]", "__import__('os')", "y = lambda: x", "y = x ** 2"]
+)
+def test_attacks_are_told_to_be_outside_the_language(line):
+    fault = only(line, "return predict(hidden(x))")
+
+    assert fault.line == 0
+    assert "not part of the forward language" in fault.detail
+
+
+def test_a_method_call_is_told_how_to_write_it():
+    assert only("x = F.relu(x)", "return x", layers=()).hint == "Write `relu(…)`."
+    assert only("return self.hidden(x)").hint == "Write `hidden(…)`."
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        (["return hidden(predict(y))"], "undefined-value"),
+        (["return hidden(predict)"], "wrong-argument"),
+        (["return hidden(predict())"], "wrong-argument"),
+        (["return hidden(predict(x, dim=1))"], "wrong-argument"),
+        (["return hidden(predict(2))"], "wrong-argument"),
+        (["return relu(x, x)"], "wrong-argument"),
+        (["return relu()"], "wrong-argument"),
+        (["return softmax(x, axis=1)"], "wrong-argument"),
+        (["return softmax(x, 1, dim=1)"], "wrong-argument"),
+        (["return softmax(x, dim=x)"], "wrong-argument"),
+        (["return cat(x, x)"], "wrong-argument"),
+        (["return transpose(x, 1)"], "wrong-argument"),
+        (["return transpose(x, 0, 1)"], "batch-mixed"),
+        (["return flatten(x, 0)"], "batch-mixed"),
+        (["return cat(x, x, dim=0)"], "batch-mixed"),
+        (["return mean(x, (0, 1))"], "batch-mixed"),
+        (["return x[-1]"], "batch-mixed"),
+        (["return x[1:, 0]"], "batch-mixed"),
+        (["return x[:, ::-1]"], "wrong-argument"),
+        (["return x + 1 / 0"], "wrong-argument"),
+        (["return 1"], "wrong-argument"),
+        (["return"], "missing-return"),
+        (["a, b = 3", "return x"], "wrong-argument"),
+        (["y = relu(x)", "return x"], "unused-value"),
+        (["return x", "return x"], "unreachable"),
+        (["return adaptive_avg_pool2d(x, 0)"], "wrong-argument"),
+        (["return dropout(x, p=2)"], "wrong-argument"),
+        (["return max_pool2d(x, 2, padding=2)"], "wrong-argument"),
+        (["return rleu(x)"], "unknown-layer"),
+        (["x = " + "x" * MAX_LINE_LENGTH, "return x"], "too-large"),
+    ],
+    ids=lambda value: value[0][:40] if isinstance(value, list) else value,
+)
+def test_each_mistake_has_its_code(lines, code):
+    layers = LAYERS if "predict" in lines[0] else ()
+
+    assert code in {found for _, found in faults(*lines, layers=layers)}
+
+
+def test_a_layer_that_is_never_called_is_a_mistake_of_that_layer():
+    fault = only("return hidden(x)")
+
+    assert (fault.code, fault.layer, fault.line) == ("unused-layer", "predict", None)
+    assert fault.detail == "`predict` is a layer that is never called."
+
+
+def test_a_forward_without_return():
+    assert faults("h = predict(hidden(x))") == [(None, "missing-return")]
+
+
+def test_mistakes_on_several_lines_come_out_together():
+    """Nothing is blamed on a line that only follows from an earlier one."""
+    found = faults("a = nope(x)", "b = relu(a)", "c = b + zzz", "d = x.shape", "return hidden(predict(c))")
+
+    assert found == [(0, "unknown-layer"), (2, "undefined-value"), (3, "not-in-language")]
+
+
+CALL = {"op": "call", "layer": "g", "inputs": ["x"]}
+STEPS: TypeAdapter[tuple[Step, ...]] = TypeAdapter(tuple[Step, ...])
+
+
+def test_steps_may_be_written_directly():
+    written = steps("x = relu(hidden(x))", "return predict(x)")
+
+    again = from_steps(STEPS.validate_python(written), ("x",), LAYERS)
+
+    assert again.faults == ()
+    assert [step.model_dump(mode="json", exclude_defaults=True) for step in again.steps] == written
+
+
+@pytest.mark.parametrize(
+    ("written", "codes"),
+    [
+        ([{"op": "return", "inputs": ["y"]}], [(0, "undefined-value")]),
+        ([{"op": "return", "inputs": ["%1"]}], [(0, "undefined-value")]),
+        ([{"op": "relu", "inputs": ["%2"]}, {"op": "return", "inputs": ["%1"]}], [(0, "undefined-value")]),
+        ([{"op": "relu", "inputs": ["x"]}], [(None, "missing-return")]),
+        ([CALL, {"op": "return", "inputs": ["%1"]}], [(0, "unknown-layer")]),
+        ([{"op": "relu", "inputs": ["x"]}, {"op": "return", "inputs": ["x"]}], [(0, "unused-value")]),
+        ([{"op": "return", "inputs": ["x"]}, {"op": "return", "inputs": ["x"]}], [(1, "unreachable")]),
+    ],
+    ids=["undefined", "itself", "later", "no-return", "no-layer", "unused", "after-return"],
+)
+def test_steps_are_checked_like_lines(written, codes):
+    found = from_steps(STEPS.validate_python(written), ("x",), ()).faults
+
+    assert [(fault.line, fault.code) for fault in found] == codes
+
+
+def test_every_promised_operation_is_there():
+    promised = """add sub mul div matmul neg relu gelu silu sigmoid tanh leaky_relu elu softplus softmax log_softmax
+    flatten reshape permute transpose squeeze unsqueeze cat stack getitem mean sum amax amin max_pool2d avg_pool2d
+    adaptive_avg_pool2d dropout"""
+
+    assert set(promised.split()) == set(OPERATIONS)
+
+
+def test_thousands_of_lines_are_read_in_good_time():
+    started = time.perf_counter()
+    compiled = program(*["x = relu(x)"] * 4000, "return predict(hidden(x))")
+
+    assert compiled.faults == ()
+    assert time.perf_counter() - started < 3
+    assert len(json.dumps([step.inputs for step in compiled.steps])) < 10**6

@@ -1,0 +1,231 @@
+"""The files around the code keep their promises: container, compose, store folder, scripts, pages and their links."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from service import __version__
+from service.errors import FAILURE_CODES, ServiceError
+from service.rest import problems
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "models_store" / "README.md"])
+
+
+def test_compose_publishes_on_this_machine_only() -> None:
+    ports = _compose()["ports"]
+
+    assert ports
+    assert all(str(port).startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_takes_every_privilege_away() -> None:
+    service = _compose()
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert "privileged" not in service
+
+
+def test_compose_waits_longer_for_the_end_than_the_server_may_take() -> None:
+    service = _compose()
+    delay = float(service["environment"]["MODELYARD_DRAIN_DELAY_S"])
+    timeout = Settings.model_fields["drain_timeout_s"].default
+
+    assert float(service["stop_grace_period"].removesuffix("s")) > delay + timeout
+
+
+def test_compose_sets_only_settings_that_exist() -> None:
+    names = {f"MODELYARD_{name.upper()}" for name in Settings.model_fields}
+
+    assert set(_compose()["environment"]) <= names
+
+
+def test_the_image_runs_as_a_user_without_privileges() -> None:
+    last_user = [words for name, words in _stages()[-1] if name == "USER"][-1]
+
+    assert re.fullmatch(r"[1-9][0-9]+:[1-9][0-9]+", last_user)
+
+
+def test_the_image_starts_the_service_itself_so_that_signals_reach_it() -> None:
+    runtime = dict(_stages()[-1])
+
+    assert json.loads(runtime["ENTRYPOINT"]) == ["modelyard"]
+    assert json.loads(runtime["CMD"]) == ["serve"]
+    assert runtime["STOPSIGNAL"] == "SIGTERM"
+
+
+def test_the_image_holds_no_package_manager_run_and_no_compiler() -> None:
+    runs = " ".join(words for name, words in _stages()[-1] if name == "RUN")
+
+    assert not re.search(r"\b(apt|apt-get|pip|gcc|build-essential)\b", runs)
+
+
+def test_the_images_base_is_pinned_by_a_tag() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", text, re.MULTILINE)
+
+    assert base is not None
+    assert re.fullmatch(r"python:3\.\d+(\.\d+)?-slim(-\w+)?(@sha256:[0-9a-f]{64})?", base[1])
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+
+
+def test_the_images_label_names_the_version_that_it_holds() -> None:
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_torch_is_pinned_wherever_it_is_installed() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch")]
+    installs = [
+        line
+        for name in ("Dockerfile", "Makefile")
+        for line in (ROOT / name).read_text().splitlines()
+        if re.search(r"(pip|\$\(PIP\)) install .*(torch|\[all\]|--group)", line)
+    ]
+
+    assert len(pins) == 1
+    assert re.fullmatch(r"torch==\d+\.\d+\.\d+", pins[0])
+    assert len(installs) == 4
+    assert all("constraints.txt" in line for line in installs)
+
+
+def test_git_keeps_nothing_that_a_server_writes_into_the_default_store() -> None:
+    lines = (ROOT / "models_store" / ".gitignore").read_text().splitlines()
+
+    assert [line for line in lines if not line.startswith("#")] == ["*", "!.gitignore", "!README.md"]
+
+
+@pytest.mark.parametrize("name", ["check", "fix", "acceptance", "bench", "../.ci/run"])
+def test_a_script_can_be_run_and_stops_at_the_first_error(name: str) -> None:
+    script = ROOT / "scripts" / name
+    text = script.read_text()
+
+    assert os.access(script, os.X_OK)
+    assert text.startswith("#!")
+    assert re.search(r"^set -eu", text, re.MULTILINE)
+
+
+def test_hooks_call_scripts_that_exist() -> None:
+    hooks = [hook for repo in _yaml(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
+
+    assert hooks
+    assert all(os.access(ROOT / hook["entry"], os.X_OK) for hook in hooks)
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    reached = set()
+    pending = [DOCS / "README.md"]
+    while pending:
+        page = pending.pop()
+        if page not in reached and page.is_file():
+            reached.add(page)
+            pending += [target for target, _ in _links(page) if target.suffix == ".md" and target.is_relative_to(DOCS)]
+
+    assert reached == set(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_of_a_page_is_broken(page: Path) -> None:
+    broken = [
+        f"{target.relative_to(ROOT)}#{anchor}"
+        for target, anchor in _links(page)
+        if not target.exists() or (anchor and anchor not in _anchors(target))
+    ]
+
+    assert broken == []
+
+
+def test_every_problem_is_documented_with_its_status() -> None:
+    raised = {kind.code: _status(kind) for kind in _error_classes() if kind is not ServiceError}
+    answered = {code: status for status, (code, _) in problems.FRAMEWORK.items()}
+    documented = {row[0]: int(row[1]) for row in _table("reference/errors.md", "Problem codes")}
+
+    assert documented == answered | raised
+
+
+def test_every_problem_is_documented_with_the_remedy_that_answers_name() -> None:
+    documented = {row[0]: row[3] for row in _table("reference/errors.md", "Problem codes")}
+
+    assert documented == {code: remedy.strip("`") for code, remedy in problems.REMEDIES.items()}
+
+
+def test_every_failure_of_a_job_is_documented() -> None:
+    assert [row[0] for row in _table("reference/errors.md", "Failure codes")] == list(FAILURE_CODES)
+
+
+def test_every_setting_is_documented() -> None:
+    names = {f"MODELYARD_{name.upper()}" for name in Settings.model_fields}
+
+    assert {row[0] for row in _table("guide/operate.md", "Settings")} == names
+
+
+def test_the_readme_names_only_settings_that_exist() -> None:
+    named = set(re.findall(r"MODELYARD_[A-Z_]+", (ROOT / "README.md").read_text()))
+
+    assert named - {"MODELYARD_CONFIG"} <= {f"MODELYARD_{name.upper()}" for name in Settings.model_fields}
+
+
+def _yaml(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+def _compose() -> Any:
+    return _yaml(ROOT / "docker-compose.yml")["services"]["modelyard"]
+
+
+def _stages() -> list[list[tuple[str, str]]]:
+    """The instructions of each stage of the Dockerfile, as (name, the rest)."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    stages: list[list[tuple[str, str]]] = []
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition(" ")
+        if name == "FROM":
+            stages.append([])
+        if name and stages:
+            stages[-1].append((name, rest.strip()))
+    return stages
+
+
+def _links(page: Path) -> Iterator[tuple[Path, str]]:
+    """The relative links of a page, as (file, anchor)."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", link):
+            name, _, anchor = link.partition("#")
+            yield ((page.parent / name).resolve() if name else page), anchor
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the table under a heading, without marks."""
+    text = (DOCS / page).read_text()
+    section = re.split(r"^#+ ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def _status(kind: type[ServiceError]) -> int:
+    return next(problems.STATUS[parent] for parent in kind.__mro__ if parent in problems.STATUS)
+
+
+def _error_classes() -> Iterator[type[ServiceError]]:
+    pending: list[type[ServiceError]] = [ServiceError]
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        yield kind
