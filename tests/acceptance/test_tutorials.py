@@ -1,4 +1,4 @@
-"""What five PyTorch tutorials do by hand, done over HTTP; a docstring names the row of the seed cases it stands for."""
+"""What five PyTorch tutorials do by hand, done over HTTP, with their numbers; docstrings name the case (R1, C1 …)."""
 
 from __future__ import annotations
 
