@@ -1,6 +1,7 @@
 """Figures of a running build, as ratios within one run where two things are compared.
 
-Starts a server of its own over a temporary store. Usage: scripts/bench [--rounds N] [jobs] [predict] [train]
+Starts a server of its own over a temporary store.
+Usage: scripts/bench [--rounds N] [jobs] [predict] [train] [architecture]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import bench_architecture
 import httpx
 import torch
 
@@ -45,15 +47,22 @@ CIFAR: dict[str, Any] = {
 }
 
 
+BENCHMARKS = ("jobs", "train", "predict", "architecture")
+
+
 def main() -> int:
     """Run the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("what", nargs="*", help="jobs, train, predict; all of them by default")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHMARKS)}; all of them by default")
     asked = parser.parse_args()
-    chosen = asked.what or ["jobs", "train", "predict"]
-    if unknown := set(chosen) - {"jobs", "train", "predict"}:
+    chosen = asked.what or list(BENCHMARKS)
+    if unknown := set(chosen) - set(BENCHMARKS):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    if "architecture" in chosen:
+        bench_architecture.run(asked.rounds)
+    if chosen == ["architecture"]:
+        return 0
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as folder:
         server = Server(Path(folder) / "store")
         server.start()

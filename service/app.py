@@ -57,6 +57,7 @@ def create_app(
     models = ModelStore(root, database)
     datasets = DatasetStore(root, database, reserve_bytes=settings.reserve_bytes)
     uploads = UploadStore(root, database, max_bytes=settings.max_upload_bytes, reserve_bytes=settings.reserve_bytes)
+    architectures = ArchitectureStore(database)
     queue = JobQueue(database)
     launcher = launcher or ForkLauncher()
     supervisor = Supervisor(
@@ -64,6 +65,7 @@ def create_app(
         queue=queue,
         models=models,
         datasets=datasets,
+        architectures=architectures,
         launcher=launcher,
         rules=Rules(
             slots=settings.job_slots,
@@ -81,7 +83,7 @@ def create_app(
         models=models,
         datasets=datasets,
         uploads=uploads,
-        architecture_store=ArchitectureStore(database),
+        architecture_store=architectures,
         launcher=launcher,
         resources=Resources(
             threads=settings.job_threads,

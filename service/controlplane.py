@@ -10,15 +10,15 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import orjson
 
-from service.engine import build, data, profile
+from service.engine import build, bundle, checkpoint, data, export, profile
 from service.engine.agreement import agree, agree_with_version
 from service.errors import (
     ArchitectureInvalid,
@@ -28,6 +28,7 @@ from service.errors import (
     Draining,
     Entry,
     InvalidInput,
+    JobFailed,
     ModelQuarantined,
     NotFound,
     ShapeMismatch,
@@ -38,17 +39,23 @@ from service.jobs.launchers import Launcher
 from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import folder_of_job
 from service.schemas import architecture as architectures
-from service.schemas import examples
+from service.schemas import edits, examples
 from service.schemas.architecture import Architecture
 from service.schemas.datasets import Csv, DatasetManifest, DatasetRequest, Npz
+from service.schemas.diff import DiffRequest, OfVersion, diff
 from service.schemas.document import digest, new_id
-from service.schemas.jobs import EvaluateSpec, ImportSpec, JobState, TrainSpec, parse_job
+from service.schemas.edits import EditedArchitecture, EditRequest, FromVersion
+from service.schemas.jobs import EvaluateSpec, ExportSpec, Given, ImportSpec, JobState, TrainSpec, parse_job
 from service.schemas.judgement import Judgement, Limits, judge, require
+from service.schemas.mermaid import mermaid
 from service.schemas.preprocessing import Preprocessing
-from service.schemas.versions import check_alias, check_name, parse_reference
+from service.schemas.python_source import python_source
+from service.schemas.table import table
+from service.schemas.versions import Manifest, Reference, check_name, parse_reference
+from service.schemas.views import Reading
 from service.store.architectures import ArchitectureRecord, ArchitectureStore
-from service.store.datasets import DatasetRecord, DatasetStore
-from service.store.files import remove_tree, require_space, write_atomic
+from service.store.datasets import DatasetRecord, DatasetStore, not_ready_hint
+from service.store.files import remove_tree, require_space, translated, write_atomic
 from service.store.idempotency import IdempotencyKey
 from service.store.models import ModelStore
 from service.store.uploads import UploadStore
@@ -66,6 +73,15 @@ class Resources:
     memory_bytes: int
     max_queued: int
     reserve_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes for a client that are put together while they are sent; `read` gives those from one place to another."""
+
+    size_bytes: int
+    sha256: str
+    read: Callable[[int, int], Iterator[bytes]]
 
 
 class ControlPlane:
@@ -100,7 +116,10 @@ class ControlPlane:
         self._wake = wake
         self._limits = limits or Limits()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dataset-reader")
-        self._same_source = threading.Lock()
+        self._making: dict[str, Future[DatasetRecord]] = {}
+        self._making_mutex = threading.Lock()
+        self._measured: dict[tuple[str, str, int], _Measured] = {}  # a line for each version that was downloaded
+        self._measuring = threading.Lock()
         self._closing = threading.Event()
 
     def warm(self) -> None:
@@ -133,6 +152,50 @@ class ControlPlane:
         authored = architectures.parse(body)
         judgement = self._judged(authored, prefix="")
         return self._keep(authored, judgement)
+
+    def edit(self, request: EditRequest) -> tuple[dict[str, Any], bool | None]:
+        """What edits make of a net: document, weight map and summary; kept unless it is a dry run.
+
+        The flag says whether the document is new in the store; None after a dry run.
+        """
+        edited, origin = self._edited(request, at="")
+        authored = architectures.parse(edited.document)
+        judgement = self._judged(authored, prefix="/edits")
+        created = None if request.dry_run else self._keep(authored, judgement)[1]
+        return {
+            "digest": judgement.digest,
+            "document": edited.document,
+            "weights": edited.weights.view(),
+            "freeze": list(edited.freeze),
+            "frozen": list(edited.frozen),
+            "source": origin,
+            "summary": judgement.summary,
+            "warnings": [entry.to_dict() for entry in (*edited.judgement.warnings, *edited.odd)],
+            "stored": created is not None,
+        }, created
+
+    def read_architecture(self, digest: str, view: Reading) -> Any:
+        """A kept document in another form: text, or JSON values."""
+        return _reading(self.architectures.get(digest), view)
+
+    def read_version(self, name: str, number: int, view: Reading) -> Any:
+        """The net of a version in another form: text, or JSON values."""
+        digest = self.models.version(name, number).manifest.architecture_digest
+        return _reading(self.architectures.get(digest), view)
+
+    def compare(self, request: DiffRequest) -> dict[str, Any]:
+        """What differs between two nets: entries, the effect, and the same as text."""
+        found = diff(self._side(request.a, at="/a"), self._side(request.b, at="/b"), limits=self._limits)
+        return {**found.model_dump(mode="json"), "text": found.text()}
+
+    def _side(self, given: OfVersion | str | dict[str, Any], *, at: str) -> Any:
+        try:
+            if isinstance(given, OfVersion):
+                found = self.models.resolve(Reference(given.model, version=given.version))
+                return self.models.document(found.model, found.version, "architecture.json")
+            return self.architectures.get(given).canonical if isinstance(given, str) else given
+        except NotFound as error:
+            raise error.at(at) from None
 
     def _judged(self, architecture: Architecture, *, prefix: str) -> Judgement:
         judgement = require(architecture, limits=self._limits, prefix=prefix)
@@ -177,21 +240,60 @@ class ControlPlane:
             except NotFound as error:
                 raise error.at(at) from None
         else:
-            with self._same_source:  # two jobs with one source share one dataset
-                known = self.datasets.find(_source_digest(source))
-                record, reading = (known, None) if known else self._begin_dataset(source, name=None, at=at)
-            if reading is not None:
-                reading.result(_READ_TIMEOUT_S)
-                record = self.datasets.get(record.id)
+            record = self._shared_dataset(source, at=at)
         if record.state == "processing":
             raise Conflict(
-                "The dataset is still being read.", errors=[Entry(at, "conflict", "Wait until its state is ready.")]
+                "The dataset is still being read.",
+                errors=[
+                    Entry(
+                        at,
+                        "conflict",
+                        "The dataset is still being read.",
+                        hint="Wait until its state is ready, then post the job again.",
+                        expected="a dataset in the state ready",
+                        got=record.state,
+                    )
+                ],
             )
         if record.state != "ready" or record.manifest is None:
             raise Conflict(
                 "The dataset could not be read.",
-                errors=[Entry(at, "conflict", str((record.error or {}).get("detail", "")))],
+                errors=[
+                    Entry(
+                        at,
+                        "conflict",
+                        str((record.error or {}).get("detail", "It could not be read.")),
+                        hint="Mend the file, upload it again and make another dataset.",
+                    )
+                ],
             )
+        return record
+
+    def _shared_dataset(self, source: Any, *, at: str) -> DatasetRecord:
+        """The dataset of a source that jobs bring: made by the first of them, and shared with all others."""
+        found = _source_digest(source)
+        with self._making_mutex:
+            known = self.datasets.find(found)
+            if known is not None:
+                return known
+            making = self._making.get(found)
+            mine = making is None
+            if making is None:
+                making = self._making[found] = Future()
+        if not mine:
+            return making.result(_READ_TIMEOUT_S)
+        try:
+            record, reading = self._begin_dataset(source, name=None, at=at)
+            if reading is not None:
+                reading.result(_READ_TIMEOUT_S)
+                record = self.datasets.get(record.id)
+            making.set_result(record)
+        except BaseException as error:
+            making.set_exception(error)
+            raise
+        finally:
+            with self._making_mutex:
+                del self._making[found]
         return record
 
     def _begin_dataset(
@@ -269,8 +371,48 @@ class ControlPlane:
     def _ready(self, dataset_id: str) -> DatasetManifest:
         record = self.datasets.get(dataset_id)
         if record.manifest is None:
-            raise Conflict(f"The dataset is {record.state}.")
+            raise Conflict(f"The dataset is {record.state}.", hint=not_ready_hint(record.state))
         return record.manifest
+
+    # -- versions ---------------------------------------------------------------------------------------------------
+
+    def safetensors(self, name: str, number: int) -> Download:
+        """A version's weights as safetensors.
+
+        Raises:
+            NotFound, ModelQuarantined: accordingly.
+        """
+        return self._download("safetensors", name, number, _safetensors)
+
+    def bundle(self, name: str, number: int) -> Download:
+        """A version as one zip file that stands on its own.
+
+        Raises:
+            NotFound, ModelQuarantined: accordingly.
+        """
+        return self._download("bundle", name, number, _bundle)
+
+    def _download(
+        self, kind: str, name: str, number: int, assemble: Callable[[Path, Manifest, int], export.Assembly]
+    ) -> Download:
+        self.models.file(name, number, "weights.pt")  # says so if the version must not be handed out
+        manifest = self.models.version(name, number).manifest
+        folder = self.models.folder(name, number)
+        key = (kind, name, number)
+        with translated():
+            found = self._measured.get(key)
+            if found is None:
+                with self._measuring:  # once, however many ask for it
+                    found = self._measured.get(key)
+                    if found is None:
+                        self._require_whole(name, number)
+                        crc = bundle.weights_crc(folder)
+                        found = self._measured[key] = _Measured(assemble(folder, manifest, crc).sha256(), crc)
+            try:
+                assembly = assemble(folder, manifest, found.crc)
+            except FileNotFoundError:
+                raise NotFound(f"Version {number} of {name!r} was deleted.") from None
+        return Download(assembly.size_bytes, found.sha256, assembly.read)
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
@@ -290,7 +432,7 @@ class ControlPlane:
             earlier = self.queue.answered(idempotency)
             if earlier is not None:
                 return None, earlier
-        spec, given = parse_job(body)
+        spec, given = parse_job(body, limits=self._limits)
         assert isinstance(body, dict)
         match spec:
             case TrainSpec():
@@ -299,6 +441,8 @@ class ControlPlane:
                 plan = self._plan_import(spec, given)
             case EvaluateSpec():
                 plan = self._plan_evaluation(spec)
+            case ExportSpec():
+                plan = self._plan_export(spec)
         require_space(self._root, reserve_bytes=self._resources.reserve_bytes)
         job, earlier = self.queue.enqueue(
             id=new_id("job"),
@@ -318,9 +462,14 @@ class ControlPlane:
         self._wake()
         return job, None
 
-    def _plan_training(self, spec: TrainSpec, given: Architecture | str | None) -> _Plan:
-        _check_output(spec.output.model, spec.output.alias_on_success)
-        authored, judgement = self._architecture(given)
+    def _plan_training(self, spec: TrainSpec, given: Given) -> _Plan:
+        authored, judgement, lineage, odd = self._architecture_of(given)
+        held = set(lineage.get("edited", {}).get("frozen", ()))
+        if held and judgement.architecture is not None:
+            rows = architectures.state_rows(judgement.architecture)
+            if all(key in held for key, row in rows.items() if row.kind == "parameter"):
+                detail, hint = "Every parameter is frozen: nothing is left to train.", "Freeze fewer layers."
+                raise _refusal([Entry("/architecture/edits", "nothing-to-train", detail, hint=hint)], detail)
         dataset = self._dataset_of(spec.dataset, at="/dataset")
         assert dataset.manifest is not None
         assert judgement.architecture is not None
@@ -333,16 +482,40 @@ class ControlPlane:
         resolved["architecture"] = record.canonical
         resolved["architecture_digest"] = record.digest
         resolved["dataset"] = dataset.id
-        return _Plan(resolved, dataset, {"model": spec.output.model}, (*judgement.warnings, *warnings))
+        resolved |= lineage
+        return _Plan(resolved, dataset, {"model": spec.output.model}, (*judgement.warnings, *odd, *warnings))
 
-    def _plan_import(self, spec: ImportSpec, given: Architecture | str | None) -> _Plan:
-        _check_output(spec.output.model, spec.output.alias_on_success)
-        authored, judgement = self._architecture(given)
+    def _plan_import(self, spec: ImportSpec, given: Given) -> _Plan:
+        if spec.upload is not None:
+            try:
+                upload = self.uploads.get(spec.upload)
+            except NotFound as error:
+                raise error.at("/upload") from None
+        if given is None:  # the file says it
+            resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture"})
+            resolved |= {"architecture": None, "architecture_digest": None, "upload_digest": upload.digest}
+            return _Plan(resolved, None, {"model": spec.output.model}, ())
+        authored, judgement, lineage, odd = self._architecture_of(given)
+        assert judgement.architecture is not None
+        if spec.upload is not None and "resolved_model" in lineage:
+            detail = "The weights are taken over from the version that is edited."
+            hint = "Leave upload out, or send the edited document as the architecture."
+            raise _refusal([Entry("/upload", "conflict", detail, hint=hint)], "There are two sources of weights.")
+        if spec.state_dict is not None and "resolved_model" in lineage:
+            detail = "The weights are taken over from the version that is edited."
+            hint = "Leave state_dict out, or send the edited document as the architecture."
+            raise _refusal([Entry("/state_dict", "conflict", detail, hint=hint)], "There are two sources of weights.")
+        if spec.state_dict is not None:
+            reference = build.build(judgement.architecture, device="meta").state_dict()
+            checkpoint.state_dict_from_json(spec.state_dict, reference)
         record, _ = self._keep(authored, judgement)
-        resolved = spec.model_dump(mode="json", exclude={"architecture"})
+        resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture"})
+        if spec.upload is not None:
+            resolved["upload_digest"] = upload.digest
         resolved["architecture"] = record.canonical
         resolved["architecture_digest"] = record.digest
-        return _Plan(resolved, None, {"model": spec.output.model}, judgement.warnings)
+        resolved |= lineage
+        return _Plan(resolved, None, {"model": spec.output.model}, (*judgement.warnings, *odd))
 
     def _plan_evaluation(self, spec: EvaluateSpec) -> _Plan:
         try:
@@ -353,11 +526,7 @@ class ControlPlane:
         assert dataset.manifest is not None
         version = self.models.version(found.model, found.version)
         assert version.manifest is not None
-        wrong = self.models.verify(found.model, found.version)
-        if wrong:  # a worker has not loaded it before: nobody else has looked at these bytes
-            reason = "its files differ from its manifest: " + ", ".join(wrong)
-            self.models.quarantine(found.model, found.version, reason)
-            raise ModelQuarantined(f"Version {found.version} of {found.model!r} is quarantined: {reason}.")
+        self._require_whole(found.model, found.version)  # a worker has not loaded it before
         fitted = Preprocessing.model_validate(self.models.document(found.model, found.version, "preprocessing.json"))
         problems = agree_with_version(
             self.datasets.folder(dataset.id),
@@ -373,20 +542,86 @@ class ControlPlane:
         resolved["dataset"] = dataset.id
         return _Plan(resolved, dataset, None, ())
 
-    def _architecture(self, given: Architecture | str | None) -> tuple[Architecture, Judgement]:
+    def _plan_export(self, spec: ExportSpec) -> _Plan:
+        missing = export.onnx_missing()
+        if missing:
+            detail = f"This server cannot write ONNX, for it lacks {' and '.join(missing)}."
+            hint = "Install modelyard[onnx] where the server runs, or take the version's bundle."
+            raise _refusal([Entry("/format", "not-installed", detail, hint=hint, got=spec.format)], detail)
+        try:
+            found = self.models.resolve(parse_reference(spec.model))
+        except NotFound as error:
+            raise error.at("/model") from None
+        self._require_whole(found.model, found.version)
+        fitted = Preprocessing.model_validate(self.models.document(found.model, found.version, "preprocessing.json"))
+        warnings: tuple[Entry, ...] = ()
+        if fitted.steps or getattr(fitted.target, "steps", ()):
+            detail = "The version prepares its rows or its answers; the file will hold the net alone."
+            hint = "Do what preprocessing.json says around it: rows.py of the version's bundle shows how."
+            warnings = (Entry("/model", "preprocessing-left-out", detail, hint=hint),)
+        resolved = spec.model_dump(mode="json")
+        resolved["resolved_model"] = {"model": found.model, "version": found.version}
+        return _Plan(resolved, None, None, warnings)
+
+    def _require_whole(self, name: str, number: int) -> None:
+        """Read every byte of a version, which nobody may have done since it was published."""
+        wrong = self.models.verify(name, number)
+        if wrong:
+            reason = "its files differ from its manifest: " + ", ".join(wrong)
+            self.models.quarantine(name, number, reason)
+            raise ModelQuarantined(f"Version {number} of {name!r} is quarantined: {reason}.")
+
+    def _architecture_of(self, given: Given) -> tuple[Architecture, Judgement, dict[str, Any], tuple[Entry, ...]]:
+        """A job's net, what its resolved spec says of the edits that made it, and what is odd about these."""
+        if not isinstance(given, EditedArchitecture):
+            return (*self._architecture(given), {}, ())
+        edited, origin = self._edited(given, at="/architecture")
+        authored, judgement = self._architecture(architectures.parse(edited.document))
+        lineage: dict[str, Any] = {
+            "edited": {
+                "from": origin,
+                "edits": [edit.model_dump(mode="json", exclude_defaults=True) for edit in given.edits],
+                "weights": edited.weights.view(),
+                "freeze": list(edited.freeze),
+                "frozen": list(edited.frozen),
+            }
+        }
+        if "model" in origin:
+            lineage["resolved_model"] = origin
+        return authored, judgement, lineage, edited.odd
+
+    def _edited(self, request: EditedArchitecture, *, at: str) -> tuple[edits.Edited, dict[str, Any]]:
+        """A net after its edits, and what was edited: a version, whose weights are meant too, or a document."""
+        if isinstance(request.from_, FromVersion):
+            try:
+                check_name(request.from_.model, at=f"{at}/from/model")
+                found = self.models.resolve(Reference(request.from_.model, version=request.from_.version))
+            except NotFound as error:
+                raise error.at(f"{at}/from/" + ("model" if request.from_.version is None else "version")) from None
+            origin: dict[str, Any] = {"model": found.model, "version": found.version}
+            document = architectures.parse(self.models.document(found.model, found.version, "architecture.json"))
+        else:
+            given = request.from_.architecture
+            where = f"{at}/from/architecture"
+            parsed = given if isinstance(given, str) else architectures.parse(given, prefix=where)
+            document, judged = self._architecture(parsed, at=where)
+            origin = {"architecture": judged.digest}
+        return edits.apply(document, request.edits, limits=self._limits, at=f"{at}/edits"), origin
+
+    def _architecture(
+        self, given: Architecture | str | None, *, at: str = "/architecture"
+    ) -> tuple[Architecture, Judgement]:
         if isinstance(given, str):
             try:
                 record = self.architectures.get(given)
             except NotFound:
                 raise NotFound(
                     "There is no architecture with this digest.",
-                    errors=[
-                        Entry("/architecture", "not-found", "Send the document, or POST it to /v1/architectures first.")
-                    ],
+                    errors=[Entry(at, "not-found", "Send the document, or POST it to /v1/architectures first.")],
                 ) from None
-            given = architectures.parse(record.authored, prefix="/architecture")
+            given = architectures.parse(record.authored, prefix=at)
         assert given is not None
-        return given, self._judged(given, prefix="/architecture")
+        return given, self._judged(given, prefix=at)
 
     def cancel(self, job_id: str) -> tuple[Job, bool]:
         """Ask a job to stop and keep its best checkpoint; the flag says whether anything changed.
@@ -397,7 +632,9 @@ class ControlPlane:
         before = self.queue.get(job_id)
         job = self.queue.request_cancel(job_id)
         if job.state in (JobState.SUCCEEDED, JobState.FAILED):
-            raise Conflict(f"The job has {job.state.value} already.")
+            raise Conflict(
+                f"The job has {job.state.value} already.", hint="There is nothing to cancel; delete it to forget it."
+            )
         self._wake()
         return job, before.state is not job.state
 
@@ -405,6 +642,33 @@ class ControlPlane:
         """Forget a finished job, its events and its files."""
         self.queue.delete(job_id)
         remove_tree(folder_of_job(self._root, job_id))
+
+    def artifact(self, job_id: str) -> tuple[Path, dict[str, Any]]:
+        """Where the file lies that an export job made, and its name, size and digest.
+
+        Raises:
+            NotFound: there is no such job, or it is of a kind that makes no file.
+            Conflict: it has not ended yet, or was cancelled.
+            JobFailed: it failed.
+        """
+        job = self.queue.get(job_id)
+        if job.kind != "export":
+            hint = "The result of a job of another kind is a version or metrics: see `output` and `metrics` of the job."
+            raise NotFound(
+                f"A job of the kind {job.kind} makes no file.",
+                errors=[Entry("/path/job_id", "not-found", "This job makes no file.", hint=hint)],
+            )
+        if job.state is JobState.FAILED:
+            error = job.error or {}
+            raise JobFailed(error.get("code", "internal"), str(error.get("detail", "The job failed.")))
+        if job.state is not JobState.SUCCEEDED:
+            raise Conflict(f"The job is {job.state.value}; it has no file.", hint="Wait until its state is succeeded.")
+        assert job.output is not None
+        path = folder_of_job(self._root, job_id) / f"attempt-{job.attempt}" / export.ARTIFACT
+        artifact = job.output["artifact"]
+        if not path.is_file() or path.stat().st_size != artifact["size_bytes"]:
+            raise NotFound("The file of this job is gone.", hint="Submit the job again.")
+        return path, artifact
 
     def job_log(self, job_id: str, *, limit: int = 1_000_000) -> str:
         """What the job's workers printed, attempt by attempt; at most the last `limit` bytes of each."""
@@ -466,6 +730,14 @@ class ControlPlane:
 
 
 @dataclass(frozen=True, slots=True)
+class _Measured:
+    """What takes a look at every byte, and is the same each time."""
+
+    sha256: str
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     resolved: dict[str, Any]
     dataset: DatasetRecord | None
@@ -473,17 +745,19 @@ class _Plan:
     warnings: tuple[Entry, ...]
 
 
+def _safetensors(folder: Path, _: Manifest, __: int) -> export.Assembly:
+    return export.safetensors(folder / "weights.pt")
+
+
+def _bundle(folder: Path, manifest: Manifest, crc: int) -> export.Assembly:
+    return bundle.assemble(folder, manifest, crc=crc)
+
+
 def _thin(steps: list[int], points: int) -> list[int]:
     """Evenly chosen steps, first and last always among them: every value shown is a value that was measured."""
     if len(steps) <= points:
         return steps
     return [steps[round(place * (len(steps) - 1) / (points - 1))] for place in range(points)]
-
-
-def _check_output(model: str, alias: str | None) -> None:
-    check_name(model, at="/output/model")
-    if alias is not None:
-        check_alias(alias, at="/output/alias_on_success")
 
 
 def _source_digest(source: Any) -> str:
@@ -494,6 +768,25 @@ def _source_digest(source: Any) -> str:
 def _refusal(problems: list[Entry], sentence: str) -> InvalidInput:
     kind = ShapeMismatch if problems[0].code == "shape-mismatch" else ValidationFailed
     return kind(sentence, errors=problems)
+
+
+def _reading(record: ArchitectureRecord, view: Reading) -> Any:
+    """A kept document in another form."""
+    match view:
+        case "authored":
+            return record.authored
+        case "canonical":
+            return record.canonical
+        case "summary":
+            return record.summary
+        case "table":
+            return table(record.summary)
+        case "python":
+            return python_source(architectures.parse(record.canonical))
+        case "mermaid":
+            return mermaid(architectures.parse(record.canonical), record.summary)
+        case _:
+            assert_never(view)
 
 
 def _verdict(

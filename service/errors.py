@@ -47,12 +47,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 MAX_ENTRIES: Final = 20
 """At most so many mistakes are listed in one answer; a last entry counts the others."""
 
 _MAX_GOT: Final = 64
+
+CheckpointReason = Literal[
+    "keys",
+    "shapes",
+    "dtype",
+    "not-finite",
+    "not-a-checkpoint",
+    "digest-mismatch",
+    "code",
+    "truncated",
+    "damaged",
+    "crc-mismatch",
+    "compressed",
+    "duplicate-entry",
+    "geometry",
+    "too-large",
+    "unsupported-format",
+]
+"""Why weights are refused: what a failed job has as `error.reason` beside the code `checkpoint_refused`."""
 
 
 def shorten(value: object) -> str:
@@ -125,12 +144,14 @@ class ServiceError(Exception):
         more: int = 0,
         limit: Mapping[str, Any] | None = None,
         retry_after_s: float | None = None,
+        hint: str | None = None,
     ) -> None:
         self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
         self.errors = tuple(errors)
         self.more = more  # mistakes that were counted, but not put down in `errors`
         self.limit = dict(limit) if limit else None
         self.retry_after_s = retry_after_s
+        self.hint = hint  # what to do next, where there are no `errors` that say it
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -221,6 +242,23 @@ class CheckpointRefused(InvalidInput):
     """The weights do not fit the architecture."""
 
     code = "checkpoint-refused"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        reason: CheckpointReason,
+        errors: Sequence[Entry] = (),
+        more: int = 0,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, errors=errors, more=more, hint=hint)
+        self.reason = reason
+
+    @property
+    def failure(self) -> str:
+        """What a job fails with because of this: a file that holds code is told apart from one that does not fit."""
+        return "unsafe_checkpoint" if self.reason == "code" else "checkpoint_refused"
 
 
 class DatasetRefused(InvalidInput):
@@ -370,6 +408,7 @@ FAILURE_CODES: Final = (
     "unsafe_checkpoint",
     "checkpoint_refused",
     "architecture_needed",
+    "export_refused",
     "internal",
 )
 """Why a job can fail: a closed list, part of the HTTP contract."""
@@ -389,8 +428,9 @@ class JobFailed(ServiceError):
         pointer: str | None = None,
         epoch: int | None = None,
         step: int | None = None,
-        reason: str | None = None,
+        reason: CheckpointReason | None = None,
         errors: Sequence[Entry] = (),
+        report: Mapping[str, Any] | None = None,
     ) -> None:
         if failure not in FAILURE_CODES:
             raise ValueError(f"{failure!r} is not a failure code")
@@ -401,9 +441,10 @@ class JobFailed(ServiceError):
         self.epoch = epoch
         self.step = step
         self.reason = reason
+        self.report = report
 
     def to_dict(self) -> dict[str, Any]:
-        """The job's `error` member."""
+        """The job's `error` member, with the job's `report` in it where there is one."""
         members: dict[str, Any] = {
             "code": self.failure,
             "detail": self.message,
@@ -416,4 +457,6 @@ class JobFailed(ServiceError):
         found = {name: value for name, value in members.items() if value is not None}
         if self.errors:
             found["errors"] = [entry.to_dict() for entry in self.errors]
+        if self.report is not None:
+            found["report"] = dict(self.report)
         return found

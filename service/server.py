@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from service.jobs.launchers import ForkLauncher
 from service.rest.health import Lifecycle
@@ -29,6 +30,8 @@ def run(settings: Settings) -> int:
         StoreError: the store cannot be opened.
     """
     configure_logging(level=settings.log_level, style=settings.log_format)
+    # Event streams end by themselves when the drain begins. The library would cut them in the middle of an answer.
+    AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     lifecycle = Lifecycle()
     launcher = ForkLauncher()  # first of all: it warms up beside the import of torch in this process
     try:

@@ -10,88 +10,32 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, assert_never
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 
+from service.engine import operations
+from service.engine.modules import OURS
 from service.errors import ArchitectureInvalid, Entry
 from service.schemas import layers, steps
-from service.schemas.architecture import Architecture
+from service.schemas.architecture import BATCH, Architecture, leaves, state_rows
+from service.schemas.initial import (
+    Constant,
+    Filled,
+    Initializer,
+    Kaiming,
+    Normal,
+    Orthogonal,
+    TruncatedNormal,
+    Uniform,
+    Xavier,
+    matches,
+)
 from service.schemas.judgement import Judgement, require
-from service.schemas.layers import Graph, Layer, Leaf, Sequential
+from service.schemas.layers import LAYER_KINDS, Buffer, Graph, Layer, Parameter, Sequential
+from service.schemas.leaf import Leaf
 from service.schemas.steps import Step, reads
 
-TORCH_LAYERS: Final[Mapping[type[Leaf], Callable[..., nn.Module]]] = {
-    layers.Identity: nn.Identity,
-    layers.Linear: nn.Linear,
-    layers.Flatten: nn.Flatten,
-    layers.Unflatten: nn.Unflatten,
-    layers.Dropout: nn.Dropout,
-    layers.Dropout1d: nn.Dropout1d,
-    layers.Dropout2d: nn.Dropout2d,
-    layers.AlphaDropout: nn.AlphaDropout,
-    layers.FeatureAlphaDropout: nn.FeatureAlphaDropout,
-    layers.Conv1d: nn.Conv1d,
-    layers.Conv2d: nn.Conv2d,
-    layers.ConvTranspose1d: nn.ConvTranspose1d,
-    layers.ConvTranspose2d: nn.ConvTranspose2d,
-    layers.MaxPool1d: nn.MaxPool1d,
-    layers.MaxPool2d: nn.MaxPool2d,
-    layers.AvgPool1d: nn.AvgPool1d,
-    layers.AvgPool2d: nn.AvgPool2d,
-    layers.AdaptiveAvgPool1d: nn.AdaptiveAvgPool1d,
-    layers.AdaptiveAvgPool2d: nn.AdaptiveAvgPool2d,
-    layers.AdaptiveMaxPool1d: nn.AdaptiveMaxPool1d,
-    layers.AdaptiveMaxPool2d: nn.AdaptiveMaxPool2d,
-    layers.BatchNorm1d: nn.BatchNorm1d,
-    layers.BatchNorm2d: nn.BatchNorm2d,
-    layers.InstanceNorm1d: nn.InstanceNorm1d,
-    layers.InstanceNorm2d: nn.InstanceNorm2d,
-    layers.GroupNorm: nn.GroupNorm,
-    layers.LayerNorm: nn.LayerNorm,
-    layers.RMSNorm: nn.RMSNorm,
-    layers.LocalResponseNorm: nn.LocalResponseNorm,
-    layers.Embedding: nn.Embedding,
-    layers.ReLU: nn.ReLU,
-    layers.ReLU6: nn.ReLU6,
-    layers.LeakyReLU: nn.LeakyReLU,
-    layers.PReLU: nn.PReLU,
-    layers.RReLU: nn.RReLU,
-    layers.ELU: nn.ELU,
-    layers.CELU: nn.CELU,
-    layers.SELU: nn.SELU,
-    layers.GELU: nn.GELU,
-    layers.SiLU: nn.SiLU,
-    layers.Mish: nn.Mish,
-    layers.Sigmoid: nn.Sigmoid,
-    layers.LogSigmoid: nn.LogSigmoid,
-    layers.Tanh: nn.Tanh,
-    layers.Hardtanh: nn.Hardtanh,
-    layers.Hardsigmoid: nn.Hardsigmoid,
-    layers.Hardswish: nn.Hardswish,
-    layers.Hardshrink: nn.Hardshrink,
-    layers.Softshrink: nn.Softshrink,
-    layers.Threshold: nn.Threshold,
-    layers.Softplus: nn.Softplus,
-    layers.Softsign: nn.Softsign,
-    layers.Tanhshrink: nn.Tanhshrink,
-    layers.Softmin: nn.Softmin,
-    layers.Softmax: nn.Softmax,
-    layers.LogSoftmax: nn.LogSoftmax,
-    layers.Softmax2d: nn.Softmax2d,
-    layers.GLU: nn.GLU,
-    layers.ZeroPad1d: nn.ZeroPad1d,
-    layers.ZeroPad2d: nn.ZeroPad2d,
-    layers.ConstantPad1d: nn.ConstantPad1d,
-    layers.ConstantPad2d: nn.ConstantPad2d,
-    layers.ReflectionPad1d: nn.ReflectionPad1d,
-    layers.ReflectionPad2d: nn.ReflectionPad2d,
-    layers.ReplicationPad1d: nn.ReplicationPad1d,
-    layers.ReplicationPad2d: nn.ReplicationPad2d,
-    layers.CircularPad2d: nn.CircularPad2d,
-    layers.Upsample: nn.Upsample,
-    layers.PixelShuffle: nn.PixelShuffle,
-    layers.PixelUnshuffle: nn.PixelUnshuffle,
-    layers.ChannelShuffle: nn.ChannelShuffle,
+TORCH_LAYERS: Final[Mapping[type[Leaf], type[nn.Module]]] = {
+    kind: OURS[name] if name in OURS else getattr(nn, name) for name, kind in LAYER_KINDS.items()
 }
 """The class of every layer that is not a container."""
 
@@ -108,10 +52,48 @@ def build(architecture: Architecture, *, device: str = "cpu") -> nn.Module:
     """
     if device == "meta":
         with torch.device("meta"):
-            return _built(architecture.root)
+            module = _built(architecture.root)
+        tie(module, architecture)
+        return module
     # Weights are drawn on the CPU for every device, so that a seed means the same everywhere.
     module = _built(architecture.root)
+    initialise(module, architecture)
+    tie(module, architecture)
     return module if device == "cpu" else module.to(device)
+
+
+def complete(module: nn.Module, architecture: Architecture) -> None:
+    """After weights were assigned to a net that was built on meta: what no state_dict holds.
+
+    Tied keys become one tensor again, and buffers that are not stored get their values.
+    """
+    tie(module, architecture)
+    for path, _, layer in leaves(architecture):
+        if isinstance(layer, Buffer) and not layer.persistent:
+            owner, _, name = path.rpartition(".")
+            setattr(module.get_submodule(owner), name, _tensor(layer))
+
+
+def tie(module: nn.Module, architecture: Architecture) -> None:
+    """Make tied keys one tensor."""
+    for rule in architecture.tie:
+        owner, _, name = rule.to.rpartition(".")
+        source, _, source_name = rule.from_.rpartition(".")
+        setattr(module.get_submodule(owner), name, getattr(module.get_submodule(source), source_name))
+
+
+def initialise(module: nn.Module, architecture: Architecture) -> None:
+    """Fill parameters by the document's own rules, in order; those that no rule names keep torch's initial values."""
+    if not architecture.init:
+        return
+    types = {path: layer.type for path, _, layer in leaves(architecture)}
+    rows = state_rows(architecture)
+    with torch.no_grad():
+        for rule in architecture.init:
+            for key, parameter in module.named_parameters(remove_duplicate=False):
+                narrowed = rule.layers is None or types.get(rows[key].layer) in rule.layers
+                if narrowed and matches(rule.match, key):
+                    _fill(parameter, rule.init)
 
 
 def confirm(architecture: Architecture) -> None:
@@ -171,9 +153,12 @@ def _run_on_meta(module: nn.Module, judged: Architecture, judgement: Judgement, 
 
 
 def _compare(out: Any, shape: Sequence[str | int], batch: int, sizes: Mapping[str, int], path: str) -> None:
+    while isinstance(out, tuple) and out:
+        out = out[0]
     if not isinstance(out, Tensor):
         return
-    wanted = [batch, *(sizes.get(size, size) if isinstance(size, str) else size for size in shape[1:])]
+    known = {**sizes, BATCH: batch}
+    wanted = [known.get(size, size) if isinstance(size, str) else size for size in shape]
     same = len(wanted) == out.dim() and all(want in ("?", have) for want, have in zip(wanted, out.shape, strict=True))
     if not same:
         raise _refuted(path, f"torch gives the shape {list(out.shape)}, not {wanted}")
@@ -184,16 +169,7 @@ def _refuted(path: str, what: str) -> ArchitectureInvalid:
     return ArchitectureInvalid(errors=[entry])
 
 
-DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "int16": torch.int16,
-    "int8": torch.int8,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
-}
+DTYPES: Final = operations.DTYPES
 """torch's name of every dtype that documents have."""
 
 
@@ -209,14 +185,64 @@ def _built(layer: Layer) -> nn.Module:
         case _:
             return _leaf(layer)
     for name, child in zip(layer.names, layer.layers, strict=True):
-        module.add_module(name, _built(child))
+        match child:
+            case Parameter():
+                module.register_parameter(name, nn.Parameter(_tensor(child)))
+            case Buffer():
+                module.register_buffer(name, _tensor(child), persistent=child.persistent)
+            case _:
+                module.add_module(name, _built(child))
     return module
+
+
+def _tensor(layer: Parameter | Buffer) -> Tensor:
+    dtype = DTYPES[layer.tensor_dtype] if isinstance(layer, Buffer) else torch.float32
+    tensor = torch.empty(layer.shape, dtype=dtype)
+    with torch.no_grad():
+        _fill(tensor, layer.init)
+    return tensor
+
+
+def _fill(tensor: Tensor, init: Initializer) -> None:
+    """Fill a tensor as its document says."""
+    match init:
+        case Constant(value=value):
+            nn.init.constant_(tensor, value)
+        case Filled(type=kind):
+            _FILLED[kind](tensor)
+        case Normal():
+            nn.init.normal_(tensor, init.mean, init.std)
+        case TruncatedNormal():
+            nn.init.trunc_normal_(tensor, init.mean, init.std, init.a, init.b)
+        case Uniform():
+            nn.init.uniform_(tensor, init.a, init.b)
+        case Xavier(type=kind, gain=gain):
+            (nn.init.xavier_uniform_ if kind == "xavier_uniform" else nn.init.xavier_normal_)(tensor, gain)
+        case Kaiming(type=kind):
+            function = nn.init.kaiming_uniform_ if kind == "kaiming_uniform" else nn.init.kaiming_normal_
+            function(tensor, init.a, init.mode, init.nonlinearity)
+        case Orthogonal(gain=gain):
+            nn.init.orthogonal_(tensor, gain)
+        case _:
+            assert_never(init)
+
+
+_FILLED: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    "zeros": nn.init.zeros_,
+    "ones": nn.init.ones_,
+    "eye": nn.init.eye_,
+    "dirac": nn.init.dirac_,
+}
 
 
 def _leaf(layer: Leaf) -> nn.Module:
     # The short form: sizes as people write them, so that the net prints as if they had written it.
     written = layer.model_dump(exclude={"type", "name"})
     arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
+    for name in arguments:
+        member = getattr(layer, name)
+        if isinstance(member, Leaf):  # the layer that a TransformerEncoder copies, and its norm
+            arguments[name] = _leaf(member)
     if isinstance(layer, (layers.Softmin, layers.Softmax, layers.LogSoftmax)) and layer.dim is None:
         arguments["dim"] = 1  # what torch would take, which it does with a warning
     return TORCH_LAYERS[type(layer)](**arguments)
@@ -271,13 +297,14 @@ def _compiled(graph: Graph) -> tuple[tuple[_Run, ...], int, tuple[int, ...]]:
         if isinstance(step, steps.Return):
             return tuple(plan), width, tuple(taken)
         dying = list(dict.fromkeys(places[name] for name in step.references() if last[name] == number))
+        named = {key: value if isinstance(value, bool) else Place(places[value]) for key, value in _named(step).items()}
         free += dying
         if free:
             out = free.pop()
         else:
             out, width = width, width + 1
         places[f"%{number + 1}"] = out
-        plan.append(_bound(step, taken, out))
+        plan.append(bound(step, taken, named, out))
         emptied = tuple(place for place in dying if place != out)
         if emptied:
             plan.append(_emptying(emptied))
@@ -292,28 +319,39 @@ def _emptying(emptied: tuple[int, ...]) -> _Run:
     return run
 
 
-def _bound(step: Step, taken: Sequence[Any], out: int) -> _Run:
+class Place(int):
+    """A place in the list of values, told apart from a constant."""
+
+
+def _named(step: Step) -> Mapping[str, str | bool]:
+    return step.named if isinstance(step, steps.Call) else {}
+
+
+def bound(step: Step, taken: Sequence[Any], named: Mapping[str, Place | bool], out: int) -> _Run:
     """The step as a closure over places and constants."""
     match step:
         case steps.Call(layer=name):
-            return _calling(name, taken, out)
+            return _calling(name, taken, named, out)
+        case steps.Tuple():
+            return _grouping(taken, out)
+        case steps.Param(layer=name):
+            return _reading(name, out)
         case steps.Item(index=index):
             return _unary(lambda value: value[index], taken[0], out)
         case steps.Return():
             raise ValueError("a return ends the plan")
-        case steps.Arithmetic():
-            return _arithmetic(step, taken, out)
-        case steps.MatMul():
-            return _binary(torch.matmul, taken[0], taken[1], out)
-        case steps.Join(op=op, dim=dim):
-            return _joining(_JOINS[op], taken, dim, out)
-        case steps.Dropout(p=p):
-            return _dropping(p, taken[0], out)
         case _:
-            return _unary(_function(step), taken[0], out)
+            return _computing(step, taken, out)
 
 
-def _calling(name: str, taken: Sequence[int], out: int) -> _Run:
+def _calling(name: str, taken: Sequence[int], named: Mapping[str, Place | bool], out: int) -> _Run:
+    if named:
+
+        def run_named(values: list[Any], children: Mapping[str, Any], _: nn.Module) -> None:
+            given = {key: values[item] if isinstance(item, Place) else item for key, item in named.items()}
+            values[out] = children[name](*[values[place] for place in taken], **given)
+
+        return run_named
     if len(taken) == 1:
         (place,) = taken
 
@@ -326,6 +364,20 @@ def _calling(name: str, taken: Sequence[int], out: int) -> _Run:
         values[out] = children[name](*[values[place] for place in taken])
 
     return run_several
+
+
+def _grouping(taken: Sequence[int], out: int) -> _Run:
+    def run(values: list[Any], _: Mapping[str, Any], __: nn.Module) -> None:
+        values[out] = tuple([values[place] for place in taken])
+
+    return run
+
+
+def _reading(name: str, out: int) -> _Run:
+    def run(values: list[Any], _: Mapping[str, Any], module: nn.Module) -> None:
+        values[out] = getattr(module, name)
+
+    return run
 
 
 def _unary(function: Callable[[Any], Any], place: int, out: int) -> _Run:
@@ -342,122 +394,22 @@ def _binary(function: Callable[[Any, Any], Any], left: int, right: int, out: int
     return run
 
 
-def _arithmetic(step: steps.Arithmetic, taken: Sequence[Any], out: int) -> _Run:
-    function = _ARITHMETIC[step.op]
-    left, right = step.inputs
-    if isinstance(left, str) and isinstance(right, str):
-        return _binary(function, taken[0], taken[1], out)
-    if isinstance(left, str):
-        return _unary(lambda value: function(value, right), taken[0], out)
-    return _unary(lambda value: function(left, value), taken[1], out)
+def _computing(step: steps.Operation, taken: Sequence[Any], out: int) -> _Run:
+    places = [place for place, item in zip(taken, step.inputs, strict=True) if isinstance(item, str)]
+    function = operations.function_of(step)
+    if operations.follows_training(step):
+        training = operations.function_of(step, training=True)
 
+        def run_either(values: list[Any], _: Mapping[str, Any], module: nn.Module) -> None:
+            values[out] = (training if module.training else function)(*[values[place] for place in places])
 
-def _joining(function: Callable[..., Any], taken: Sequence[int], dim: int, out: int) -> _Run:
+        return run_either
+    if len(places) == 1:
+        return _unary(function, places[0], out)
+    if len(places) == 2:
+        return _binary(function, places[0], places[1], out)
+
     def run(values: list[Any], _: Mapping[str, Any], __: nn.Module) -> None:
-        values[out] = function([values[place] for place in taken], dim)
+        values[out] = function(*[values[place] for place in places])
 
     return run
-
-
-def _dropping(p: float, place: int, out: int) -> _Run:
-    def run(values: list[Any], _: Mapping[str, Any], module: nn.Module) -> None:
-        values[out] = F.dropout(values[place], p, module.training)
-
-    return run
-
-
-_JOINS: Final[Mapping[str, Callable[..., Any]]] = {"cat": torch.cat, "stack": torch.stack}
-
-_ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-}
-
-_ACTIVATIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "relu": F.relu,
-    "silu": F.silu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
-
-_REDUCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
-    "mean": torch.mean,
-    "sum": torch.sum,
-    "amax": torch.amax,
-    "amin": torch.amin,
-}
-
-_SOFTMAXES: Final[Mapping[str, Callable[..., Any]]] = {"softmax": F.softmax, "log_softmax": F.log_softmax}
-
-_Unary: TypeAlias = (
-    steps.Negative
-    | steps.Activation
-    | steps.Gelu
-    | steps.LeakyRelu
-    | steps.Elu
-    | steps.Softplus
-    | steps.Softmax
-    | steps.Flatten
-    | steps.Reshape
-    | steps.Permute
-    | steps.Transpose
-    | steps.Squeeze
-    | steps.Unsqueeze
-    | steps.GetItem
-    | steps.Reduce
-    | steps.MaxPool2d
-    | steps.AvgPool2d
-    | steps.AdaptiveAvgPool2d
-)
-
-
-def _function(step: _Unary) -> Callable[[Any], Any]:
-    """The function of a step that takes one tensor."""
-    match step:
-        case steps.Negative():
-            return torch.neg
-        case steps.Activation(op=op):
-            return _ACTIVATIONS[op]
-        case steps.Gelu(approximate=approximate):
-            return lambda x: F.gelu(x, approximate=approximate)
-        case steps.LeakyRelu(negative_slope=slope):
-            return lambda x: F.leaky_relu(x, slope)
-        case steps.Elu(alpha=alpha):
-            return lambda x: F.elu(x, alpha)
-        case steps.Softplus(beta=beta, threshold=threshold):
-            return lambda x: F.softplus(x, beta, threshold)
-        case steps.Softmax(op=op, dim=dim):
-            function, along = _SOFTMAXES[op], 1 if dim is None else dim
-            return lambda x: function(x, along)
-        case steps.Flatten(start_dim=start, end_dim=end):
-            return lambda x: torch.flatten(x, start, end)
-        case steps.Reshape(shape=shape):
-            return lambda x: x.reshape(x.shape[0], *shape)
-        case steps.Permute(dims=dims):
-            return lambda x: x.permute(dims)
-        case steps.Transpose(dim0=dim0, dim1=dim1):
-            return lambda x: x.transpose(dim0, dim1)
-        case steps.Squeeze(dim=dim):
-            return lambda x: x.squeeze(dim)
-        case steps.Unsqueeze(dim=dim):
-            return lambda x: x.unsqueeze(dim)
-        case steps.GetItem(index=index):
-            indices = tuple(item if isinstance(item, int) else slice(*item) for item in index)
-            return lambda x: x[indices]
-        case steps.Reduce(op=op, dim=dim, keepdim=keepdim):
-            reduction = _REDUCTIONS[op]
-            return lambda x: reduction(x, dim, keepdim)
-        case steps.MaxPool2d():
-            kernel, stride, padding = step.kernel_size, step.stride, step.padding
-            dilation, ceil_mode = step.dilation, step.ceil_mode
-            return lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
-        case steps.AvgPool2d():
-            kernel, stride, padding = step.kernel_size, step.stride, step.padding
-            ceil_mode, include = step.ceil_mode, step.count_include_pad
-            return lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include)
-        case steps.AdaptiveAvgPool2d(output_size=size):
-            return lambda x: F.adaptive_avg_pool2d(x, size)
-        case _:
-            assert_never(step)

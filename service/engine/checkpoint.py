@@ -10,14 +10,16 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from service.engine.inspection import Inspection
+from service.engine.legacy import read_tensors
 from service.engine.preprocessing import cast
 from service.engine.readers import nested_numbers
-from service.errors import MAX_ENTRIES, CheckpointRefused, DtypeMismatch, Entry, NotFinite, shorten
+from service.errors import MAX_ENTRIES, CheckpointReason, CheckpointRefused, DtypeMismatch, Entry, NotFinite, shorten
 from service.schemas.document import canonical, digest, nearest_hint, pointer
 
 
@@ -50,14 +52,19 @@ def save(path: Path, state: Mapping[str, Any]) -> tuple[int, str]:
     return size, sha256
 
 
-def load(path: Path, *, device: str = "cpu") -> Any:
+def load(path: Path, *, device: str = "cpu", mmap: bool = False) -> Any:
     """What `save` wrote, with its tensors on `device`.
+
+    Args:
+        path: the file.
+        device: where the tensors go.
+        mmap: map the file instead of reading it; it must then never be changed afterwards, only replaced.
 
     Raises:
         CheckpointRefused: the file is damaged, or holds more than plain data and tensors.
         OSError: it cannot be read.
     """
-    return _load(path, device, mmap=False)
+    return _load(path, device, mmap=mmap)
 
 
 def load_weights(module: nn.Module, path: Path, *, device: str = "cpu") -> None:
@@ -72,7 +79,7 @@ def load_weights(module: nn.Module, path: Path, *, device: str = "cpu") -> None:
     """
     state = _load(path, device, mmap=True)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointRefused("The file holds no state_dict.")
+        raise CheckpointRefused("The file holds no state_dict.", reason="not-a-checkpoint")
     reference = module.state_dict()
     found = _key_mistakes(state.keys(), reference.keys(), "")
     for name, tensor in state.items():
@@ -147,6 +154,52 @@ def state_dict_from_json(
     return tensors
 
 
+def assemble(
+    path: Path, inspection: Inspection, sources: Mapping[str, tuple[str, ...] | None], reference: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A foreign file's tensors as the state_dict of a net.
+
+    The tensors are views of the mapped file where its bytes lie in order: save them before the file goes.
+
+    Args:
+        inspection: what the inert reader found in the file.
+        sources: for every key the names in the file: one, g and v of weight normalisation, or None for a count of 0.
+        reference: the net's own state_dict, of which shapes and dtypes count (it may be on meta).
+
+    Raises:
+        CheckpointRefused: a check sum is another, or the file has changed.
+        OSError: it cannot be read.
+    """
+    names = {name for source in sources.values() for name in source or ()}
+    read: dict[str, Tensor] = {}
+    for info, data in read_tensors(path, inspection, names):
+        dtype = getattr(torch, info.dtype)
+        flat = torch.frombuffer(data, dtype=dtype) if len(data) else torch.empty(0, dtype=dtype)
+        read[info.name] = flat.reshape(info.shape)
+    tensors: dict[str, Tensor] = {}
+    for key, wanted in reference.items():
+        source = sources[key]
+        match source:
+            case None:
+                tensor = torch.zeros(wanted.shape, dtype=wanted.dtype)
+            case (name,):
+                tensor = read[name]
+            case (g, v):
+                tensor = _normalised(read[g], read[v])
+            case _:
+                raise ValueError(f"{key} has {len(source)} sources")
+        tensors[key] = tensor.to(wanted.dtype).reshape(wanted.shape)
+    return tensors
+
+
+def _normalised(g: Tensor, v: Tensor) -> Tensor:
+    """The weight that weight normalisation computes: g · v / ‖v‖ along the dimension that g keeps."""
+    along = [axis for axis in range(g.dim()) if g.shape[axis] == v.shape[axis] and g.shape[axis] > 1]
+    if g.dim() != v.dim() or g.numel() == 1:
+        return v * (g.reshape(()) / v.norm())
+    return torch._weight_norm(v, g, along[0] if along else 0)
+
+
 def _load(path: Path, device: str, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
@@ -154,7 +207,7 @@ def _load(path: Path, device: str, *, mmap: bool) -> Any:
         raise
     except Exception as error:  # the unpickler raises what it likes, from KeyError to UnpicklingError
         what = (str(error) or type(error).__name__).splitlines()[0][:150]
-        raise CheckpointRefused(f"The file cannot be read as tensors: {what}") from error
+        raise CheckpointRefused(f"The file cannot be read as tensors: {what}", reason="not-a-checkpoint") from error
 
 
 def _key_mistakes(given: Any, wanted: Any, at: str) -> list[Entry]:
@@ -191,10 +244,22 @@ def _refusal(found: list[Entry]) -> CheckpointRefused:
         "dtype": "of another dtype",
     }
     told = ", ".join(f"{count} {words[code]}" for code, count in counts.items() if count) or found[0].detail
-    if len(found) > MAX_ENTRIES:
-        rest = len(found) - MAX_ENTRIES + 1
-        found = [*found[: MAX_ENTRIES - 1], Entry("", "more", f"{rest} more mistakes are not listed.")]
-    return CheckpointRefused(f"The weights do not fit the architecture: {told}", errors=found)
+    return CheckpointRefused(
+        f"The weights do not fit the architecture: {told.removesuffix('.')}.",
+        reason=_REASONS.get(found[0].code, "dtype"),
+        errors=found[:MAX_ENTRIES],
+        more=max(0, len(found) - MAX_ENTRIES),
+    )
+
+
+_REASONS: Final[Mapping[str, CheckpointReason]] = {
+    "missing": "keys",
+    "unexpected": "keys",
+    "shapes": "shapes",
+    "shape-mismatch": "shapes",
+    "not-finite": "not-finite",
+}
+"""What a refusal is called after its first mistake; whatever else is wrong is wrong with the numbers' type."""
 
 
 def _described(tensor: Tensor) -> str:

@@ -79,8 +79,8 @@ class _CsvColumn:
     codes: list[Array] = field(default_factory=list)
     lookup: dict[str, int] = field(default_factory=dict)
 
-    def add(self, cells: Sequence[str], lines: Sequence[int], found: list[tuple[int, str, str, str]]) -> None:
-        """Take the cells of one block; mistakes go to `found` as (line, column, code, detail)."""
+    def add(self, cells: Sequence[str], lines: Sequence[int], found: list[tuple[int, str, str]]) -> None:
+        """Take the cells of one block; mistakes go to `found` as (line, code, detail)."""
         if self.late:
             return
         if not self.is_text:
@@ -91,12 +91,12 @@ class _CsvColumn:
             kinds = [_cell_kind(cell) for cell in cells]
             if "text" not in kinds:
                 for line, cell, kind in zip(lines, cells, kinds, strict=True):
+                    where = f"line {line}, column {shorten(self.name)}"
                     if kind == "missing":
-                        found.append((line, self.name, "missing-value", f"A value is missing ({shorten(cell)})."))
+                        found.append((line, "missing-value", f"{where}: A value is missing ({shorten(cell)})."))
                     elif kind == "infinite":
-                        found.append(
-                            (line, self.name, "not-finite", f"{shorten(cell)} is not a finite float32 number.")
-                        )
+                        detail = f"{where}: {shorten(cell)} is not a finite float32 number."
+                        found.append((line, "not-finite", detail))
                 return
             self.is_text, self.late = True, bool(self.numbers)
             self.numbers.clear()
@@ -106,7 +106,12 @@ class _CsvColumn:
         for text in dict.fromkeys(texts):
             if text not in self.lookup:
                 if problem := bad_text(text):
-                    found += [(line, self.name, *problem) for line, t in zip(lines, texts, strict=True) if t == text]
+                    code, detail = problem
+                    found += [
+                        (line, code, f"line {line}, column {shorten(self.name)}: {detail}")
+                        for line, t in zip(lines, texts, strict=True)
+                        if t == text
+                    ]
                 self.lookup[text] = len(self.lookup)
         self.codes.append(np.fromiter(map(self.lookup.__getitem__, texts), np.int32, len(texts)))
 
@@ -244,17 +249,19 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[_CsvCol
                 limit = f"{MAX_ROWS} rows" if rows > MAX_ROWS else f"{MAX_CELLS} cells"
                 refuse([Entry(f"{at}/upload", "too-large", f"The file has more than {limit}.")])
             lines = [line for line, _ in block]
-            ragged = [(line, len(cells)) for line, cells in block if len(cells) != width]
-            if ragged:
-                refuse(
-                    Entry(
-                        f"{at}/upload",
-                        "ragged-row",
-                        f"line {line}: {'an empty line' if count == 0 else f'{count} values'}, but line 1 names {width}"
-                        " columns.",
-                    )
-                    for line, count in ragged[:MAX_ENTRIES]
+            found = [
+                (
+                    line,
+                    "ragged-row",
+                    f"line {line}: {'an empty line' if not cells else f'{len(cells)} values'}, but line 1 names {width}"
+                    " columns.",
                 )
+                for line, cells in block
+                if len(cells) != width
+            ]
+            if found:  # in the other rows may be more mistakes
+                block = [(line, cells) for line, cells in block if len(cells) == width]
+                lines = [line for line, _ in block]
             if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
                 matrix = _parse(list(chain.from_iterable(cells for _, cells in block)))
                 all_numbers = matrix is not None
@@ -262,19 +269,16 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[_CsvCol
                     matrix = matrix.reshape(-1, width)
                     for column in columns:
                         column.numbers.append(matrix[:, column.index])
-                    continue
-            cells = list(zip(*(cells for _, cells in block), strict=True))
-            found: list[tuple[int, str, str, str]] = []
-            for column in columns:
-                column.add(cells[column.index], lines, found)
+                    if not found:
+                        continue
+            by_column = list(zip(*(cells for _, cells in block), strict=True))
+            for column in columns if block else ():
+                column.add(by_column[column.index], lines, found)
                 if len(column.lookup) > MAX_CATEGORIES:
                     refuse([too_many_categories(f"{at}/upload", column.name)])
             if found:
                 found.sort(key=lambda item: item[0])
-                refuse(
-                    Entry(f"{at}/upload", code, f"line {line}, column {shorten(name)}: {detail}")
-                    for line, name, code, detail in found[:MAX_ENTRIES]
-                )
+                refuse(Entry(f"{at}/upload", code, detail) for _, code, detail in found[:MAX_ENTRIES])
     return rows
 
 

@@ -17,12 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.engine import build, checkpoint
+from service.engine import build, checkpoint, plan
 from service.engine.preprocessing import Preprocessor
 from service.errors import Entry, ShapeMismatch
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
+from service.schemas.judgement import require
 from service.schemas.preprocessing import Preprocessing
+from service.schemas.versions import BatchIndependence
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +35,10 @@ GOLDEN: Final = "golden.pt"
 
 RELATIVE_TOLERANCE: Final = 1e-4
 """How near golden rows must come on another torch build or processor; on the same one they must be equal."""
+
+
+INDEPENDENT: Final = 1e-4
+"""How near the answer to a row alone must come to its answer among others, relative to the largest answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Predictor:
         self.architecture = architecture
         self.preprocessor = Preprocessor(preprocessing)
         self.module = module.eval()
+        self.plan = plan.compile_plan(architecture, self.module)
         self._dtypes = [getattr(torch, spec.dtype) for spec in architecture.inputs]
 
     @classmethod
@@ -63,6 +70,7 @@ class Predictor:
         preprocessing = Preprocessing.model_validate_json((folder / PREPROCESSING).read_bytes())
         module = build.build(architecture, device="meta")
         checkpoint.load_weights(module, folder / WEIGHTS, device=device)
+        build.complete(module, architecture)
         return cls(architecture, preprocessing, module)
 
     def run(self, rows: Sequence[Rows]) -> list[Tensor]:
@@ -74,7 +82,7 @@ class Predictor:
         with torch.inference_mode():
             inputs = [self._input(part, dtype) for part, dtype in zip(rows, self._dtypes, strict=True)]
             try:
-                answer = self.module(*inputs)
+                answer = self.plan(*inputs)
             except (RuntimeError, IndexError) as error:
                 raise ShapeMismatch(
                     "The net cannot take these rows.",
@@ -87,6 +95,60 @@ class Predictor:
 
     def _input(self, rows: Rows, dtype: torch.dtype) -> Tensor:
         return self.preprocessor.inputs(rows.numbers, rows.codes, dtype=dtype)
+
+    def drawn(self, count: int) -> list[Rows]:
+        """Rows that the net can take, for a version without data: always the same ones.
+
+        Args:
+            count: how many.
+
+        Raises:
+            ShapeMismatch: none of the rows tried can be taken.
+        """
+        sizes = require(self.architecture).sizes
+        smallest = min([8, *sizes.values()])
+        # Whole numbers may be places in a table of any length, or lengths: those that are too large are refused.
+        for largest in (smallest, 1, 0):
+            generator = torch.Generator().manual_seed(0)
+            rows = []
+            for spec, dtype in zip(self.architecture.inputs, self._dtypes, strict=True):
+                shape = [count, *(sizes[size] if isinstance(size, str) else size for size in spec.shape[1:])]
+                if dtype.is_floating_point:
+                    numbers = torch.randn(shape, generator=generator).to(dtype)
+                else:
+                    numbers = torch.randint(min(largest, 1), largest + 1, shape, generator=generator).to(dtype)
+                rows.append(Rows(numbers.numpy()))
+            try:
+                self.run(rows)
+            except ShapeMismatch:
+                if largest:
+                    continue
+                raise
+            return rows
+        raise AssertionError("unreachable")
+
+    def independence(self, rows: Sequence[Rows]) -> BatchIndependence:
+        """Whether the answer to a row depends on the rows that ride with it, tried with the weights as they are.
+
+        Every row is asked alone, and beside each of its neighbours; what may differ is the last bits of sums, which
+        kernels add up in another order for another number of rows.
+
+        Args:
+            rows: two rows at least, for an answer that says something.
+        """
+        count = len(rows[0].numbers)
+        together = self.run(rows)
+        worst = 0.0
+        for first in range(count):
+            for size in (1, 2):
+                part = slice(first, first + size)
+                for whole, alone in zip(together, self.run([_sliced(each, part) for each in rows]), strict=True):
+                    if alone.shape != whole[part].shape:
+                        return BatchIndependence(independent=False, deviation=None, rows=count)
+                    scale = whole.double().abs().nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1e-6)
+                    apart = ((alone.double() - whole[part].double()).abs() / scale).nan_to_num(0.0, 0.0, 0.0)
+                    worst = max(worst, apart.max().item() if apart.numel() else 0.0)
+        return BatchIndependence(independent=worst <= INDEPENDENT, deviation=worst, rows=count)
 
     # -- golden rows --------------------------------------------------------------------------------------------------
 
@@ -123,6 +185,10 @@ class Predictor:
                 worst = (now.double() - then.double()).abs().max().item()
                 return f"output {place} differs by up to {worst:g}"
         return None
+
+
+def _sliced(rows: Rows, part: slice) -> Rows:
+    return Rows(rows.numbers[part], None if rows.codes is None else rows.codes[part])
 
 
 def build_of_torch() -> dict[str, str]:

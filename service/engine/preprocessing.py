@@ -17,7 +17,7 @@ from torch import Tensor
 from service.engine.examples import Examples, class_indices
 from service.engine.readers import Array, refuse
 from service.errors import MAX_ENTRIES, DtypeMismatch, Entry, NotFinite, shorten
-from service.schemas.document import pointer
+from service.schemas.document import nearest_hint, pointer
 from service.schemas.preprocessing import (
     MAX_RANGES,
     ArrayRow,
@@ -47,6 +47,9 @@ from service.schemas.training import (
 
 _CHUNK: Final = 2**20
 """Numbers that are scaled at a time, so that a large array is never in memory as float64."""
+
+_MOST_CHOICES: Final = 500
+"""Looking for the nearest text is slow."""
 
 
 def fit(
@@ -212,7 +215,8 @@ class Preprocessor:
             other = known.get(column.name)
             kind = "text" if isinstance(column, TextColumn) else "number"
             if other is None or manifest.layout != "table":
-                found.append(Entry(at, "unknown-column", f"The dataset has no input column {shorten(column.name)}."))
+                detail = f"The dataset has no input column {shorten(column.name)}."
+                found.append(Entry(at, "unknown-column", detail, hint=nearest_hint(column.name, known)))
             elif (other.dtype == "text") != (kind == "text"):
                 detail = f"Column {shorten(column.name)} holds {other.dtype}s, the model was trained on {kind}s."
                 found.append(Entry(at, "wrong-type", detail))
@@ -264,34 +268,72 @@ class Preprocessor:
             values = values + torch.from_numpy(shift).to(values.device).reshape(shape)
         return values.to(outputs.dtype)
 
-    def out_of_range(self, numbers: Array, *, at: str = "/inputs") -> list[Entry]:
-        """A warning for each number outside what the model was trained on; at most 20, the last counts the rest."""
-        if self._low is None or self._high is None:
-            return []
+    def unfamiliar(
+        self, numbers: Array, codes: Array | None = None, *, rows: Sequence[object] = (), at: str = "/inputs"
+    ) -> list[Entry]:
+        """A warning for each value unlike those of training, row by row; at most 20, the last counts the rest.
+
+        Args:
+            numbers: [N, …], as `inputs` takes them.
+            codes: [N, m], −1 for a text that is not among the categories.
+            rows: what was sent; into rows that are objects, pointers go by column name.
+            at: the pointer to `rows`.
+        """
+        row = self.document.row
+        columns = row.columns if isinstance(row, TableRow) else ()
+        of_numbers = [place for place, column in enumerate(columns) if isinstance(column, NumberColumn)]
+        of_texts = [(place, column) for place, column in enumerate(columns) if isinstance(column, TextColumn)]
         flat = numbers.reshape(len(numbers), -1)
-        outside = (flat < self._low) | (flat > self._high)
-        if not outside.any():
-            return []
-        found = []
-        places = np.argwhere(outside)
-        single = len(self._low) == 1
-        shape = numbers.shape[1:]
-        for row, column in places[: MAX_ENTRIES - 1 if len(places) > MAX_ENTRIES else MAX_ENTRIES]:
-            limit = 0 if single else column
-            place = map(int, np.unravel_index(int(column), shape)) if shape else ()
-            found.append(
-                Entry(
-                    pointer([int(row), *place], at),
-                    "outside-training-range",
-                    f"{self._called(int(column))} lies outside what the model was trained on.",
-                    expected=f"{self._low[limit]:.6g} to {self._high[limit]:.6g}",
-                    got=f"{flat[row, column]:.6g}",
-                )
+        outside = unseen = np.zeros((0, 2), dtype=np.int64)
+        if self._low is not None and self._high is not None:
+            outside = np.argwhere((flat < self._low) | (flat > self._high))
+        if codes is not None and of_texts:
+            unseen = np.argwhere(codes < 0)
+        found: list[tuple[int, int, Entry]] = []
+        for index, number in outside[:MAX_ENTRIES].tolist():
+            place = of_numbers[number] if columns else number
+            entry = Entry(
+                self._pointer(at, rows, index, place, numbers.shape[1:]),
+                "outside-training-range",
+                f"{self._called(number)} lies outside what the model was trained on.",
+                expected=self._limits(number),
+                got=f"{flat[index, number]:.6g}",
             )
-        if len(places) > len(found):
-            detail = f"{len(places) - len(found)} more numbers lie outside what the model was trained on."
-            found.append(Entry(at, "outside-training-range", detail))
-        return found
+            found.append((index, place, entry))
+        for index, number in unseen[:MAX_ENTRIES].tolist():
+            place, column = of_texts[number]
+            sent = rows[index] if rows else None
+            text = sent[column.name] if isinstance(sent, dict) else sent[place] if isinstance(sent, list) else None
+            entry = Entry(
+                self._pointer(at, rows, index, place, ()),
+                "unknown-category",
+                f"This text of column {shorten(column.name)} was not among the training rows; it counts as none.",
+                hint=None if text is None else nearest_hint(text, column.categories[:_MOST_CHOICES]),
+                expected=shorten(", ".join(column.categories[:10])),
+                got=None if text is None else shorten(text),
+            )
+            found.append((index, place, entry))
+        found.sort(key=lambda item: item[:2])
+        count = len(outside) + len(unseen)
+        told = [entry for _, _, entry in found[: MAX_ENTRIES - 1 if count > MAX_ENTRIES else MAX_ENTRIES]]
+        if count > len(told):
+            detail = f"{count - len(told)} more values lie outside what the model was trained on."
+            told.append(Entry(at, "outside-training-range" if len(outside) else "unknown-category", detail))
+        return told
+
+    def _pointer(self, at: str, rows: Sequence[object], index: int, place: int, shape: tuple[int, ...]) -> str:
+        """The pointer to one value of a row: `place` counts the columns of a table, or the numbers of an array."""
+        row = self.document.row
+        if isinstance(row, TableRow):
+            by_name = bool(rows) and isinstance(rows[index], dict)
+            return pointer([index, row.columns[place].name if by_name else place], at)
+        return pointer([index, *(map(int, np.unravel_index(place, shape)) if shape else ())], at)
+
+    def _limits(self, number: int) -> str | None:
+        if self._low is None or self._high is None:
+            return None
+        at = 0 if len(self._low) == 1 else number  # one range for all
+        return f"{self._low[at]:.6g} to {self._high[at]:.6g}"
 
     def _assemble(self, numbers: Array, codes: Array | None) -> Array:
         """Scaled numbers and one-hot numbers side by side, each in its column's place: float64 [N, width]."""

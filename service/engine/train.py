@@ -60,7 +60,7 @@ class Report:
     epoch: int
     """The epoch, from 1, of the last step."""
     fraction: float
-    """Share of the budget that is used up, 0 to 1."""
+    """Share of the budget that is used up, 0 to 1; 1 at an end that early stopping brought, too."""
     eta_s: float | None
     samples_per_s: float | None
     first_step: int
@@ -223,6 +223,8 @@ class Trainer:
         self._slots = self._losses.unbind()
         self._unread = 0
         self._reported = (0.0, 0)  # when the last report was made, and the rows done by then
+        self._told_fraction = 0.0
+        self._samples_per_s: float | None = None
         self._untold: list[float] = []  # read, but in no report yet
         self._epoch_untold = False
         self._held_out_untold: list[EpochMetrics] = []
@@ -295,8 +297,9 @@ class Trainer:
                     yield CheckpointDue(progress.step, progress.epoch)
                     checkpoint_at = clock() + self.config.checkpoint.every_s  # the interval begins when it is kept
 
-        yield from self._report(clock())
+        self._read_losses()
         self._check_weights()
+        yield from self._tell(clock(), ended=reason != "stopped")
         yield Finished(
             reason, progress.step, progress.epoch, progress.elapsed_s, dict(progress.metrics), dict(progress.best)
         )
@@ -476,21 +479,24 @@ class Trainer:
         self._read_losses()
         yield from self._tell(now)
 
-    def _tell(self, now: float) -> Iterator[Event]:
-        """What was read and not told yet."""
+    def _tell(self, now: float, *, ended: bool = False) -> Iterator[Event]:
+        """What was read and not told yet; at the end of the training, that it is the end."""
         progress = self._progress
         time_before, rows_before = self._reported
         rows = self._rows_done(progress.step)
         self._reported = (now, rows)
-        if self._untold:
-            fraction = min(1.0, max(progress.step / self._total_steps, progress.elapsed_s / self._max_seconds))
+        if rows > rows_before and now > time_before:
+            self._samples_per_s = (rows - rows_before) / (now - time_before)
+        if self._untold or (ended and self._told_fraction < 1):
+            used = max(progress.step / self._total_steps, progress.elapsed_s / self._max_seconds)
+            self._told_fraction = fraction = 1.0 if ended else min(1.0, used)
             losses, self._untold = tuple(self._untold), []
             yield Report(
                 step=progress.step,
                 epoch=progress.epoch,
                 fraction=fraction,
                 eta_s=progress.elapsed_s * (1 - fraction) / fraction if fraction > 0 else None,
-                samples_per_s=(rows - rows_before) / (now - time_before) if now > time_before else None,
+                samples_per_s=self._samples_per_s,
                 first_step=self._told + 1,
                 losses=losses,
             )

@@ -57,10 +57,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Rows of one input as arrays: numbers [N, …], and the category codes [N, m] of a table's texts (−1 = unseen)."""
+    """Rows of one input as arrays: numbers [N, …], and the category codes [N, m] of a table's texts (−1 = unseen).
+
+    `rows` are those that were sent and `at` is the pointer to them, for warnings that come later.
+    """
 
     numbers: Array
     codes: Array | None = None
+    rows: Sequence[Any] = ()
+    at: str = "/inputs"
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -106,7 +111,7 @@ def decode(inputs: object, *, specs: Sequence[TensorSpec], table: TableRow | Non
         )
     found = []
     for spec in specs:
-        at = "/inputs" if isinstance(inputs, list) else f"/inputs/{spec.name}"
+        at = "/inputs" if isinstance(inputs, list) else pointer(["inputs", spec.name])
         if table is not None:
             found.append(_table(named[spec.name], table, at=at))
         else:
@@ -188,6 +193,10 @@ def _by_name(inputs: object, specs: Sequence[TensorSpec]) -> dict[str, list[Any]
     return inputs
 
 
+_ABSENT: Final = object()
+"""Stands for a column that a row lacks, so that its other columns are looked at all the same."""
+
+
 class _Mistakes:
     """Keeps the first MAX_ENTRIES mistakes and counts the others, then raises the class of the first one."""
 
@@ -236,7 +245,7 @@ def _array(rows: list[Any], spec: TensorSpec, *, at: str, limits: Limits) -> Raw
         _flatten(row, shape, f"{at}/{place}", flat, mistakes, boolean=boolean)
     mistakes.end()
     array = _typed(flat, (len(rows), *shape), spec.dtype, at=at)
-    return Raw(array)
+    return Raw(array, rows=rows, at=at)
 
 
 def _resolved(shape: Sequence[int | str], row: object) -> tuple[int, ...]:
@@ -378,9 +387,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 mistakes.add(pointer([name], here), "unknown-member", "There is no such column.", hint=hint)
             for name in missing:
                 mistakes.add(pointer([name], here), "missing", "This column is missing.", hint="Add it.")
-            if wrong or missing:
-                continue
-            values, where = [row[name] for name in names], names
+            values, where = [row.get(name, _ABSENT) for name in names], names
         else:
             mistakes.add(
                 here, "shape-mismatch", "A row is a list of values.", expected="a list or an object", got=shorten(row)
@@ -391,6 +398,8 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
             continue
         number = text = 0
         for position, (name, value) in enumerate(zip(names, values, strict=True)):
+            if value is _ABSENT:
+                continue  # told above
             cell = pointer([where[position] if where else position], here)
             if name in codes_of:
                 if type(value) is str:
@@ -421,4 +430,4 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                     numbers[place, number] = value
                 number += 1
     mistakes.end()
-    return Raw(numbers, codes if codes_of else None)
+    return Raw(numbers, codes if codes_of else None, rows, at)

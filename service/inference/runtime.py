@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +20,14 @@ from torch import Tensor
 
 from service.engine import checkpoint
 from service.engine.predictor import GOLDEN, Predictor, Rows
-from service.engine.preprocessing import Preprocessor
 from service.errors import Entry, InvalidInput, ModelQuarantined, ServiceError
-from service.inference.codec import Limits, Raw, decode, require_room
+from service.inference.codec import Limits, decode, require_room
 from service.schemas.preprocessing import ClassTarget, Preprocessing, TableRow
 from service.schemas.versions import Manifest
 from service.store.models import ModelStore
 from service.telemetry import Metrics, log
 
 _log = log(__name__)
-_MAX_WARNINGS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Loaded:
         table = preprocessing.row if isinstance(preprocessing.row, TableRow) else None
         raw = decode(inputs, specs=signature.inputs, table=table, limits=limits)
         require_room(len(raw[0]), outputs=signature.outputs, limits=limits)
-        warnings = _outside(preprocessor, raw)
+        warnings = preprocessor.unfamiliar(raw[0].numbers, raw[0].codes, rows=raw[0].rows, at=raw[0].at)
         started = time.perf_counter()
         answers = self.predictor.run([Rows(part.numbers, part.codes) for part in raw])
         seconds = time.perf_counter() - started
@@ -81,27 +79,6 @@ def _array(answer: Tensor) -> Any:
     if answer.dtype in (torch.bfloat16, torch.float16):
         answer = answer.float()
     return np.ascontiguousarray(answer.numpy())
-
-
-def _outside(preprocessor: Preprocessor, raw: Sequence[Raw]) -> list[Entry]:
-    """Which values lie outside what the version was trained on."""
-    row_document = preprocessor.document.row
-    if row_document is None:
-        return []
-    found = preprocessor.out_of_range(raw[0].numbers)
-    codes = raw[0].codes
-    if codes is not None and isinstance(row_document, TableRow) and (codes < 0).any():
-        texts = row_document.texts
-        for row, column in np.argwhere(codes < 0)[:_MAX_WARNINGS]:
-            found.append(
-                Entry(
-                    f"/inputs/{row}",
-                    "unknown-category",
-                    f"This text of column {texts[column].name!r} was not among the training rows.",
-                    hint="It counts as none of the known ones.",
-                )
-            )
-    return found[:_MAX_WARNINGS]
 
 
 def _not_finite(name: str, output: Any) -> list[Entry]:

@@ -586,7 +586,10 @@ class JobQueue:
         with self._database.write() as connection:
             row = _row(connection, job_id)
             if row.state not in FINAL:
-                raise Conflict(f"The job is {row.state}; cancel it first, and delete it when it has ended.")
+                raise Conflict(
+                    f"The job is {row.state}: only a job that has ended can be deleted.",
+                    hint="Cancel it first, and delete it when its state is cancelled.",
+                )
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
             self._tell(job_id)
 

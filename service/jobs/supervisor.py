@@ -26,8 +26,9 @@ from service.jobs.queue import Job, JobQueue
 from service.schemas.document import utc_now
 from service.schemas.jobs import FINAL, JobState
 from service.schemas.versions import VersionDraft
+from service.store.architectures import ArchitectureStore
 from service.store.datasets import DatasetStore
-from service.store.files import make_folder, remove_tree, translated, write_atomic
+from service.store.files import child, make_folder, remove_tree, translated, write_atomic
 from service.store.models import ModelStore
 from service.telemetry import Metrics, log
 
@@ -92,6 +93,7 @@ class Supervisor:
         queue: JobQueue,
         models: ModelStore,
         datasets: DatasetStore,
+        architectures: ArchitectureStore,
         launcher: Launcher,
         rules: Rules,
         metrics: Metrics,
@@ -101,6 +103,7 @@ class Supervisor:
         self._queue = queue
         self._models = models
         self._datasets = datasets
+        self._architectures = architectures
         self._launcher = launcher
         self._rules = rules
         self._metrics = metrics
@@ -117,6 +120,7 @@ class Supervisor:
     def start(self) -> None:
         """Look for what an earlier server left, then run in a thread of our own."""
         self.recover()
+        self.wake()  # what waits in the queue since before has nobody else to say so
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -285,7 +289,8 @@ class Supervisor:
             self._all_taken_up = False  # should the next line fail too
             handle = adopt(folder)  # there may be a worker even so, only the news of it was lost
             if handle is None and not was_started(folder):
-                code = "disk_full" if isinstance(error, StoreFull) else "internal"
+                gone = isinstance(error, NotFound)  # deleted while the job waited
+                code = "disk_full" if isinstance(error, StoreFull) else "data_error" if gone else "internal"
                 detail = error.message if isinstance(error, ServiceError) else "The worker could not be started."
                 not_started = JobFailed(code, detail)
         now = self._clock()
@@ -310,9 +315,15 @@ class Supervisor:
                 "folder": str(self._datasets.folder(record.id)),
                 "manifest": record.manifest.model_dump(mode="json"),
             }
-        if job.kind == "evaluate":
+        if job.resolved_spec.get("upload") is not None:
+            task["upload"] = str(child(self._root / "uploads", job.resolved_spec["upload"]))
+        if "resolved_model" in job.resolved_spec:  # what is evaluated, or whose weights are taken over
             resolved = job.resolved_spec["resolved_model"]
-            task["version"] = str(self._models.folder(resolved["model"], resolved["version"]))
+            version = self._models.version(resolved["model"], resolved["version"])
+            task["version"] = {
+                "folder": str(self._models.folder(resolved["model"], resolved["version"])),
+                "files": [file.model_dump(mode="json") for file in version.manifest.files],
+            }
         return task
 
     def _threads(self, job: Job) -> int:
@@ -345,7 +356,7 @@ class Supervisor:
                     last = {**(last or {}), **event["data"]["last"]}
                     best = event["data"].get("best", best)
                 case "log":
-                    resumed = event["data"].get("step", resumed)
+                    resumed = event["data"].get("resumed_from_step", resumed)
                 case _:
                     pass
             events.append((event["type"], event["data"], event["at"]))
@@ -423,6 +434,8 @@ class Supervisor:
         elif running.killed_for is not None or running.not_started is not None:
             self._end(job, JobState.FAILED, error=running.killed_for or running.not_started)
         elif error is not None:
+            if error.get("reason") == "digest-mismatch":
+                self._quarantine(job, error["detail"])
             self._end(job, JobState.FAILED, error=error, report=error.pop("report", None))
         elif result is not None or running.told_to_stop is not None:  # told to stop by us
             self._interrupt(job, "The server stopped; the job goes on from its checkpoint.", lost=False)
@@ -440,8 +453,10 @@ class Supervisor:
                 self._interrupt(job, detail, lost=True)
 
     def _succeed(self, job: Job, folder: Path, result: dict[str, Any]) -> None:
-        output = None
+        output = {"artifact": result["artifact"]} if result.get("artifact") is not None else None
         try:
+            if result.get("architecture") is not None:  # a file brought it along
+                self._architectures.put(**result["architecture"])
             if result.get("version") is not None:
                 target = job.resolved_spec["output"]
                 manifest = self._models.publish(
@@ -465,11 +480,22 @@ class Supervisor:
         self._end(
             job,
             JobState.SUCCEEDED,
+            reason=result.get("stopped_early"),
             output=output,
             metrics_last=result.get("metrics"),
             environment=result.get("environment"),
             report=result.get("report"),
         )
+
+    def _quarantine(self, job: Job, detail: str) -> None:
+        """The worker has seen that a version's files are not the published ones: nobody should be served from them."""
+        resolved = job.resolved_spec["resolved_model"]
+        try:
+            self._models.quarantine(resolved["model"], resolved["version"], detail.removesuffix("."))
+        except (Busy, StoreLocked):
+            raise  # tried again
+        except ServiceError as error:  # it was deleted meanwhile, or the store is read-only: the job fails all the same
+            _log.warning("A version was not quarantined.", action="quarantine", job=job.id, error=error.message)
 
     def _keep_weights(self, job: Job, folder: Path, result: dict[str, Any]) -> None:
         """The worker was done before the cancel reached it: the weights it staged are the checkpoint that is kept."""

@@ -15,8 +15,9 @@ import os
 import platform
 import re
 import signal
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from service import __version__
-from service.engine import build, checkpoint, data, predictor
+from service.engine import build, bundle, cage, checkpoint, data, export, foreign, predictor, transfer
 from service.engine import examples as examples_of
 from service.engine import preprocessing as fitting
 from service.engine.evaluate import evaluate
@@ -37,18 +38,20 @@ from service.errors import (
     InvalidInput,
     JobFailed,
     ServiceError,
+    ShapeMismatch,
     StoreFull,
 )
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
 from service.schemas.datasets import DatasetManifest, Source
 from service.schemas.document import canonical, digest, utc_now
+from service.schemas.edits import WeightMap
 from service.schemas.jobs import EvaluateSpec, ImportSpec
 from service.schemas.judgement import require
 from service.schemas.preprocessing import NONE, ClassTarget, Preprocessing, TableRow
 from service.schemas.training import TrainingConfig
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
-from service.store.files import fsync_folder, make_folder, sha256_file, write_atomic
+from service.store.files import fsync_file, fsync_folder, make_folder, sha256_file, write_atomic
 
 GOLDEN_ROWS: Final = 4
 _KEPT_CHECKPOINTS: Final = 2
@@ -88,10 +91,20 @@ def main(folder: Path, *, threads: int) -> int:
         write_atomic(folder / "result.json", json.dumps(result).encode())
         last_words.forget()
     except BaseException as error:
-        last_words.say(_failure(error))
-        with contextlib.suppress(OSError):  # the disk of the log may be full
-            traceback.print_exc()
+        failure = _failure(error)
+        last_words.say(failure)
+        _log(f"Failed ({failure['code']}): {failure['detail']}")
+        if not isinstance(error, (JobFailed, InvalidInput)):  # those say themselves what is wrong
+            with contextlib.suppress(OSError):  # the disk of the log may be full
+                traceback.print_exc()
     return 0
+
+
+def _log(sentence: str) -> None:
+    """A line for the job's log: the output of this process, which people read and no program."""
+    with contextlib.suppress(OSError):  # a full disk must not end a job for what it has to say
+        sys.stdout.write(f"{utc_now()} {sentence}\n")
+        sys.stdout.flush()
 
 
 class _LastWords:
@@ -128,9 +141,14 @@ def _do(task: dict[str, Any], folder: Path, stop: StopFlag, threads: int) -> dic
         case "train":
             return _Training(task, folder, stop, threads).run()
         case "import":
-            return _import(task, folder, threads)
+            if "upload" not in task:
+                return _import(task, folder, threads)
+            whole = bundle.recognises(Path(task["upload"]))
+            return _import_bundle(task, folder, threads) if whole else _import_file(task, folder, threads)
         case "evaluate":
             return _evaluate(task, threads)
+        case "export":
+            return _export(task, folder, threads)
         case kind:
             raise ValueError(f"no worker knows the kind {kind!r}")
 
@@ -141,7 +159,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
         return error.to_dict()
     text = str(error)
     if isinstance(error, CheckpointRefused):
-        return JobFailed("checkpoint_refused", error.message, errors=error.errors).to_dict()
+        return JobFailed(
+            error.failure, error.message, hint=error.hint, reason=error.reason, errors=error.errors
+        ).to_dict()
     if isinstance(error, InvalidInput):
         return JobFailed("data_error", error.message, errors=error.errors).to_dict()
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
@@ -206,7 +226,6 @@ class _Training:
         self._points = 0
         self._stride = 1
         self._first_step_at: str | None = None
-        self._resumed_from: int | None = None
 
     def run(self) -> dict[str, Any]:
         """Train, and stage a version unless told to stop."""
@@ -243,6 +262,8 @@ class _Training:
 
         torch.manual_seed(self._seed)  # as a tutorial does it: seed, net, loop
         module = build.build(self._architecture)
+        _inherit(self._task, module)
+        transfer.freeze(module, self._task["spec"].get("edited", {}).get("frozen", ()))
         trainer = Trainer(
             module,
             config,
@@ -252,13 +273,24 @@ class _Training:
             stop=self._stop,
             unscale=preprocessor.invert_target if preprocessor.scales_target else None,
         )
+        sizes = ", ".join(f"{len(part_rows)} {_ROWS_OF[name]}" for name, part_rows in rows.items())
+        _log(
+            f"Attempt {self._task['attempt']}: training a net of {_parameters(module)} parameters on dataset "
+            f"{dataset['id']} ({sizes}) with {config.optimizer.type}, lr {config.optimizer.lr:g}, for "
+            f"{config.objective.type}; seed {self._seed}, {self._threads} threads."
+        )
         self._resume(trainer)
         finished = self._consume(trainer)
         if finished.reason == "stopped":
             self._save(trainer, finished.step, finished.epoch)
             self._save_best(trainer, finished)
+            _log(f"Told to stop; the checkpoint of step {finished.step} is kept.")
             return {"outcome": "stopped", "step": finished.step}
 
+        stopped_early = None
+        if finished.reason == "early_stopping":
+            stopped_early = _stopped_early(config, finished)
+            self._tell(stopped_early, step=finished.step, epoch=finished.epoch)
         if config.checkpoint.publish == "best" and trainer.best_weights is not None:
             module.load_state_dict(trainer.best_weights)
         unscale = preprocessor.invert_target if preprocessor.scales_target else None
@@ -287,6 +319,8 @@ class _Training:
             "rows": {name: len(part_rows) for name, part_rows in rows.items()},
             "resolved_spec": self._task["spec"],
         }
+        told = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        _log(f"Trained {finished.step} steps, {finished.epoch} epochs, in {finished.elapsed_s:.2f} s: {told}.")
         golden = _golden_rows(examples, fitted, rows["train"])
         draft = _stage(
             self._folder / "staged", self._architecture, fitted, module, golden, metrics, lineage, self._threads
@@ -294,6 +328,7 @@ class _Training:
         return {
             "outcome": "done",
             "version": draft.model_dump(mode="json"),
+            "stopped_early": stopped_early,
             "metrics": metrics,
             "environment": {
                 **_environment(self._threads),
@@ -301,6 +336,11 @@ class _Training:
                 "training_s": round(finished.elapsed_s, 6),
             },
         }
+
+    def _tell(self, sentence: str, **data: Any) -> None:
+        """Say something in the job's log and among its events."""
+        _log(sentence)
+        self._events.emit("log", {"message": sentence, **data})
 
     def _consume(self, trainer: Trainer) -> Finished:
         """Run the trainer, telling what happens; the first report comes right after the first step."""
@@ -418,9 +458,25 @@ class _Training:
             weights = self._checkpoints / entry["file"]
             if weights.exists() and sha256_file(weights)[0] == entry["sha256"]:
                 trainer.restore(checkpoint.load(weights))
-                self._resumed_from = entry["step"]
-                self._events.emit("log", {"message": f"Resumed from step {entry['step']}.", "step": entry["step"]})
+                step = entry["step"]
+                self._tell(f"Resumed from step {step}.", step=step, resumed_from_step=step)
                 return
+            _log(f"The checkpoint of step {entry['step']} is damaged and is passed over.")
+
+
+_ROWS_OF: Final = {"train": "training rows", "val": "validation rows", "test": "test rows"}
+
+
+def _stopped_early(config: TrainingConfig, finished: Finished) -> str:
+    stopping = config.early_stopping
+    assert stopping is not None
+    by = f" by more than {stopping.min_delta:g}" if stopping.min_delta else ""
+    epochs = "1 epoch" if stopping.patience == 1 else f"{stopping.patience} epochs"
+    return f"Stopped early after epoch {finished.epoch}: {stopping.metric} had not improved{by} for {epochs}."
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # -- the other kinds ------------------------------------------------------------------------------------------------
@@ -434,6 +490,11 @@ def _import(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
     architecture, _ = _judged(task["spec"]["architecture"])
     torch.manual_seed(spec.seed)
     module = build.build(architecture)
+    source = _inherit(task, module)
+    origin = "the weights that were sent" if spec.state_dict is not None else f"weights drawn from seed {spec.seed}"
+    if source is not None:
+        origin = f"weights of {_edited_from(task)}"
+    _log(f"Attempt {task['attempt']}: importing a net of {_parameters(module)} parameters with {origin}.")
     if spec.state_dict is not None:
         module.load_state_dict(checkpoint.state_dict_from_json(spec.state_dict, module.state_dict()))
     tensors = [
@@ -442,7 +503,7 @@ def _import(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
     ]
     report = {
         "outcome": "exact",
-        "format": "inline" if spec.state_dict is not None else "seed",
+        "format": "version" if source else "inline" if spec.state_dict is not None else "seed",
         "classes": [],
         "layers": [],
         "tensors": tensors,
@@ -460,8 +521,11 @@ def _import(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
         "origin": report["format"],
         "resolved_spec": {key: value for key, value in task["spec"].items() if key != "state_dict"},
     }
-    golden = _drawn_rows(architecture)
-    draft = _stage(folder / "staged", architecture, NONE, module, golden, {}, lineage, threads)
+    if source is not None:
+        lineage["origin"] = f"edited from {_edited_from(task)}"
+    fitted = _still_fitting(source, architecture) if source is not None else NONE
+    draft = _stage(folder / "staged", architecture, fitted, module, None, {}, lineage, threads)
+    _log("Imported.")
     return {
         "outcome": "done",
         "version": draft.model_dump(mode="json"),
@@ -471,8 +535,214 @@ def _import(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
     }
 
 
+def _import_file(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """A version from an uploaded file: read as data in a cage, understood, matched, run once and staged."""
+    spec = ImportSpec.model_validate(
+        {key: value for key, value in task["spec"].items() if key in ImportSpec.model_fields}
+    )
+    given, _ = _judged(task["spec"]["architecture"]) if task["spec"]["architecture"] else (None, None)
+    _log(f"Attempt {task['attempt']}: reading the uploaded file, {Path(task['upload']).stat().st_size} bytes.")
+    scratch = folder / "weights"
+    scratch.unlink(missing_ok=True)
+    try:
+        inspected = cage.inspect(Path(task["upload"]), scratch=scratch, part=spec.part)
+    except CheckpointRefused as refused:
+        report = foreign.Report("refused", "unknown")
+        raise JobFailed(
+            refused.failure,
+            refused.message,
+            hint=refused.hint,
+            reason=refused.reason,
+            errors=refused.errors,
+            report=report.to_dict(),
+        ) from refused
+    inspection = inspected.inspection
+    _log(f"It holds {len(inspection.tensors)} tensors ({inspection.format}, {inspection.holds}).")
+    wishes = foreign.Wishes(
+        architecture=given,
+        inputs=[each.model_dump(mode="json", exclude_defaults=True) for each in spec.inputs] if spec.inputs else None,
+        forward=spec.forward,
+        rename=[(rule.from_, rule.to) for rule in spec.rename],
+    )
+    understood, report = foreign.understand(inspection, wishes)
+    if understood is None:
+        detail = " ".join(need.detail for need in report.needs[:3])
+        fits = bool(report.missing or report.unexpected or report.mismatched)
+        raise JobFailed(
+            "checkpoint_refused" if fits else "architecture_needed",
+            detail[:2000],
+            hint="The job's report has all that was found, and what is missing.",
+            reason=("keys" if report.missing or report.unexpected else "shapes") if fits else None,
+            report=report.to_dict(),
+        )
+    for mended in report.repaired:
+        _log(mended)
+    architecture = understood.architecture
+    judgement = require(architecture)
+    torch.manual_seed(spec.seed)
+    module = build.build(architecture, device="meta")
+    sources = {key: source.keys if source is not None else None for key, source in understood.sources.items()}
+    state = checkpoint.assemble(inspected.path, inspection, sources, module.state_dict())
+    module.load_state_dict(state, strict=True, assign=True)
+    build.complete(module, architecture)
+    lineage = {
+        "job": task["job"],
+        "attempt": task["attempt"],
+        "seed": spec.seed,
+        "origin": report.format,
+        "imported": {
+            "outcome": report.outcome,
+            "digest": task["spec"]["upload_digest"],
+            "classes": list(report.classes)[:50],
+            "repaired": report.repaired[:50],
+            "written_by": inspection.written_by,
+        },
+        "resolved_spec": task["spec"],
+    }
+    try:
+        draft = _stage(folder / "staged", architecture, NONE, module, None, {}, lineage, threads)
+    except ShapeMismatch as error:
+        raise JobFailed(
+            "shape_error", f"The net does not run: {error.errors[0].detail}", report=report.to_dict()
+        ) from error
+    _log(f"Imported ({report.outcome}).")
+    canonical_form = architectures.canonical_form(architecture)
+    return {
+        "outcome": "done",
+        "version": draft.model_dump(mode="json"),
+        "architecture": {
+            "digest": judgement.digest,
+            "authored": canonical_form,
+            "canonical": canonical_form,
+            "summary": judgement.summary,
+        },
+        "report": report.to_dict(),
+        "metrics": {},
+        "environment": _environment(threads),
+    }
+
+
+def _import_bundle(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """A version from a bundle of this service: the same version again, digest and answers compared."""
+    also = [name for name in ("architecture", "inputs", "forward", "rename", "part") if task["spec"].get(name)]
+    if also:
+        told = f"A bundle says itself what its net is: {', '.join(also)} cannot be given beside it."
+        raise JobFailed("data_error", told, hint="Leave it out, or send weights.pt of the bundle with it.")
+    _log(f"Attempt {task['attempt']}: reading the uploaded bundle, {Path(task['upload']).stat().st_size} bytes.")
+    report = foreign.Report("exact", bundle.FORMAT)
+    weights = folder / "weights"
+    try:
+        with Path(task["upload"]).open("rb") as file:
+            parts = bundle.read_bundle(file)
+            with weights.open("wb") as target:
+                parts.unpack_weights(file, target)
+        judgement = require(parts.architecture)
+        assert judgement.architecture is not None
+        inspected = cage.inspect(weights, scratch=folder / "scratch")
+        inspection = inspected.inspection
+        report.tensors = [
+            {"name": each.name, "dtype": each.dtype, "shape": list(each.shape)} for each in inspection.tensors
+        ]
+        module = build.build(judgement.architecture, device="meta")
+        sources = bundle.sources_of(module.state_dict(), {each.name for each in inspection.tensors})
+        state = checkpoint.assemble(inspected.path, inspection, sources, module.state_dict())
+        module.load_state_dict(state, strict=True, assign=True)
+        build.complete(module, judgement.architecture)
+        rows = [
+            Rows(part["numbers"].numpy(), None if part["codes"] is None else part["codes"].numpy())
+            for part in parts.golden["inputs"]
+        ]
+        lineage = {
+            "job": task["job"],
+            "attempt": task["attempt"],
+            "origin": bundle.FORMAT,
+            "imported": {"outcome": "exact", "digest": task["spec"]["upload_digest"], "version": parts.origin},
+            "resolved_spec": task["spec"],
+        }
+        draft = _stage(
+            folder / "staged",
+            judgement.architecture,
+            parts.preprocessing,
+            module,
+            rows,
+            {},  # those of the manifest were not measured here; the lineage has them
+            lineage,
+            threads,
+        )
+        parts.require_same(draft)
+        deviation = Predictor.load(folder / "staged").deviation(parts.golden)
+        if deviation is not None:
+            detail = f"The net does not answer its golden rows as recorded: {deviation}."
+            raise CheckpointRefused(detail, reason="digest-mismatch")
+    except InvalidInput as refused:
+        report.outcome = "refused"
+        raise JobFailed(
+            refused.failure if isinstance(refused, CheckpointRefused) else "data_error",
+            refused.message,
+            hint=refused.hint,
+            reason=refused.reason if isinstance(refused, CheckpointRefused) else None,
+            errors=refused.errors,
+            report=report.to_dict(),
+        ) from refused
+    finally:
+        weights.unlink(missing_ok=True)
+    _log(f"Imported {parts.version.model}/{parts.version.version} of the bundle; digest and answers are the same.")
+    canonical_form = architectures.canonical_form(judgement.architecture)
+    return {
+        "outcome": "done",
+        "version": draft.model_dump(mode="json"),
+        "architecture": {
+            "digest": judgement.digest,
+            "authored": canonical_form,
+            "canonical": canonical_form,
+            "summary": judgement.summary,
+        },
+        "report": report.to_dict(),
+        "metrics": {},
+        "environment": _environment(threads),
+    }
+
+
+def _inherit(task: dict[str, Any], module: torch.nn.Module) -> Predictor | None:
+    """Put the weights of the version that was edited into the net that came out; that version, if there is one."""
+    if "edited" not in task["spec"] or "version" not in task:
+        return None
+    folder = Path(task["version"]["folder"])
+    _check_digests(folder, [VersionFile.model_validate(file) for file in task["version"]["files"]])
+    source = Predictor.load(folder)
+    weights = WeightMap.model_validate(task["spec"]["edited"]["weights"])
+    module.load_state_dict(transfer.transfer(source.module.state_dict(), module.state_dict(), weights))
+    _log(
+        f"Weights of {_edited_from(task)}: {len(weights.kept)} tensors kept, {len(weights.reshaped)} reshaped, "
+        f"{len(weights.new)} new, {len(weights.dropped)} dropped."
+    )
+    return source
+
+
+def _edited_from(task: dict[str, Any]) -> str:
+    source = task["spec"]["resolved_model"]
+    return f"{source['model']}/{source['version']}"
+
+
+def _still_fitting(source: Predictor, architecture: Architecture) -> Preprocessing:
+    """The preprocessing of an edited version, as far as its net still takes and gives the same."""
+    fitted = source.preprocessor.document
+    _, before = _judged(architectures.canonical_form(source.architecture))
+    _, after = _judged(architectures.canonical_form(architecture))
+    if source.architecture.inputs != architecture.inputs:
+        return NONE
+    if [output.shape for output in before] == [output.shape for output in after]:
+        return fitted
+    return fitted.model_copy(update={"target": None})
+
+
 def _evaluate(task: dict[str, Any], threads: int) -> dict[str, Any]:
     """A version's metrics on a dataset."""
+    resolved = task["spec"]["resolved_model"]
+    _log(
+        f"Attempt {task['attempt']}: evaluating {resolved['model']}/{resolved['version']} on dataset "
+        f"{task['dataset']['id']} ({task['dataset']['manifest']['rows']} rows)."
+    )
     spec = EvaluateSpec.model_validate(
         {key: value for key, value in task["spec"].items() if key in EvaluateSpec.model_fields}
         | {"dataset": task["dataset"]["id"]}
@@ -480,7 +750,9 @@ def _evaluate(task: dict[str, Any], threads: int) -> dict[str, Any]:
     examples = examples_of.open_dataset(
         Path(task["dataset"]["folder"]), DatasetManifest.model_validate(task["dataset"]["manifest"])
     )
-    loaded = Predictor.load(Path(task["version"]))
+    version = Path(task["version"]["folder"])
+    _check_digests(version, [VersionFile.model_validate(file) for file in task["version"]["files"]])
+    loaded = Predictor.load(version)
     dtype = getattr(torch, loaded.architecture.inputs[0].dtype)
     _, outputs = _judged(architectures.canonical_form(loaded.architecture))
     width = outputs[0].shape[-1]
@@ -496,7 +768,46 @@ def _evaluate(task: dict[str, Any], threads: int) -> dict[str, Any]:
         spec.metrics,
         unscale=loaded.preprocessor.invert_target if loaded.preprocessor.scales_target else None,
     )
+    _log(f"Evaluated: {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}.")
     return {"outcome": "done", "metrics": metrics, "environment": _environment(threads)}
+
+
+def _export(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """A version's net as a file for another program."""
+    resolved = task["spec"]["resolved_model"]
+    version = Path(task["version"]["folder"])
+    _check_digests(version, [VersionFile.model_validate(file) for file in task["version"]["files"]])
+    loaded = Predictor.load(version)
+    _log(f"Attempt {task['attempt']}: writing {resolved['model']}/{resolved['version']} as {task['spec']['format']}.")
+    _, outputs = _judged(architectures.canonical_form(loaded.architecture))
+    path = folder / export.ARTIFACT
+    about = export.write_onnx(loaded.architecture, loaded.module, path, outputs=[output.name for output in outputs])
+    fsync_file(path)
+    fsync_folder(folder)
+    sha256, size = sha256_file(path)
+    _log(f"Written: {size} bytes, opset {about['opset']}.")
+    artifact = {
+        "name": f"{resolved['model']}-{resolved['version']}.onnx",
+        "format": task["spec"]["format"],
+        "size_bytes": size,
+        "digest": f"sha256:{sha256}",
+    }
+    report = {"format": task["spec"]["format"], **about}
+    return {"outcome": "done", "artifact": artifact, "report": report, "environment": _environment(threads)}
+
+
+def _check_digests(folder: Path, files: Sequence[VersionFile]) -> None:
+    """See that a version's files are the published ones, as whoever loads it first in a process does."""
+    wrong = []
+    for file in files:
+        try:
+            same = sha256_file(folder / file.name) == (file.sha256, file.size_bytes)
+        except OSError:
+            same = False
+        if not same:
+            wrong.append(file.name)
+    if wrong:
+        raise CheckpointRefused(f"Its files differ from its manifest: {', '.join(wrong)}.", reason="digest-mismatch")
 
 
 # -- staging a version ----------------------------------------------------------------------------------------------
@@ -514,12 +825,16 @@ def _stage(
     architecture: Architecture,
     fitted: Preprocessing,
     module: torch.nn.Module,
-    golden: list[Rows],
+    golden: list[Rows] | None,
     metrics: dict[str, float],
     lineage: dict[str, Any],
     threads: int,
 ) -> VersionDraft:
-    """Write a version's files, fsynced, and say what they are."""
+    """Write a version's files, fsynced, and say what they are.
+
+    Args:
+        golden: raw rows to record answers for; drawn where there are no data.
+    """
     make_folder(folder)
     state = module.state_dict()
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -535,6 +850,8 @@ def _stage(
 
     torch.set_num_threads(1)  # as the server answers: the golden rows' bits must be its bits
     staged = Predictor.load(folder)
+    if golden is None:
+        golden = staged.drawn(GOLDEN_ROWS)
     size, sha256 = checkpoint.save(folder / predictor.GOLDEN, staged.golden(golden))
     files.append(VersionFile(name=predictor.GOLDEN, size_bytes=size, sha256=sha256))
     fsync_folder(folder)
@@ -558,6 +875,7 @@ def _stage(
         metrics=metrics,
         signature=signature,
         classes=target.classes if isinstance(target, ClassTarget) else None,
+        batch_independence=staged.independence(golden),
         lineage={**lineage, "environment": _environment(threads)},
         files=tuple(files),
     )
@@ -600,21 +918,6 @@ def _golden_rows(examples: examples_of.Examples, fitted: Preprocessing, train: T
             dtype=np.int64,
         )
     return [Rows(numbers, codes)]
-
-
-def _drawn_rows(architecture: Architecture) -> list[Rows]:
-    """Rows for a version without data: drawn numbers, and zeros where whole numbers are wanted."""
-    generator = torch.Generator().manual_seed(0)
-    found = []
-    for spec in architecture.inputs:
-        sizes = [32 if isinstance(size, str) else size for size in spec.shape[1:]]
-        dtype = getattr(torch, spec.dtype)
-        if dtype.is_floating_point:
-            numbers = torch.randn(GOLDEN_ROWS, *sizes, generator=generator).to(dtype)
-        else:
-            numbers = torch.zeros(GOLDEN_ROWS, *sizes, dtype=dtype)
-        found.append(Rows(numbers.numpy()))
-    return found
 
 
 def _environment(threads: int) -> dict[str, Any]:

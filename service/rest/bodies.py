@@ -240,7 +240,8 @@ def validate(adapter: TypeAdapter[T], body: Any) -> T:
     try:
         return document.read(adapter, body)
     except ValidationError as error:
-        raise ValidationFailed(errors=entries(error, body)) from None
+        found, more = entries(error, body, schema=adapter.core_schema)
+        raise ValidationFailed(errors=found, more=more) from None
 
 
 def declare(schema: str, *, examples: Mapping[str, Any], required: bool = True) -> dict[str, Any]:

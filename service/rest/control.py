@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BeforeValidator, TypeAdapter
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
@@ -26,16 +26,18 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from service.controlplane import ControlPlane
+from service.controlplane import ControlPlane, Download
 from service.errors import DatasetRefused, DigestMismatch, Entry, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
 from service.rest.bodies import declare
 from service.rest.health import Lifecycle
 from service.schemas import architecture as architectures
-from service.schemas import examples, views
+from service.schemas import catalogue, examples, views
 from service.schemas.datasets import DatasetRequest
+from service.schemas.diff import DIFF_REQUEST
 from service.schemas.document import RESOURCE_NAME, nearest_hint, pointer
+from service.schemas.edits import EDIT_REQUEST
 from service.schemas.jobs import FINAL, JobState
 from service.store.database import Page
 from service.store.idempotency import IdempotencyKey
@@ -45,6 +47,9 @@ T = TypeVar("T")
 _READ_WAIT_S: Final = 10.0
 """How long a dataset's maker waits for a file to be read unless it says otherwise."""
 
+_BYTES: Final[dict[str, Any]] = {
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+}
 STREAM_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _DATASET: Final = TypeAdapter(DatasetRequest)
 _ALIAS: Final = TypeAdapter(views.AliasRequest)
@@ -61,6 +66,7 @@ def _plain_number(value: object) -> object:
 
 
 ModelName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["quadratic"])]
+NetName = Annotated[str, Path(pattern=r"^[a-z0-9_]{1,63}$", examples=["resnet18"])]
 AliasName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["champion"])]
 VersionNumber = Annotated[int, BeforeValidator(_plain_number), Path(ge=1, le=999_999_999, examples=[1])]
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$", examples=["job_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
@@ -105,6 +111,16 @@ Key = Annotated[
 ]
 
 
+ReadingQuery = Annotated[views.Reading | None, Query(description="One form of the document alone.")]
+
+_READINGS: Final[dict[str, Any]] = {
+    "application/json": {},
+    "text/x-python": {"schema": {"type": "string"}, "example": "net = nn.Linear(1, 10)\n"},
+    "text/plain": {"schema": {"type": "string"}, "example": "flowchart TD\n"},
+}
+"""Media types of the forms: JSON of documents and summaries, Python, and text of flowcharts and tables."""
+
+
 async def known_parameters(request: Request) -> None:
     """Refuse query parameters that the operation does not have: who misspells one should not get another answer."""
     if not request.url.query:
@@ -136,6 +152,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return float(value)  # beyond 64 bits
     return dict(value)
+
+
+def _reading(view: views.Reading, content: Any) -> Response:
+    """One form of a document with its media type."""
+    if not isinstance(content, str):
+        return json_response(content)
+    return Response(content, media_type="text/x-python" if view == "python" else "text/plain")
 
 
 def _page(request: Request, found: Page[T], view: Callable[[T], dict[str, Any]]) -> Response:
@@ -186,6 +209,36 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
             raise ValidationFailed(errors=[Entry("", "wrong-type", "A document is an object.", expected="an object")])
         return json_response(await run_sync(control.validate, body))
 
+    @routes.post(
+        "/edit",
+        summary="Edit a net",
+        description=(
+            "Surgery by dotted paths on a version or a document: the new document, and what becomes of every tensor. "
+            "The document is kept unless `dry_run` is true. Send `{from, edits}` as a job's architecture to import or "
+            "train the edited net."
+        ),
+        responses={200: {"model": views.EditView}, 201: {"model": views.EditView}},
+        openapi_extra=declare("EditRequest", examples={"replace": examples.EDIT}),
+    )
+    async def edit(request: Request) -> Response:
+        body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
+        asked = await run_sync(lambda: bodies.validate(EDIT_REQUEST, body))
+        found, created = await run_sync(control.edit, asked)
+        location = {} if created is None else {"Location": f"/v1/architectures/{found['digest']}"}
+        return json_response(found, 201 if created else 200, location)
+
+    @routes.post(
+        "/diff",
+        summary="Compare two nets",
+        description="What differs from `a` to `b`: each a document, the digest of a stored one, or a version.",
+        responses={200: {"model": views.DiffView}},
+        openapi_extra=declare("DiffRequest", examples={"documents": {"a": examples.NET, "b": examples.SEQUENTIAL}}),
+    )
+    async def compare(request: Request) -> Response:
+        body = await bodies.read_json(request, limit=2 * limits.document_bytes, keep=True)
+        asked = await run_sync(lambda: bodies.validate(DIFF_REQUEST, body))
+        return json_response(await run_sync(control.compare, asked))
+
     @routes.get("/schema", summary="JSON Schema of the document")
     async def schema() -> Response:
         return json_response(architectures.json_schema())
@@ -203,13 +256,38 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
         location = {"Location": f"/v1/architectures/{record.digest}"}
         return json_response(record.view(), 201 if created else 200, location)
 
+    @routes.get(
+        "/catalogue",
+        summary="Well-known nets",
+        description='Each net\'s name and params; `{"catalogue": name, "params": {…}}` stands for its document.',
+        responses={200: {"model": views.PageView[views.CatalogueView]}},
+    )
+    async def nets() -> Response:
+        found = [{"name": name, "params": catalogue.document(name)["params"]} for name in catalogue.names()]
+        return json_response({"data": found, "next": None})
+
+    @routes.get(
+        "/catalogue/{name}",
+        summary="A well-known net's document",
+        responses={200: {"model": dict[str, Any]}},
+    )
+    async def net(name: NetName) -> Response:
+        return json_response(catalogue.document(name))
+
     @routes.get("", summary="List documents", responses={200: {"model": views.PageView[views.ArchitectureView]}})
     def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
         return _page(request, control.architectures.list(limit=limit, after=after), lambda record: record.view())
 
-    @routes.get("/{digest:digest}", summary="A document", responses={200: {"model": views.ArchitectureView}})
-    def get(digest: DigestPath) -> Response:
-        return json_response(control.architectures.get(digest).view())
+    @routes.get(
+        "/{digest:digest}",
+        summary="A document",
+        description="With `view` in one form alone: the Python that one would write, a Mermaid flowchart, a table.",
+        responses={200: {"model": views.ArchitectureView, "content": _READINGS}},
+    )
+    def get(digest: DigestPath, view: ReadingQuery = None) -> Response:
+        if view is None:
+            return json_response(control.architectures.get(digest).view())
+        return _reading(view, control.read_architecture(digest, view))
 
     @routes.delete("/{digest:digest}", summary="Forget a document", status_code=204)
     def delete(digest: DigestPath) -> Response:
@@ -397,8 +475,8 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         "/jobs",
         summary="Start a job",
         description=(
-            "Kinds: train, import, evaluate. Answers 202 at once, or with `Prefer: wait=N` 200 when the job has ended "
-            "within N seconds."
+            "Kinds: train, import, evaluate, export. Answers 202 at once, or with `Prefer: wait=N` 200 when the job "
+            "has ended within N seconds."
         ),
         status_code=202,
         responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
@@ -409,6 +487,7 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
                 "classify": examples.CLASSIFY,
                 "import": examples.IMPORT,
                 "evaluate": examples.EVALUATE,
+                "export": examples.EXPORT,
             },
         ),
     )
@@ -556,6 +635,18 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     def checkpoints(job_id: JobId) -> Response:
         return json_response({"data": control.checkpoints(job_id), "next": None})
 
+    @routes.get(
+        "/jobs/{job_id:job}/artifact",
+        summary="The file that it made",
+        description="Of an export job that has succeeded; its name, size and digest are the job's `output.artifact`.",
+        response_class=Response,
+        responses={200: _BYTES, 206: _BYTES},
+    )
+    def artifact(job_id: JobId) -> Response:
+        path, about = control.artifact(job_id)
+        sha256 = about["digest"].removeprefix("sha256:")
+        return _File(path, media_type="application/octet-stream", filename=about["name"], headers=_unchanging(sha256))
+
     return routes
 
 
@@ -642,6 +733,37 @@ class _File(FileResponse):
         await super().__call__(scope, receive, send)
 
 
+class _Assembled(StreamingResponse):
+    """Bytes that are put together while they are sent: all, or the one part that is asked for, as `_File` does it."""
+
+    def __init__(self, download: Download, request: Request, *, media_type: str, filename: str) -> None:
+        headers = {
+            **_unchanging(download.sha256),
+            "Accept-Ranges": "bytes",
+            "Content-Disposition": f'attachment; filename="{filename}"',
+        }
+        first, last, size = 0, download.size_bytes - 1, download.size_bytes
+        part = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", request.headers.get("range", ""))
+        wanted = request.headers.get("if-range") in (None, headers["ETag"])
+        partial_content = part is not None and wanted and int(part[1]) <= min(int(part[2] or size), size - 1)
+        if part is not None and partial_content:
+            first, last = int(part[1]), min(int(part[2] or last), last)
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        headers["Content-Length"] = str(last + 1 - first)
+        super().__init__(
+            download.read(first, last + 1), 206 if partial_content else 200, headers=headers, media_type=media_type
+        )
+
+
+def _unchanging(sha256: str) -> dict[str, str]:
+    """Headers of bytes that never change, told by their digest."""
+    return {
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "ETag": f'"{sha256}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+    }
+
+
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -711,31 +833,74 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
         models.delete_version(name, number, force=force)
         return Response(status_code=204)
 
-    @routes.get("/{name}/versions/{number}/architecture", summary="Its canonical document")
-    def architecture(name: ModelName, number: VersionNumber) -> Response:
+    @routes.get(
+        "/{name}/versions/{number}/python",
+        summary="Its net as Python, for reading",
+        description="A class as one would write it by hand; its state_dict has the keys of the version's weights.",
+        response_class=Response,
+        responses={200: {"content": {"text/x-python": _READINGS["text/x-python"]}}},
+    )
+    def python(name: ModelName, number: VersionNumber) -> Response:
+        return _reading("python", control.read_version(name, number, "python"))
+
+    @routes.get(
+        "/{name}/versions/{number}/architecture",
+        summary="Its document",
+        description="The canonical one, or with `view` another form of it.",
+        responses={200: {"content": _READINGS}},
+    )
+    def architecture(name: ModelName, number: VersionNumber, view: ReadingQuery = None) -> Response:
+        if view not in (None, "canonical"):
+            return _reading(view, control.read_version(name, number, view))
         headers = {"Cache-Control": "public, max-age=31536000, immutable"}
         return json_response(models.document(name, number, "architecture.json"), headers=headers)
 
     @routes.get(
         "/{name}/versions/{number}/weights",
-        summary="Its state_dict, as torch.save wrote it",
+        summary="Its state_dict",
+        description=(
+            "As torch.save wrote it, or as safetensors, of which the bytes depend on the tensors alone: names sorted, "
+            "no metadata, shared tensors written once for each name."
+        ),
         response_class=Response,
-        responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+        responses={200: _BYTES, 206: _BYTES},
     )
     def weights(
-        name: ModelName, number: VersionNumber, format: Annotated[str, Query(pattern="^pt$")] = "pt"
+        request: Request,
+        name: ModelName,
+        number: VersionNumber,
+        format: Annotated[
+            Literal["pt", "safetensors"], Query(description="The form of the file.", examples=["safetensors"])
+        ] = "pt",
     ) -> Response:
+        if format == "safetensors":
+            download = control.safetensors(name, number)
+            filename = f"{name}-{number}.safetensors"
+            return _Assembled(download, request, media_type="application/octet-stream", filename=filename)
         path, file = models.file(name, number, "weights.pt")
         return _File(
             path,
             media_type="application/octet-stream",
             filename=f"{name}-{number}.pt",
-            headers={
-                "Cache-Control": "public, max-age=31536000, immutable",
-                "ETag": f'"{file.sha256}"',
-                "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
-            },
+            headers=_unchanging(file.sha256),
         )
+
+    @routes.get(
+        "/{name}/versions/{number}/bundle",
+        summary="All of it in one zip file",
+        description=(
+            "Documents, weights, golden rows, the net as Python and a loader for plain PyTorch. The bytes are the same "
+            "each time. An import job takes the file back."
+        ),
+        response_class=Response,
+        responses={
+            200: {"content": {"application/zip": _BYTES["content"]["application/octet-stream"]}},
+            206: {"content": {"application/zip": _BYTES["content"]["application/octet-stream"]}},
+        },
+    )
+    def bundle(request: Request, name: ModelName, number: VersionNumber) -> Response:
+        download = control.bundle(name, number)
+        return _Assembled(download, request, media_type="application/zip", filename=f"{name}-{number}.zip")
 
     @routes.post(
         "/{name}/versions/{number}/verify",

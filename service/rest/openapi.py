@@ -13,8 +13,10 @@ from pydantic import TypeAdapter
 
 from service import __version__
 from service.rest.problems import MEDIA_TYPE
-from service.schemas import views
+from service.schemas import catalogue, views
 from service.schemas.datasets import DatasetRequest
+from service.schemas.diff import DiffRequest
+from service.schemas.edits import EditRequest
 from service.schemas.jobs import JobSpec
 
 DESCRIPTION: Final = """\
@@ -26,7 +28,7 @@ Errors are `application/problem+json` (RFC 9457) everywhere, with every mistake 
 
 TAGS: Final = [
     {"name": "predict", "description": "Ask a version for answers."},
-    {"name": "jobs", "description": "Train, import, evaluate."},
+    {"name": "jobs", "description": "Train, import, evaluate, export."},
     {"name": "models", "description": "Versions and the aliases that point at them."},
     {"name": "data", "description": "Uploads and datasets."},
     {"name": "architectures", "description": "Documents that describe nets."},
@@ -35,19 +37,30 @@ TAGS: Final = [
 
 _DOCUMENT: Final[dict[str, Any]] = {
     "title": "Architecture document",
-    "description": "Its whole JSON Schema stands at /v1/architectures/schema.",
+    "description": "Its whole JSON Schema stands at /v1/architectures/schema; or the name of a net of the catalogue.",
     "type": "object",
-    "required": ["schema", "inputs", "root"],
-    "properties": {
-        "schema": {"const": "arch/1"},
-        "inputs": {"type": "array", "items": {"type": "object"}, "minItems": 1},
-        "root": {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}},
-    },
+    "anyOf": [
+        {
+            "required": ["schema", "inputs", "root"],
+            "properties": {
+                "schema": {"const": "arch/1"},
+                "inputs": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+                "root": {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}},
+            },
+        },
+        {
+            "required": ["catalogue"],
+            "properties": {"catalogue": {"enum": list(catalogue.names())}, "params": {"type": "object"}},
+            "additionalProperties": False,
+        },
+    ],
 }
 
 _BODIES: Final[dict[str, Any]] = {
     "JobRequest": JobSpec,
+    "EditRequest": EditRequest,
     "DatasetRequest": DatasetRequest,
+    "DiffRequest": DiffRequest,
     "PredictRequest": views.PredictRequest,
     "AliasRequest": views.AliasRequest,
     "RollbackRequest": views.RollbackRequest,
@@ -117,7 +130,7 @@ def _describe(path: str, method: str, operation: dict[str, Any]) -> None:
     applies = {
         "400": has_body,
         "404": has_body or "{" in path,
-        "409": writes,
+        "409": writes or path.endswith("/artifact"),
         "412": conditional,
         "413": has_body,
         "415": has_body,

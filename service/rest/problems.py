@@ -19,7 +19,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service import errors
-from service.errors import MAX_ENTRIES, Entry, ServiceError
+from service.errors import MAX_ENTRIES, Entry, ServiceError, shorten
 from service.schemas.document import parameter_entry
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -110,6 +110,27 @@ _PLACES: Final[Mapping[type[ServiceError], str]] = {
 _IN_PATH: Final = {"/model": "name", "/alias": "alias"}
 """What stores say of their own words, and the parameter of a path that brought the word, if one did."""
 
+_IDS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "job_id": ("the id of a job", "job_ and 32 hexadecimal digits", "/v1/jobs"),
+    "dataset_id": ("the id of a dataset", "ds_ and 32 hexadecimal digits", "/v1/datasets"),
+    "upload_id": ("the id of an upload", "up_ and 32 hexadecimal digits", "/v1/uploads"),
+    "digest": ("the digest of an architecture", "sha256: and 64 hexadecimal digits", "/v1/architectures"),
+}
+"""Parameters of paths that are ids: what they are, how one looks, and where they are listed."""
+
+_LISTED: Final[Mapping[str, str]] = {
+    **{f"/path/{parameter}": f"GET {place} lists those that are there." for parameter, (_, _, place) in _IDS.items()},
+    "/path/name": "GET /v1/models lists the models.",
+    "/path/alias": "GET /v1/models/{name} shows the aliases.",
+    "/path/number": "GET /v1/models/{name}/versions lists the versions.",
+    "/version": "GET /v1/models/{name}/versions lists the versions.",
+    "/model": "GET /v1/models lists the models.",
+    "/dataset": "GET /v1/datasets lists those that are there.",
+    "/dataset/upload": "GET /v1/uploads lists those that are there.",
+    "/source/upload": "GET /v1/uploads lists those that are there.",
+}
+"""What to do where something is not found, by the place that names it."""
+
 
 def status_of(kind: type[ServiceError]) -> int:
     """The HTTP status of a class of errors: that of its nearest class in the table."""
@@ -168,9 +189,10 @@ def respond(error: ServiceError, scope: Scope) -> JSONResponse:
     if error.retry_after_s is not None or isinstance(error, errors.Busy):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
     status = status_of(type(error))
-    entries = [_in_request(entry, error, scope) for entry in error.errors]
-    if not entries and status < 500:
-        entries = [Entry(_place(error, scope), error.code, error.message, hint=REMEDIES[error.code])]
+    found = error.errors
+    if not found and status < 500:
+        found = (Entry(_place(error, scope), error.code, error.message, hint=error.hint),)
+    entries = [_in_request(entry, error, scope) for entry in found]
     return problem(
         scope,
         status=status,
@@ -185,11 +207,15 @@ def respond(error: ServiceError, scope: Scope) -> JSONResponse:
 
 def _in_request(entry: Entry, error: ServiceError, scope: Scope) -> Entry:
     """The entry with its place in this request, and with some remedy."""
-    if entry.hint is None and entry.expected is None:
-        entry = replace(entry, hint=REMEDIES.get(entry.code, "Mend it at this place."))
+    named = scope.get("path_params", {})
     parameter = _IN_PATH.get(entry.pointer)
-    if isinstance(error, (errors.NotFound, errors.InvalidName)) and parameter in scope.get("path_params", {}):
+    if isinstance(error, (errors.NotFound, errors.InvalidName)) and parameter in named:
         entry = replace(entry, pointer=f"/path/{parameter}")
+    if entry.hint is None and entry.expected is None:
+        hint = REMEDIES.get(entry.code, "Mend it at this place.")
+        if isinstance(error, errors.NotFound):
+            hint = _LISTED.get(entry.pointer, hint).format(name=named.get("name", ""))
+        entry = replace(entry, hint=hint)
     return entry
 
 
@@ -219,9 +245,16 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         code, detail = FRAMEWORK.get(error.status_code, ("bad-request", str(error.detail)))
         headers = dict(error.headers or {})
+        entries: list[Entry] = []
         if error.status_code == 405:
-            headers["Allow"] = ", ".join(allowed_methods(app, request))
-        return problem(request.scope, status=error.status_code, code=code, detail=detail, headers=headers)
+            allowed = headers["Allow"] = ", ".join(allowed_methods(app, request))
+            entries = [Entry("", code, detail, hint=REMEDIES[code], expected=allowed, got=shorten(request.method))]
+        elif error.status_code == 404:
+            entries = _no_id(app, request.scope["path"])
+            detail = entries[0].detail if entries else detail
+        return problem(
+            request.scope, status=error.status_code, code=code, detail=detail, entries=entries, headers=headers
+        )
 
     async def parameters(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -231,6 +264,25 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, ours)
     app.add_exception_handler(RequestValidationError, parameters)
     app.add_exception_handler(HTTPException, frameworks)
+
+
+def _no_id(app: FastAPI, path: str) -> list[Entry]:
+    """What is wrong with a path that would be one of ours, were something else in the place of an id."""
+    given = path.split("/")
+    for template in app.openapi()["paths"]:
+        parts = template.split("/")
+        names = [part.strip("{}") if part.startswith("{") else "" for part in parts]
+        if len(parts) != len(given) or not all(
+            word if name else word == part for part, name, word in zip(parts, names, given, strict=True)
+        ):
+            continue
+        for name, word in zip(names, given, strict=True):
+            if name in _IDS:
+                what, form, _ = _IDS[name]
+                detail = f"{shorten(word)} is not {what}."
+                hint = _LISTED[f"/path/{name}"]
+                return [Entry(f"/path/{name}", "not-found", detail, hint=hint, expected=form, got=shorten(word))]
+    return []
 
 
 def allowed_methods(app: FastAPI, request: Request) -> list[str]:

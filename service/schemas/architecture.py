@@ -7,33 +7,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     StringConstraints,
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, shorten
+from service.schemas.catalogue import is_reference, referred
 from service.schemas.document import Document, canonical, digest, entries
+from service.schemas.expand import ABSENT, MAX_DEPTH, MAX_LAYERS, Expansion, authored_schema, expand
+from service.schemas.expand import too_large as _too_large
 from service.schemas.forward import MAX_LINES, Fault, from_lines, from_steps, is_value_name
-from service.schemas.layers import Graph, Layer, Leaf, Sequential
+from service.schemas.initial import InitRule, Tie
+from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
+from service.schemas.leaf import Leaf
 from service.schemas.shapes import LARGEST, DType, counted
 from service.schemas.steps import Step
 
 BATCH: Final = "B"
 """The symbol that every input's shape begins with."""
 
-MAX_DEPTH: Final = 32
-MAX_LAYERS: Final = 20_000
 MAX_INPUTS: Final = 64
 MAX_SYMBOLS: Final = 16
 
@@ -88,14 +92,28 @@ class Architecture(Document):
     schema_: Literal["arch/1"] = Field(alias="schema")
     inputs: Annotated[tuple[InputSpec, ...], counted(1, MAX_INPUTS)]
     root: Layer
+    tie: Annotated[tuple[Tie, ...], counted(0, 1024)] = ()
+    init: Annotated[tuple[InitRule, ...], counted(0, 256)] = ()
     labels: Annotated[dict[_Label, _Label], Field(default_factory=dict, max_length=64)]
+    _expansion: Expansion | None = PrivateAttr(None)
+
+    @property
+    def expansion(self) -> Expansion | None:
+        """How the document was written, where that was not plainly."""
+        return self._expansion
+
+    def with_root(self, root: Layer) -> Self:
+        """The plain document with another root; how the former one was written is no longer true of it."""
+        changed = self.model_copy(update={"root": root})
+        changed._expansion = None
+        return changed
 
 
 def parse(raw: object, *, prefix: str = "") -> Architecture:
     """Read a document.
 
     Args:
-        raw: the document as JSON values.
+        raw: the document as JSON values, or what names a net of the catalogue.
         prefix: the pointer to it in the request's body.
 
     Raises:
@@ -107,27 +125,44 @@ def parse(raw: object, *, prefix: str = "") -> Architecture:
         raise ArchitectureInvalid(
             errors=[Entry(prefix, "wrong-type", "An architecture is an object.", expected="an object", got=got)]
         )
-    nodes = list(_nodes(raw.get("root"), prefix + "/root"))
+    expansion = _expanded(raw, prefix)
+    raw, plain = expansion.authored, expansion.raw
+    nodes = list(_nodes(plain.get("root"), prefix + "/root"))
     paths = {node.pointer: node.path for node in nodes}
     found: list[Entry] = []
+    more = 0
     architecture: Architecture | None = None
     try:
-        architecture = Architecture.model_validate(raw)
+        architecture = Architecture.model_validate(plain)
     except ValidationError as error:
-        found += entries(_first(error), raw, prefix)
+        found, more = entries(error, plain, prefix, schema=Architecture.__pydantic_core_schema__)
     graphs = _graphs(architecture, prefix) if architecture is not None else {}
     for node in nodes:
         found += _misnamed(node)
         if node.raw.get("type") == "Graph":
             found += _forward_mistakes(node, graphs.get(node.pointer))
-    found += _input_mistakes(raw, prefix)
-    if found or architecture is None:
-        raise ArchitectureInvalid(errors=_in_order(found, paths))
+    found += _input_mistakes(plain, prefix)
+    told = _in_order(found, paths)
+    if plain is not raw:
+        told = _where_written(expansion, told)
+    if told or architecture is None:
+        raise ArchitectureInvalid(errors=told, more=more + expansion.more)
+    if plain is not raw:
+        architecture._expansion = expansion
     return architecture
 
 
+def as_sent(architecture: Architecture) -> dict[str, Any]:
+    """What `parse` was given: the document as it was written, or what names it."""
+    if architecture.expansion is not None and architecture.expansion.sent is not None:
+        return dict(architecture.expansion.sent)
+    return authored(architecture)
+
+
 def authored(architecture: Architecture) -> dict[str, Any]:
-    """The document as it was written, defaults left out."""
+    """The document as it was written: with its blocks and expressions, or plain and with defaults left out."""
+    if architecture.expansion is not None:
+        return dict(architecture.expansion.authored)
     return architecture.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
@@ -136,11 +171,18 @@ def canonical_form(architecture: Architecture) -> dict[str, Any]:
 
     It is itself a document with the same digest.
     """
-    return {
+    form: dict[str, Any] = {
         "schema": architecture.schema_,
         "inputs": [spec.model_dump(mode="json", exclude_defaults=True) for spec in architecture.inputs],
         "root": _canonical_layer(architecture.root, None),
     }
+    for member in ("tie", "init"):
+        rules = [
+            rule.model_dump(mode="json", by_alias=True, exclude_defaults=True) for rule in getattr(architecture, member)
+        ]
+        if rules:
+            form[member] = rules
+    return form
 
 
 def digest_of(architecture: Architecture) -> str:
@@ -151,7 +193,7 @@ def digest_of(architecture: Architecture) -> str:
 @lru_cache(maxsize=1)
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a document."""
-    return Architecture.model_json_schema(by_alias=True)
+    return authored_schema(Architecture.model_json_schema(by_alias=True))
 
 
 def leaves(architecture: Architecture) -> Iterator[tuple[str, str, Leaf]]:
@@ -172,6 +214,55 @@ def leaves(architecture: Architecture) -> Iterator[tuple[str, str, Leaf]]:
             yield path, at, layer
 
 
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """One tensor of a state_dict before it exists.
+
+    Args:
+        layer: the dotted path of the layer that it belongs to.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    kind: Literal["parameter", "buffer"]
+    layer: str
+
+
+def state_rows(architecture: Architecture) -> dict[str, StateRow]:
+    """The keys of a resolved document's state_dict in torch's order, with shapes, before anything is built.
+
+    Raises:
+        Mismatch: an "auto" is left.
+    """
+    rows: dict[str, StateRow] = {}
+
+    def own(path: str, layer: Any) -> None:
+        for name, shape in layer.parameters().items():
+            rows[_dotted(path, name)] = StateRow(shape, "float32", "parameter", path)
+        for name, shape in layer.buffers().items():
+            dtype: DType = layer.tensor_dtype if isinstance(layer, Buffer) else "float32" if shape else "int64"
+            rows[_dotted(path, name)] = StateRow(shape, dtype, "buffer", path)
+
+    stack: list[tuple[str, Any]] = [("", architecture.root)]
+    while stack:
+        path, layer = stack.pop()
+        if not isinstance(layer, (Sequential, Graph)):
+            own(path, layer)
+            continue
+        children = list(zip(layer.names, layer.layers, strict=True))
+        for kind in (Parameter, Buffer):  # torch tells a module's own tensors before its children's
+            for name, child in children:
+                if isinstance(child, kind):
+                    own(_dotted(path, name), child)
+        rest = [(_dotted(path, name), child) for name, child in children if not isinstance(child, (Parameter, Buffer))]
+        stack.extend(reversed(rest))
+    return rows
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
 def _canonical_layer(layer: Any, name: str | None) -> dict[str, Any]:
     members: dict[str, Any] = {"type": layer.type}
     if name is not None:
@@ -187,32 +278,22 @@ def _canonical_layer(layer: Any, name: str | None) -> dict[str, Any]:
                 members["layers"] = [_canonical_layer(child, child_name) for child_name, child in children]
             members["forward"] = [step.model_dump(mode="json", exclude_defaults=True) for step in layer.steps]
         case _:
-            members |= layer.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+            members |= layer.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
     return members
 
 
+def _expanded(raw: Mapping[str, Any], prefix: str) -> Expansion:
+    """The plain form of a document, or of the net of the catalogue that is named instead."""
+    if not is_reference(raw):
+        return expand(raw, prefix=prefix)
+    try:
+        return expand(referred(raw, prefix=prefix), prefix=prefix).named_by(raw)
+    except ArchitectureTooLarge as refused:
+        errors = [replace(entry, pointer=prefix + "/params") for entry in refused.errors]
+        raise ArchitectureTooLarge(errors=errors, limit=refused.limit) from None
+
+
 # Reading. What follows walks the JSON itself, so that mistakes in one place do not hide those in another.
-
-
-_MOST_MISTAKES: Final = 1_000
-"""An answer shows twenty. Telling of each of 100,000 unknown members would take seconds."""
-
-
-def _first(error: ValidationError) -> ValidationError:
-    """The error, with its first mistakes only when there are very many."""
-    if error.error_count() <= _MOST_MISTAKES:
-        return error
-    return ValidationError.from_exception_data(
-        error.title,
-        [
-            InitErrorDetails(
-                type=PydanticCustomError(item["type"], "{msg}", {**item.get("ctx", {}), "msg": item["msg"]}),
-                loc=item["loc"],
-                input=item["input"],
-            )
-            for item in error.errors(include_url=False)[:_MOST_MISTAKES]
-        ],
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +343,7 @@ def _effective_name(child: object, place: int | None) -> str | None:
     return name[:65] if isinstance(name, str) else None
 
 
-def _too_large(name: str, most: int, got: int, at: str, detail: str) -> ArchitectureTooLarge:
-    entry = Entry(at, "too-large", detail, expected=f"at most {most}", got=str(got))
-    return ArchitectureTooLarge(errors=[entry], limit={"name": name, "value": most, "got": got})
+_FREE: Final = ("Parameter", "Buffer")
 
 
 def _misnamed(node: _RawNode) -> Iterator[Entry]:
@@ -273,10 +352,15 @@ def _misnamed(node: _RawNode) -> Iterator[Entry]:
         yield Entry(
             node.pointer + "/name", "invalid-name", "The root has no parent and therefore no name.", hint="Remove it."
         )
+    if node.raw.get("type") in _FREE and node.pointer.endswith("/root"):
+        yield Entry(node.pointer, "misplaced", "A net is a layer: a tensor alone computes nothing.")
     first: dict[str, int] = {}
     for place, name in enumerate(node.names):
         at = f"{node.pointer}/layers/{place}"
         child = node.children[place]
+        if node.raw.get("type") != "Graph" and isinstance(child, Mapping) and child.get("type") in _FREE:
+            detail = f"A {child['type']} stands in a Graph, whose forward reads it by its name."
+            yield Entry(at, "misplaced", detail, hint="Make this Sequential a Graph.")
         if name is None:
             if node.raw.get("type") == "Graph" and isinstance(child, Mapping) and child.get("name") is None:
                 detail = "A graph's layers have names, by which its forward calls them."
@@ -332,9 +416,15 @@ def _forward_mistakes(node: _RawNode, graph: Graph | None) -> Iterator[Entry]:
     names = tuple(name for name in node.names if name is not None)
     if None in node.names:
         graph = None  # its program calls a layer without a name by ""; told by `_misnamed`
+    free = frozenset(
+        child["name"]
+        for child in node.children
+        if isinstance(child, Mapping) and child.get("type") in _FREE and isinstance(child.get("name"), str)
+    )
+    absent = frozenset(node.raw.get(ABSENT, ()))
     faults: tuple[Fault, ...] = ()
     if all(isinstance(line, str) for line in forward):
-        faults = (graph.program if graph else from_lines(tuple(forward), tuple(inputs), names)).faults
+        faults = (graph.program if graph else from_lines(tuple(forward), tuple(inputs), names, free, absent)).faults
     elif any(isinstance(line, str) for line in forward):
         detail = "A forward is written in lines or in steps, not in both."
         yield Entry(node.pointer + "/forward", "forward-invalid", detail, layer=node.path or None)
@@ -345,7 +435,7 @@ def _forward_mistakes(node: _RawNode, graph: Graph | None) -> Iterator[Entry]:
             steps = _STEPS.validate_python(forward)
         except ValidationError:
             return  # told with the whole document
-        faults = from_steps(steps, tuple(inputs), names).faults
+        faults = from_steps(steps, tuple(inputs), names, free, absent).faults
     places = {name: place for place, name in enumerate(node.names)}
     for fault in faults:
         yield _fault_entry(fault, node, places)
@@ -422,14 +512,19 @@ def _input_mistakes(raw: Mapping[str, Any], prefix: str) -> Iterator[Entry]:
 
 def _in_order(found: list[Entry], paths: Mapping[str, str]) -> list[Entry]:
     """The entries in the order of the document, each with the path of its layer."""
-
-    def place(entry: Entry) -> list[tuple[int, int, str]]:
-        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in entry.pointer.split("/")]
-
     return [
         entry if entry.layer is not None else _with_layer(entry, _path_of(entry.pointer, paths))
-        for entry in sorted(dict.fromkeys(found), key=place)
+        for entry in sorted(dict.fromkeys(found), key=_place)
     ]
+
+
+def _place(entry: Entry) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in entry.pointer.split("/")]
+
+
+def _where_written(expansion: Expansion, found: list[Entry]) -> list[Entry]:
+    """The entries with the mistakes of the authored form, all where the author wrote what is wrong."""
+    return sorted(dict.fromkeys([*expansion.errors, *expansion.told(found)]), key=_place)
 
 
 def _path_of(at: str, paths: Mapping[str, str]) -> str | None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from service.schemas.document import Digest, Document
+from service.errors import Entry
+from service.schemas.document import Digest, Document, disagreement
 
 MAX_ROWS = 10_000_000
 
@@ -55,8 +56,20 @@ class GaussianClouds(Document):
 
     @model_validator(mode="after")
     def _equal_widths(self) -> GaussianClouds:
-        if len({len(center) for center in self.centers}) > 1:
-            raise ValueError("all centers must have the same number of coordinates")
+        width = len(self.centers[0])
+        found = [
+            Entry(
+                f"/centers/{place}",
+                "shape-mismatch",
+                "All centers have the same number of coordinates.",
+                expected=f"{width} numbers, as in the first center",
+                got=f"{len(center)} numbers",
+            )
+            for place, center in enumerate(self.centers)
+            if len(center) != width
+        ]
+        if found:
+            raise disagreement(*found)
         return self
 
 
@@ -173,6 +186,13 @@ class DatasetManifest(Document):
     size_bytes: int
 
 
+def _some_train(validation: float, test: float) -> None:
+    if validation + test >= 1:
+        detail = f"Validation and test together take {validation + test:g} of the rows; none is left to train on."
+        at = "/validation" if validation >= test else "/test"
+        raise disagreement(Entry(at, "out-of-range", detail, hint="Take less: together they must be below 1."))
+
+
 class RandomSplit(Document):
     """Rows drawn at random: `validation` and `test` are fractions of all rows."""
 
@@ -182,9 +202,8 @@ class RandomSplit(Document):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _some_train(self) -> RandomSplit:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test together must leave rows to train on")
+    def _leaves_rows(self) -> RandomSplit:
+        _some_train(self.validation, self.test)
         return self
 
 
@@ -197,9 +216,8 @@ class StratifiedSplit(Document):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _some_train(self) -> StratifiedSplit:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test together must leave rows to train on")
+    def _leaves_rows(self) -> StratifiedSplit:
+        _some_train(self.validation, self.test)
         return self
 
 

@@ -11,12 +11,14 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 import rfc8785
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from service.errors import Entry, shorten
 
@@ -28,7 +30,20 @@ RESOURCE_NAME: Final = r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9_-])?$"
 ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE_NAME)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
-_ID_KINDS: Final = ("job", "ds", "up")
+NAME_RULE: Final = (
+    "Names are lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, end in no dot, and have at "
+    "most 63 characters."
+)
+_FORMS: Final = {
+    r"^job_[0-9a-f]{32}$": ("the id of a job", "job_ and 32 hexadecimal digits"),
+    r"^ds_[0-9a-f]{32}$": ("the id of a dataset", "ds_ and 32 hexadecimal digits"),
+    r"^up_[0-9a-f]{32}$": ("the id of an upload", "up_ and 32 hexadecimal digits"),
+    r"^sha256:[0-9a-f]{64}$": ("a digest", "sha256: and 64 hexadecimal digits"),
+}
+"""Patterns in words."""
+
+_MOST_TOLD: Final = 100
+"""An answer shows twenty. Telling of each of 200,000 unknown members would take seconds."""
 
 
 class Document(BaseModel):
@@ -72,14 +87,31 @@ def pointer(parts: Iterable[str | int], prefix: str = "") -> str:
     return prefix + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def entries(error: ValidationError, body: object, prefix: str = "") -> list[Entry]:
-    """A pydantic error as our entries: pointers into `body`, without the tags of unions, one entry a mistake."""
+def disagreement(*found: Entry) -> PydanticCustomError:
+    """What a validator of a whole document raises: mistakes with pointers that begin at that document."""
+    return PydanticCustomError("disagreement", "The members of this document do not agree.", {"entries": found})
+
+
+def entries(error: ValidationError, body: object, prefix: str = "", *, schema: Any) -> tuple[list[Entry], int]:
+    """A pydantic error as our entries: pointers into `body`, without the tags of unions, one entry a mistake.
+
+    Args:
+        error: what was raised.
+        body: the JSON values that were read.
+        prefix: the pointer to `body`.
+        schema: pydantic's schema of the type (`TypeAdapter.core_schema`), which tells members from tags of unions.
+
+    Returns:
+        The first hundred mistakes, and how many more there are.
+    """
+    items = error.errors(include_url=False, include_context=True)
+    members = _Members(schema)
     found: dict[tuple[str, str], Entry] = {}
-    for item in error.errors(include_url=False, include_context=True):
-        at = pointer(_path(item["loc"], body), prefix)
-        entry = _entry(at, item)
-        found.setdefault((at, entry.code), entry)
-    return list(found.values())
+    for item in _of_one_branch(items[:_MOST_TOLD], body, members):
+        at = pointer(_walk(item, body, members)[0], prefix)
+        for entry in _told(at, item, members):
+            found.setdefault((entry.pointer, entry.code), entry)
+    return list(found.values()), max(0, len(items) - _MOST_TOLD)
 
 
 def parameter_entry(item: Mapping[str, Any]) -> Entry:
@@ -102,22 +134,125 @@ def read(adapter: TypeAdapter[T], value: object) -> T:
     return adapter.validate_json(data, strict=True)
 
 
-def _path(loc: Sequence[str | int], body: object) -> list[str | int]:
-    """The part of a pydantic location that is in the body: tags of unions and names of validators fall out."""
+def _walk(item: Any, body: object, members: _Members) -> tuple[list[str | int], list[tuple[int, str]]]:
+    """The part of a pydantic location that is in the body, and what falls out of it: tags of unions and names of
+    validators, each with the length of the path before it."""
     path: list[str | int] = []
+    labels: list[tuple[int, str]] = []
+    loc = item["loc"]
     value = body
     for place, part in enumerate(loc):
-        last = place == len(loc) - 1
-        if isinstance(value, Mapping) and isinstance(part, str):
-            if part in value:
-                value = value[part]
-                path.append(part)
-            elif last:
-                path.append(part)
-        elif isinstance(value, (list, tuple)) and isinstance(part, int):
+        if isinstance(value, (list, tuple)) and isinstance(part, int):
             value = value[part] if part < len(value) else None
             path.append(part)
-    return path
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+            path.append(part)
+        elif place == len(loc) - 1 and part in members.at(loc[:-1]):  # it is missing, or its default is wrong here
+            path.append(part)
+        elif isinstance(part, str):
+            labels.append((len(path), part))
+    return path, labels
+
+
+def _of_one_branch(items: Sequence[Any], body: object, members: _Members) -> list[Any]:
+    """The errors without those of union members that were not meant: an object is no misspelt id.
+
+    Of a union without tags pydantic tells what is wrong with the value as each of its members. The one that was meant
+    is the one that takes the value itself, if not all that is in it.
+    """
+    unions: dict[tuple[str, ...], dict[str, list[Any]]] = {}
+    here: set[tuple[str, int]] = set()
+    for item in items:
+        path, labels = _walk(item, body, members)
+        here.add((pointer(path), id(item)))
+        for place, (length, label) in enumerate(labels):
+            outer = [word for at, word in labels[:place] if at == length]  # a union in a union
+            unions.setdefault((pointer(path[:length]), *outer), {}).setdefault(label, []).append(item)
+    dropped: set[int] = set()
+    combined: dict[int, str] = {}
+    for (at, *_), branches in unions.items():
+        if len(branches) == 1:
+            continue
+        distances = {}
+        for label, told in branches.items():
+            kinds = [item["type"] for item in told if (at, id(item)) in here]
+            distances[label] = 2 if any(kind.endswith("_type") for kind in kinds) else 1 if kinds else 0
+        meant = min(branches, key=distances.__getitem__)
+        first = branches[meant][0]
+        dropped |= {id(item) for label, told in branches.items() if label != meant for item in told}
+        if distances[meant] and first["type"] in {*_EXPECTED, "literal_error", "string_pattern_mismatch"}:
+            wanted = [_entry(at, told[0]).expected for told in branches.values()]
+            combined[id(first)] = " or ".join(dict.fromkeys(words for words in wanted if words))
+    return [
+        {**item, "expected": combined[id(item)]} if id(item) in combined else item
+        for item in items
+        if id(item) not in dropped
+    ]
+
+
+class _Members:
+    """Which members the documents have that a type is made of, as pydantic's own schema of it says."""
+
+    def __init__(self, schema: Any) -> None:
+        self._root = schema
+        self._definitions: dict[str, Any] = {}
+
+    def at(self, loc: Sequence[str | int]) -> dict[str, Any]:
+        """The members of the document at a pydantic location, each with its schema."""
+        found = [self._root]
+        for part in loc:
+            found = [inner for one in found for inner in self._into(one, part)]
+        return {name: inner for one in found for name, inner in self.of(one).items()}
+
+    def of(self, schema: Any) -> dict[str, Any]:
+        """The members of a document, or of all that a union may be."""
+        plain = self._plain(schema)
+        match plain.get("type"):
+            case "model-fields":
+                return {field.get("validation_alias") or name: field for name, field in plain["fields"].items()}
+            case "union" | "tagged-union":
+                return {name: inner for choice in self._choices(plain) for name, inner in self.of(choice).items()}
+            case _:
+                return {}
+
+    def _into(self, schema: Any, part: str | int) -> list[Any]:
+        plain = self._plain(schema)
+        match plain.get("type"):
+            case "model-fields":
+                field = self.of(plain).get(str(part))
+                return [] if field is None else [field]
+            case "tagged-union":
+                return [plain["choices"][part]] if part in plain["choices"] else []
+            case "union":
+                return self._choices(plain)
+            case "list":
+                return [plain["items_schema"]]
+            case "tuple":
+                return list(plain["items_schema"][:1])
+            case _:
+                return []
+
+    @staticmethod
+    def _choices(union: Any) -> list[Any]:
+        choices = union["choices"]
+        return [
+            choice[0] if isinstance(choice, tuple) else choice
+            for choice in (choices.values() if isinstance(choices, dict) else choices)
+        ]
+
+    def _plain(self, schema: Any) -> Any:
+        """The schema without validators, defaults and references around it."""
+        while isinstance(schema, dict):
+            if schema["type"] == "definitions":
+                self._definitions |= {one["ref"]: one for one in schema["definitions"]}
+            if schema["type"] == "definition-ref":
+                schema = self._definitions.get(schema["schema_ref"])
+            elif "schema" in schema:
+                schema = schema["schema"]
+            else:
+                return schema
+        return {}
 
 
 _EXPECTED: Final = {
@@ -138,6 +273,32 @@ _EXPECTED: Final = {
 }
 
 
+def _told(at: str, item: Any, members: _Members) -> list[Entry]:
+    """One of pydantic's errors as our entries: one, or as many as a validator of ours has found."""
+    told = (item.get("ctx") or {}).get("entries")
+    if item["type"] == "disagreement" and told is not None:
+        return [replace(entry, pointer=at + entry.pointer) for entry in told]
+    if item["type"] == "extra_forbidden":
+        return [_unknown_member(at, item["loc"][-1], members.at(item["loc"][:-1]), members, got=item.get("input"))]
+    entry = _entry(at, item)
+    return [replace(entry, expected=item["expected"]) if "expected" in item else entry]
+
+
+def _unknown_member(at: str, name: str, known: Mapping[str, Any], members: _Members, *, got: object) -> Entry:
+    """A member that is misspelt, in the wrong place, or altogether unknown."""
+    owners = [owner for owner, schema in known.items() if name in members.of(schema)]
+    hint = f"Write it in {owners[0]!r}." if len(owners) == 1 else nearest_hint(name, known)
+    listed = ", ".join(known)
+    return Entry(
+        at,
+        "unknown-member",
+        "This member is not known here.",
+        hint=hint or "Remove it, or correct its name.",
+        expected=f"one of {listed}" if known and not hint and len(listed) <= 400 else None,
+        got=shorten(got),
+    )
+
+
 def _entry(at: str, item: Any) -> Entry:
     kind, context = item["type"], item.get("ctx") or {}
     discriminator = str(context.get("discriminator", "type")).strip("'")
@@ -145,13 +306,11 @@ def _entry(at: str, item: Any) -> Entry:
     match kind:
         case "missing":
             return Entry(at, "missing", "This member is required.", hint="Add it.")
-        case "extra_forbidden":
-            return Entry(at, "unknown-member", "This member is not known here.", hint="Remove it, or correct its name.")
         case "union_tag_invalid":
             expected = str(context.get("expected_tags", ""))
             tag = str(context.get("tag", ""))
             return Entry(
-                at,
+                f"{at}/{discriminator}",
                 "unknown-type",
                 f"{shorten(tag)} is not a known {discriminator}.",
                 hint=nearest_hint(tag, re.findall(r"'([^']*)'", expected)),
@@ -174,7 +333,12 @@ def _entry(at: str, item: Any) -> Entry:
                 got=got,
             )
         case "string_pattern_mismatch":
-            return Entry(at, "invalid", "This text has another form.", expected=str(context.get("pattern")), got=got)
+            pattern = str(context.get("pattern"))
+            if pattern == RESOURCE_NAME:
+                hint = cleaned_name(str(item.get("input")))
+                return Entry(at, "invalid-name", NAME_RULE, hint=hint, expected="a name such as my-model.v2", got=got)
+            what, form = _FORMS.get(pattern, ("a text of the form that is expected", pattern))
+            return Entry(at, "invalid", f"This is not {what}.", expected=f"{what} ({form})", got=got)
         case _:
             wanted = _EXPECTED.get(kind) or _bounds(context)
             return Entry(at, _slug(kind), _sentence(item["msg"]), expected=wanted, got=got)
@@ -206,7 +370,8 @@ def _slug(kind: str) -> str:
 
 def _sentence(text: str) -> str:
     text = text.strip()
-    text = text[:1].upper() + text[1:]
+    if "_" not in text.split(" ")[0]:  # a member keeps its name
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
@@ -220,3 +385,11 @@ def nearest_hint(word: str, known: Iterable[str]) -> str | None:
         return f"Did you mean {lower[word.lower()]!r}?"
     near = difflib.get_close_matches(word[:100], choices, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else None
+
+
+def cleaned_name(name: str) -> str | None:
+    """What would do instead of `name` as the name of a model or alias."""
+    near = re.sub(r"[^a-z0-9._-]+", "-", name[:200].lower()).strip(".-_")[:63].rstrip(".")
+    if near in ("", name):
+        return None
+    return nearest_hint(name, [near]) or f"{near!r} would do."

@@ -114,5 +114,18 @@ EVALUATE: Final[dict[str, Any]] = {
 }
 """Measure a version."""
 
+EXPORT: Final[dict[str, Any]] = {"kind": "export", "model": "quadratic@champion", "format": "onnx"}
+"""Write a version's net as ONNX."""
+
+EDIT: Final[dict[str, Any]] = {
+    "from": {"architecture": NET},
+    "edits": [
+        {"op": "replace", "path": "predict", "layer": {"type": "Linear", "in_features": "auto", "out_features": 2}},
+        {"op": "freeze", "path": "hidden"},
+    ],
+    "dry_run": True,
+}
+"""Another head for a net, and what that does to its weights."""
+
 PREDICT: Final[dict[str, Any]] = {"model": "quadratic@champion", "inputs": [[0.5], [0.7]]}
 """Ask for two rows."""

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from service.schemas.document import Document, nearest_hint
+from service.schemas.operation import Number, StepDocument, tidy
 from service.schemas.steps import (
     BY_OPERATION,
     OPERATIONS,
@@ -31,11 +32,10 @@ from service.schemas.steps import (
     GetItem,
     Item,
     Negative,
-    Number,
+    Param,
     Return,
     Step,
-    StepDocument,
-    tidy,
+    Tuple,
 )
 
 MAX_LINES: Final = 4096
@@ -87,14 +87,22 @@ class Program:
     faults: tuple[Fault, ...] = ()
 
 
-def from_lines(lines: tuple[str, ...], inputs: tuple[str, ...], layers: tuple[str, ...]) -> Program:
+def from_lines(
+    lines: tuple[str, ...],
+    inputs: tuple[str, ...],
+    layers: tuple[str, ...],
+    free: frozenset[str] = frozenset(),
+    absent: frozenset[str] = frozenset(),
+) -> Program:
     """Compile lines of text; mistakes come back as faults, all of them.
 
     Args:
         inputs: the names of the values that the graph is given.
         layers: the names of its layers.
+        free: those among them that are free parameters and buffers: values by their name, never called.
+        absent: the names of layers that are not there: a call of one gives its first input.
     """
-    compiler = _Compiler(inputs, layers)
+    compiler = _Compiler(inputs, layers, free, absent)
     for number, text in enumerate(lines):
         compiler.line(number, text)
     faults = tuple(compiler.faults)
@@ -105,8 +113,16 @@ def from_lines(lines: tuple[str, ...], inputs: tuple[str, ...], layers: tuple[st
     return Program(tuple(compiler.steps), tuple(compiler.at), faults)
 
 
-def from_steps(steps: tuple[Step, ...], inputs: tuple[str, ...], layers: tuple[str, ...]) -> Program:
+def from_steps(
+    steps: tuple[Step, ...],
+    inputs: tuple[str, ...],
+    layers: tuple[str, ...],
+    free: frozenset[str] = frozenset(),
+    absent: frozenset[str] = frozenset(),
+) -> Program:
     """Check steps that were written directly: every name is known before it is used."""
+    if absent:
+        return _passed_by(steps, from_steps(steps, inputs, (*layers, *absent), free), absent)
     faults: list[Fault] = []
     suspects: set[str] = set()
     known_layers = frozenset(layers)
@@ -126,8 +142,12 @@ def from_steps(steps: tuple[Step, ...], inputs: tuple[str, ...], layers: tuple[s
                         got=name,
                     )
                 )
-        if isinstance(step, Call) and step.layer not in known_layers:
+        if isinstance(step, (Call, Param)) and step.layer not in known_layers:
             faults.append(_unknown_callee(place, step.layer, layers, (), suspects, told=len(faults)))
+        elif isinstance(step, Call) and step.layer in free:
+            faults.append(Fault(place, _NOT_CALLED.format(step.layer), "wrong-argument", hint=_READ_IT))
+        elif isinstance(step, Param) and step.layer not in free:
+            faults.append(Fault(place, f"`{step.layer}` is a layer: it is called.", "wrong-argument"))
     returned = any(isinstance(step, Return) for step in steps)
     faults += _of_the_whole(steps, layers, suspects, returned=returned)
     lines = tuple(range(len(steps)))
@@ -136,12 +156,31 @@ def from_steps(steps: tuple[Step, ...], inputs: tuple[str, ...], layers: tuple[s
     return Program(steps, lines, tuple(faults))
 
 
+def _passed_by(steps: Sequence[Step], program: Program, absent: frozenset[str]) -> Program:
+    """The program without its calls of absent layers: who read what such a call gave reads its first input."""
+    faults = tuple(fault for fault in program.faults if fault.layer not in absent)
+    kept: list[Step] = []
+    lines: list[int] = []
+    names: dict[str, str] = {}
+    for place, step in enumerate(steps):
+        if isinstance(step, Call) and step.layer in absent:
+            names[f"%{place + 1}"] = names.get(step.inputs[0], step.inputs[0])
+            continue
+        changed: dict[str, Any] = {"inputs": tuple(names.get(item, item) for item in step.inputs)}  # type: ignore[arg-type]
+        if isinstance(step, Call):
+            changed["named"] = {word: names.get(value, value) for word, value in step.named.items()}  # type: ignore[arg-type]
+        kept.append(step.model_copy(update=changed))
+        lines.append(place)
+        names[f"%{place + 1}"] = f"%{len(kept)}"
+    return Program(tuple(kept), tuple(lines), faults)
+
+
 def _of_the_whole(steps: Sequence[Step], layers: Sequence[str], suspects: set[str], *, returned: bool) -> list[Fault]:
     """What is missing: the return, and calls of layers."""
     faults: list[Fault] = []
     if not returned:
         faults.append(Fault(None, "The forward returns nothing.", "missing-return", hint="End it with `return …`."))
-    called = {step.layer for step in steps if isinstance(step, Call)} | suspects
+    called = {step.layer for step in steps if isinstance(step, (Call, Param))} | suspects
     faults += [
         Fault(
             None,
@@ -171,6 +210,8 @@ def _named(step: Step) -> str:
     return f"`{step.layer}`" if isinstance(step, Call) else step.op
 
 
+_NOT_CALLED: Final = "`{}` is a parameter or a buffer: it is a value and is not called."
+_READ_IT: Final = "Write its name alone, as in `x + scale`."
 _MOST_HINTS: Final = 20
 _MOST_CHOICES: Final = 500
 """Looking for the nearest name is slow, and nobody reads the hundredth hint."""
@@ -182,6 +223,10 @@ def _unknown_callee(
     if name.startswith("__"):
         return Fault(line, f"`{name[:64]}` is not part of the forward language.", "not-in-language")
     hint = nearest_hint(name, [*layers[:_MOST_CHOICES], *operations]) if told < _MOST_HINTS else None
+    if operations and name in _INSTEAD:
+        return Fault(
+            line, f"`{name}` is not an operation here.", "unknown-layer", hint=_written(name, layers), got=name
+        )
     meant = hint.split("'")[1] if hint else None
     also = ""
     if meant is not None:
@@ -194,6 +239,63 @@ def _unknown_callee(
         "unknown-layer",
         hint=f"Write `{meant}`." if meant else f"The layers here are: {', '.join(layers[:20])}." if layers else None,
         got=name[:64],
+    )
+
+
+_INSTEAD: Final[Mapping[str, str]] = {
+    "view": "`flatten(x)` for one long row, or `reshape(x, …)` with the sizes that come after the batch",
+    "size": "the numbers themselves; in `reshape(x, …)` one size may be -1, and the batch is left out",
+    "shape": "the numbers themselves; in `reshape(x, …)` one size may be -1, and the batch is left out",
+    "numel": "the numbers themselves",
+    "t": "`transpose(x, 1, 2)`",
+    "T": "`transpose(x, 1, 2)`",
+    "contiguous": "nothing: every operation takes its values as they are",
+    "clone": "nothing: no operation changes its values",
+    "detach": "nothing: put what must not learn into a layer of its own",
+    "to": "`cast(x, dtype=…)` for another dtype; the device is chosen for the whole net",
+    "cuda": "nothing: the device is chosen for the whole net",
+    "cpu": "nothing: the device is chosen for the whole net",
+    "float": "`cast(x)`",
+    "to_float": "`cast(x)`",
+    "double": '`cast(x, "float64")`',
+    "long": '`cast(x, "int64")`',
+    "int": '`cast(x, "int32")`',
+    "bool": '`cast(x, "bool")`',
+    "type": "`cast(x, dtype=…)`",
+    "einsum": "`x @ y`, with `transpose`, `unsqueeze` and `sum` around it",
+    "expand": "`expand_batch(constant, x)`; other sizes of 1 meet every size as they are",
+    "repeat": "`expand_batch(constant, x)`, or `cat([x, x], dim=1)`",
+    "arange": "`positions(x, dim=1)`",
+    "triu": "`causal_mask(x, dim=1)`",
+    "tril": "`logical_not(causal_mask(x, dim=1))`",
+    "masked_fill_": "`masked_fill(x, mask, value)`",
+    "clip": "`clamp(x, min=…, max=…)`",
+    "upsample": "`interpolate(x, …)`",
+    "relu_": "`relu(x)`",
+    "swapaxes": "`transpose(x, …)`",
+    "concat": "`cat([a, b], dim=1)`",
+    "concatenate": "`cat([a, b], dim=1)`",
+    "multiply": "`x * y`",
+    "subtract": "`x - y`",
+    "divide": "`x / y`",
+    "mm": "`x @ y`",
+    "bmm": "`x @ y`",
+    "add_": "`x + y`",
+    "mul_": "`x * y`",
+    "max": "`amax(x, dim=…)`, or `maximum(x, y)` of two values",
+    "min": "`amin(x, dim=…)`, or `minimum(x, y)` of two values",
+}
+"""What PyTorch's own words are in this language, where it has another word."""
+
+
+def _written(name: str, layers: Sequence[str]) -> str:
+    """What to write instead of a method or a function of a module."""
+    if name in BY_OPERATION or name in layers:
+        return f"Write `{name}(…)`."
+    if name in _INSTEAD:
+        return f"Write {_INSTEAD[name]}."
+    return (
+        nearest_hint(name, OPERATIONS) or "Call a layer, or an operation such as relu, flatten, cat or mean, by name."
     )
 
 
@@ -229,6 +331,8 @@ class _Compiler:
 
     inputs: tuple[str, ...]
     layers: tuple[str, ...]
+    free: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -239,6 +343,7 @@ class _Compiler:
         self.names: dict[str, _Value] = {name: name for name in self.inputs}
         self.known_layers = frozenset(self.layers)
         self.items: dict[tuple[str, int], str] = {}
+        self.read: dict[str, str | None] = {}
         self.number = 0
         self.returned = False
 
@@ -313,11 +418,25 @@ class _Compiler:
             return
         if not isinstance(target, (ast.Tuple, ast.List)) or depth > _MAX_NESTING:
             raise _Refused(f"{_kind(target)} cannot be assigned to: it is not part of the forward language.")
+        if not self._is_as_many(len(target.elts), value):
+            value = None
         for index, one in enumerate(target.elts):
             if isinstance(value, (int, float)):
                 raise _Refused("A number cannot be taken apart.", "wrong-argument")
             # Which of the several values are used shows later, so that `out, _ = f(x)` leaves no step behind.
             self._bind(one, None if value is None else _Part(value, index), depth + 1)
+
+    def _is_as_many(self, names: int, value: _Value | _Part) -> bool:
+        """Whether there are as many names as an operation gives values, as far as its constants say; tells if not."""
+        if not isinstance(value, str) or not value.startswith("%"):
+            return True
+        step = self.steps[int(value[1:]) - 1]
+        if step.pieces is None or step.pieces == names:
+            return True
+        detail = f"{step.op} gives {_count(step.pieces)}, but there are {names} names for them."
+        hint = "Write _ for a value that is not needed."
+        self._tell(_Refused(detail, "wrong-argument", hint=hint, got=str(names)))
+        return False
 
     def _value(self, node: ast.expr, depth: int = 0) -> _Value:
         """The value of an expression; a mistake in it is told and gives None."""
@@ -347,25 +466,32 @@ class _Compiler:
             case ast.BinOp(left=left, op=operator, right=right):
                 op = _ARITHMETIC.get(type(operator))
                 if op is None:
-                    raise _Refused(
-                        f"`{_operator(node)}` is not part of the forward language.", hint="There are + - * / @."
-                    )
+                    hint = _instead_of(node) or "There are + - * / @."
+                    raise _Refused(f"`{_operator(node)}` is not part of the forward language.", hint=hint)
                 return self._arithmetic(op, self._value(left, depth + 1), self._value(right, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
                 return self._call(name, node, depth)
             case ast.Call(func=ast.Attribute(attr=name)):
                 raise _Refused(
                     f"`….{name[:64]}(…)` is not part of the forward language: attributes are not.",
-                    hint=f"Write `{name}(…)`." if name in BY_OPERATION or name in self.layers else None,
+                    hint=_written(name, self.layers),
+                )
+            case ast.Attribute(attr=name) if name in _INSTEAD:
+                raise _Refused(
+                    f"`….{name}` is not part of the forward language: attributes are not.", hint=_written(name, ())
                 )
             case ast.Subscript(value=inner, slice=index):
                 return self._index(inner, index, depth)
             case _:
-                raise _Refused(f"{_kind(node)} is not part of the forward language.")
+                raise _Refused(f"{_kind(node)} is not part of the forward language.", hint=_instead_of(node))
 
     def _name(self, name: str) -> _Value:
         if name in self.names:
             return self._whole(self.names[name])
+        if name in self.free:
+            if name not in self.read:
+                self.read[name] = self._add(Param, {"op": "param", "layer": name})
+            return self.read[name]
         if name in self.known_layers:
             raise _Refused(f"`{name}` is a layer.", "wrong-argument", hint=f"Call it, as in `{name}(x)`.")
         if name.startswith("__"):
@@ -417,7 +543,7 @@ class _Compiler:
     def _call(self, name: str, node: ast.Call, depth: int) -> _Value:
         if any(isinstance(arg, ast.Starred) for arg in node.args) or any(word.arg is None for word in node.keywords):
             raise _Refused("`*` and `**` arguments are not part of the forward language.")
-        if name in self.known_layers:
+        if name in self.known_layers or name in self.absent:
             return self._call_layer(name, node, depth)
         kind = BY_OPERATION.get(name)
         if kind is not None and kind is not GetItem:
@@ -430,33 +556,43 @@ class _Compiler:
         return None
 
     def _call_layer(self, name: str, node: ast.Call, depth: int) -> _Value:
-        values = [self._value(arg, depth + 1) for arg in node.args]
         self.suspects.add(name)  # it is called, even if this call is wrong
-        if node.keywords:
-            raise _Refused(
-                f"Layer `{name}` takes values by position; its settings stand in the layer.", "wrong-argument"
-            )
+        if name in self.free:
+            raise _Refused(_NOT_CALLED.format(name), "wrong-argument", hint=_READ_IT)
+        values = [self._argument(arg, depth + 1) for arg in node.args]
+        named: dict[str, Any] = {}
+        for word in node.keywords:
+            argument = word.arg or ""
+            if argument in named:
+                raise _Refused(f"{name} gets `{argument[:64]}` twice.", "wrong-argument")
+            match word.value:
+                case ast.Constant(value=bool() as flag):
+                    named[argument] = flag
+                case value:
+                    named[argument] = self._argument(value, depth + 1)
         if not values:
             raise _Refused(f"Layer `{name}` is called without a value.", "wrong-argument", hint=f"Write `{name}(x)`.")
-        if any(isinstance(value, (int, float)) for value in values):
-            raise _Refused(f"Layer `{name}` takes values, not numbers.", "wrong-argument")
+        if any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (*values, *named.values())):
+            raise _Refused(
+                f"Layer `{name}` takes values, not numbers; its settings stand in the layer.", "wrong-argument"
+            )
+        if None in values or None in named.values():
+            return None
+        if name in self.absent:
+            return values[0]
+        return self._add(Call, {"op": "call", "layer": name, "inputs": values, "named": named})
+
+    def _argument(self, node: ast.expr, depth: int) -> _Value:
+        """A value, or several in parentheses as in `lstm(x, (h, c))`."""
+        if not isinstance(node, (ast.Tuple, ast.List)):
+            return self._value(node, depth)
+        values = [self._value(item, depth + 1) for item in node.elts]
         if None in values:
             return None
-        return self._add(Call, {"op": "call", "layer": name, "inputs": values})
+        return self._add(Tuple, {"op": "tuple", "inputs": values})
 
     def _call_operation(self, name: str, kind: type[StepDocument], node: ast.Call, depth: int) -> _Value:
-        values, rest = node.args, []
-        if kind.tensors is None:
-            if values and isinstance(values[0], (ast.List, ast.Tuple)):
-                values, rest = values[0].elts, values[1:]
-        else:
-            values, rest = values[: kind.tensors], values[kind.tensors :]
-            if len(values) < kind.tensors:
-                raise _Refused(
-                    f"{name} takes {_count(kind.tensors)}, but gets {len(values)}.",
-                    "wrong-argument",
-                    got=str(len(values)),
-                )
+        values, rest = self._values_of(name, kind, node)
         inputs = [self._value(value, depth + 1) for value in values]
         options: dict[str, Any] = {}
         free = [member for member in kind.model_fields if member not in ("op", "inputs")]
@@ -469,6 +605,8 @@ class _Compiler:
             options.update((member, _constant(arg)) for member, arg in zip(free, rest, strict=False))
         for word in node.keywords:
             member = word.arg or ""
+            if kind.tensors is not None and member in kind.values and member not in free:
+                continue  # a value, which stands among `values`
             if member not in free:
                 raise _Refused(
                     f"{name} has no argument `{member[:64]}`.",
@@ -481,6 +619,33 @@ class _Compiler:
         if None in inputs:
             return None
         return self._add(kind, {"op": name, "inputs": inputs, **options})
+
+    def _values_of(self, name: str, kind: type[StepDocument], node: ast.Call) -> tuple[list[ast.expr], list[ast.expr]]:
+        """The values that an operation is given, by position or by name, and the constants that come after them."""
+        if kind.tensors is None:
+            if node.args and isinstance(node.args[0], (ast.List, ast.Tuple)):
+                return node.args[0].elts, node.args[1:]
+            return node.args, []
+        named = {word.arg: word.value for word in node.keywords if word.arg in kind.values}
+        most = len(kind.values)
+        values, rest = list(node.args[:most]), list(node.args[most:])
+        for place, argument in enumerate(kind.values):
+            if argument in named and argument not in kind.model_fields:
+                if place < len(values):
+                    raise _Refused(f"{name} gets `{argument}` twice.", "wrong-argument")
+                if place > len(values):
+                    break
+                values.append(named[argument])
+        while len(values) > kind.tensors and isinstance(values[-1], ast.Constant) and values[-1].value is None:
+            values.pop()  # `None` for a value that may be left out
+        if len(values) < kind.tensors:
+            raise _Refused(
+                f"{name} takes {_count(kind.tensors)}, but gets {len(values)}.",
+                "wrong-argument",
+                hint=f"It takes {' and '.join(kind.values[: kind.tensors])}." if kind.tensors > 1 else None,
+                got=str(len(values)),
+            )
+        return values, rest
 
     def _index(self, inner: ast.expr, index: ast.expr, depth: int) -> _Value:
         value = self._value(inner, depth + 1)
@@ -500,6 +665,9 @@ class _Compiler:
         except ValidationError as error:
             for item in error.errors(include_url=False):
                 where = ".".join(str(part) for part in item["loc"][:1])
+                if where == "inputs" and any(isinstance(value, (int, float)) for value in members["inputs"]):
+                    self.faults.append(_not_a_value(self.number, members["op"], members["inputs"], item["msg"]))
+                    continue
                 message = f"This argument of {members['op']} is required." if item["type"] == "missing" else item["msg"]
                 self.faults.append(
                     Fault(
@@ -512,6 +680,20 @@ class _Compiler:
         self.steps.append(step)  # type: ignore[arg-type] # every kind in the table is a Step
         self.at.append(self.number)
         return f"%{len(self.steps)}"
+
+
+def _not_a_value(line: int, op: str, inputs: Sequence[_Value], message: str) -> Fault:
+    """A number where an operation takes a value."""
+    first = next(value for value in inputs if isinstance(value, (int, float)))
+    told = f"{op} takes a value here, and gets the number {first}."
+    return Fault(line, message if op == "where" else told, "wrong-argument", hint=_FOR_NUMBERS.get(op), got=str(first))
+
+
+_FOR_NUMBERS: Final[Mapping[str, str]] = {
+    "maximum": "Write clamp(x, min=…).",
+    "minimum": "Write clamp(x, max=…).",
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), "Put the value first, as in gt(x, 0) for 0 < x."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -630,6 +812,54 @@ _OPERATORS: Final[Mapping[type[ast.operator], str]] = {
 
 def _operator(node: ast.BinOp | ast.AugAssign) -> str:
     return _OPERATORS[type(node.op)]
+
+
+_AS_CALLS: Final[Mapping[type[ast.AST], str]] = {
+    ast.Pow: "pow",
+    ast.BitAnd: "logical_and",
+    ast.BitOr: "logical_or",
+    ast.And: "logical_and",
+    ast.Or: "logical_or",
+    ast.Not: "logical_not",
+    ast.Invert: "logical_not",
+    ast.Eq: "eq",
+    ast.NotEq: "ne",
+    ast.Lt: "lt",
+    ast.LtE: "le",
+    ast.Gt: "gt",
+    ast.GtE: "ge",
+}
+
+
+def _instead_of(node: ast.AST) -> str | None:
+    """The call to write instead of an operator that the language has not."""
+    match node:
+        case ast.BinOp(left=left, op=operator, right=right) if not isinstance(left, ast.Constant):
+            op, operands = _AS_CALLS.get(type(operator)), [left, right]
+        case ast.Compare(left=left, ops=[operator], comparators=[right]):
+            op, operands = _AS_CALLS.get(type(operator)), [left, right]
+        case ast.BoolOp(op=operator, values=operands):
+            op = _AS_CALLS[type(operator)]
+        case ast.UnaryOp(op=operator, operand=operand):
+            op, operands = _AS_CALLS.get(type(operator)), [operand]
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            op, operands = "where", [test, body, orelse]
+        case _:
+            return None
+    return f"Write {op}({', '.join(map(_shortly, operands))})." if op else None
+
+
+def _shortly(node: ast.expr) -> str:
+    """An operand in a hint: its name, its number, or an ellipsis."""
+    match node:
+        case ast.Name(id=name) if len(name) <= 32:
+            return name
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return f"{number:g}"
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+            return "-" + _shortly(node.operand)
+        case _:
+            return "…"
 
 
 def is_value_name(name: str) -> bool:

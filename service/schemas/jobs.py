@@ -11,17 +11,38 @@ Knows no queue and no process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
-from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, ServiceError, ValidationFailed
+from service.errors import (
+    ArchitectureInvalid,
+    ArchitectureTooLarge,
+    Entry,
+    InvalidName,
+    ServiceError,
+    ValidationFailed,
+)
 from service.schemas import architecture as architectures
-from service.schemas.architecture import Architecture
-from service.schemas.datasets import DatasetId, Seed, Source
-from service.schemas.document import Digest, Document, ResourceName, entries, read
+from service.schemas import catalogue
+from service.schemas.architecture import Architecture, InputSpec
+from service.schemas.datasets import DatasetId, Seed, Source, UploadId
+from service.schemas.document import Digest, Document, ResourceName, disagreement, entries, read
+from service.schemas.edits import EDITED_ARCHITECTURE, EditedArchitecture
+from service.schemas.judgement import Limits, require
 from service.schemas.training import MetricName, Objective, TrainingConfig
+from service.schemas.versions import check_alias, check_name, parse_reference
 
 
 class JobState(StrEnum):
@@ -60,9 +81,29 @@ TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
 
 EventType = Literal["state", "progress", "metrics", "checkpoint", "warning", "log", "done"]
 
+
+def _checked(check: Callable[..., object]) -> AfterValidator:
+    """A rule for names as a validator, so that a bad name is told together with all other mistakes."""
+
+    def validate(text: str) -> str:
+        try:
+            check(text, at="")
+        except InvalidName as refused:
+            raise disagreement(*refused.errors) from None
+        return text
+
+    return AfterValidator(validate)
+
+
 ModelReference = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(?:@[a-z0-9][a-z0-9._-]{0,62}|/[1-9][0-9]{0,8})?$"),
+    _checked(parse_reference),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^[a-z0-9][a-z0-9._-]{0,62}(?:@[a-z0-9][a-z0-9._-]{0,62}|/[1-9][0-9]{0,8})?$",
+        }
+    ),
 ]
 
 ArchitectureField = Annotated[
@@ -71,8 +112,9 @@ ArchitectureField = Annotated[
         {
             "title": "Architecture",
             "description": (
-                "An architecture document (its JSON Schema stands at /v1/architectures/schema), or the digest of a "
-                "stored one."
+                "An architecture document (its JSON Schema stands at /v1/architectures/schema), the digest of a "
+                "stored one, a net of the catalogue, or edits of a version or document: with a version its weights "
+                "are taken over."
             ),
             "anyOf": [
                 {
@@ -85,6 +127,26 @@ ArchitectureField = Annotated[
                     },
                 },
                 {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+                {
+                    "type": "object",
+                    "description": "A net of the catalogue with values for some of its params.",
+                    "required": ["catalogue"],
+                    "properties": {"catalogue": {"enum": list(catalogue.names())}, "params": {"type": "object"}},
+                    "additionalProperties": False,
+                },
+                {
+                    "type": "object",
+                    "required": ["from", "edits"],
+                    "properties": {
+                        "from": {
+                            "anyOf": [
+                                {"type": "object", "required": ["model"]},
+                                {"type": "object", "required": ["architecture"]},
+                            ]
+                        },
+                        "edits": {"type": "array", "items": {"type": "object", "required": ["op"]}, "minItems": 1},
+                    },
+                },
             ],
         }
     ),
@@ -94,8 +156,8 @@ ArchitectureField = Annotated[
 class Output(Document):
     """Where a job's version goes: a model, and the alias that is set when the job succeeds."""
 
-    model: ResourceName
-    alias_on_success: ResourceName | None = None
+    model: Annotated[ResourceName, _checked(check_name)]
+    alias_on_success: Annotated[ResourceName, _checked(check_alias)] | None = None
 
 
 class TrainSpec(TrainingConfig):
@@ -119,31 +181,94 @@ class EvaluateSpec(Document):
     labels: dict[str, str] = Field(default={}, max_length=32)
 
 
+class ExportSpec(Document):
+    """Write the net of a version, without its preprocessing, in another program's format; the job keeps the file."""
+
+    kind: Literal["export"]
+    model: ModelReference
+    format: Literal["onnx"]
+    labels: dict[str, str] = Field(default={}, max_length=32)
+
+
+class RenameRule(Document):
+    """Rename the keys of a file: `from` is a key or its beginning, where `*` is a name and `**` are several.
+
+    What the stars stand for is put in the place of those of `to`, in order.
+    """
+
+    from_: Annotated[str, StringConstraints(max_length=255, pattern=r"^[A-Za-z0-9_.*-]*$"), Field(alias="from")]
+    to: Annotated[str, StringConstraints(max_length=255, pattern=r"^[A-Za-z0-9_.*-]*$")]
+
+
 class ImportSpec(Document):
-    """Make a version from an architecture and weights: inline, or initialised from the seed."""
+    """Make a version from weights: of an uploaded file, inline, or initialised from the seed.
+
+    An upload may bring its architecture along; `inputs` say what such a net takes and `forward` how it calls its
+    layers, where the file does not. `part` names the weights in a checkpoint that has several sets of them.
+    """
 
     kind: Literal["import"]
-    architecture: ArchitectureField
+    architecture: ArchitectureField | None = None
+    upload: UploadId | None = None
     state_dict: dict[str, Any] | None = None
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=64)] | None = None
+    forward: (
+        Annotated[tuple[Annotated[str, StringConstraints(max_length=4096)], ...], Field(min_length=1, max_length=4096)]
+        | None
+    ) = None
+    rename: Annotated[tuple[RenameRule, ...], Field(max_length=256)] = ()
+    part: Annotated[str, StringConstraints(max_length=255)] | None = None
     allow_nonfinite: bool = False
     seed: Seed = 0
     output: Output
     labels: dict[str, str] = Field(default={}, max_length=32)
 
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> Self:
+        found: list[Entry] = []
+        if self.upload is None:
+            if self.architecture is None:
+                hint = "Send `architecture`, or an `upload` that brings it along."
+                found.append(Entry("/architecture", "missing", "This member is required without an upload.", hint=hint))
+            for name in ("inputs", "forward", "rename", "part"):
+                if getattr(self, name):
+                    detail = f"`{name}` is about an uploaded file, and there is no `upload`."
+                    found.append(Entry(f"/{name}", "conflict", detail, hint="Send `upload`, or leave this out."))
+        else:
+            if self.state_dict is not None:
+                detail, hint = "The weights come from the upload.", "Leave `state_dict` or `upload` out."
+                found.append(Entry("/state_dict", "conflict", detail, hint=hint))
+            for name in ("inputs", "forward"):
+                if self.architecture is not None and getattr(self, name):
+                    detail, hint = f"The architecture says the {name} already.", "Leave one of the two out."
+                    found.append(Entry(f"/{name}", "conflict", detail, hint=hint))
+        if found:
+            raise disagreement(*found)
+        return self
 
-JobSpec = Annotated[TrainSpec | EvaluateSpec | ImportSpec, Field(discriminator="kind")]
-JOB_SPEC: Final[TypeAdapter[TrainSpec | EvaluateSpec | ImportSpec]] = TypeAdapter(JobSpec)
+
+JobSpec = Annotated[TrainSpec | EvaluateSpec | ImportSpec | ExportSpec, Field(discriminator="kind")]
+JOB_SPEC: Final[TypeAdapter[TrainSpec | EvaluateSpec | ImportSpec | ExportSpec]] = TypeAdapter(JobSpec)
 
 
-def parse_job(body: object) -> tuple[TrainSpec | EvaluateSpec | ImportSpec, Architecture | str | None]:
-    """A job request as its document and its architecture: a parsed document, a digest, or None for kinds without one.
+Given: TypeAlias = Architecture | EditedArchitecture | str | None
+"""A job's architecture as its request says it: a document, edits of a net, a digest, or None for kinds without one."""
+
+
+def parse_job(
+    body: object, *, limits: Limits | None = None
+) -> tuple[TrainSpec | EvaluateSpec | ImportSpec | ExportSpec, Given]:
+    """A job request as its document and its architecture.
 
     Raises:
         ValidationFailed: with every mistake of the request, those in the architecture included.
+        InvalidName: if nothing but names is wrong.
+        ArchitectureInvalid, ArchitectureTooLarge: if nothing but the architecture is wrong.
     """
     found: list[Entry] = []
+    more = 0
     too_large: ServiceError | None = None
-    parsed: Architecture | str | None = None
+    parsed: Given = None
     members = body if isinstance(body, dict) else {}
     given = members.get("architecture")
     if isinstance(given, str):
@@ -159,19 +284,38 @@ def parse_job(body: object) -> tuple[TrainSpec | EvaluateSpec | ImportSpec, Arch
                     got=given[:32],
                 )
             )
+    elif isinstance(given, dict) and ("edits" in given or "from" in given):
+        try:
+            parsed = read(EDITED_ARCHITECTURE, given)
+        except ValidationError as error:
+            found, more = entries(error, given, "/architecture", schema=EDITED_ARCHITECTURE.core_schema)
     elif "architecture" in members:
         try:
             parsed = architectures.parse(given, prefix="/architecture")
         except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
             found += refused.errors
+            more = refused.more
             too_large = refused if isinstance(refused, ArchitectureTooLarge) else None
     try:
         spec = read(JOB_SPEC, body)
     except ValidationError as error:
-        found = entries(error, body) + found
-        raise ValidationFailed("The job request has mistakes.", errors=found) from None
+        told, also = entries(error, body, schema=JOB_SPEC.core_schema)
+        if isinstance(parsed, Architecture):  # its shapes are judged later; now is the time to tell of them too
+            try:
+                require(parsed, limits=limits, prefix="/architecture")
+            except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
+                found += refused.errors
+                more += refused.more
+        found = [replace(entry, hint=_DATASET_HINT) if entry.pointer == "/dataset" else entry for entry in told] + found
+        if all(entry.code == "invalid-name" and entry.pointer in _NAMES for entry in found):
+            raise InvalidName("A name in the job request is not allowed.", errors=found) from None
+        raise ValidationFailed("The job request has mistakes.", errors=found, more=more + also) from None
     if too_large is not None:
         raise too_large
     if found:
-        raise ArchitectureInvalid(errors=found)
+        raise ArchitectureInvalid(errors=found, more=more)
     return spec, parsed
+
+
+_NAMES: Final = frozenset({"/model", "/output/model", "/output/alias_on_success"})
+_DATASET_HINT: Final = "Name a dataset by its id, or bring a source: an object with its `type`, such as inline or csv."

@@ -8,14 +8,18 @@ torch agrees is asked by `engine.build.confirm`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry
-from service.schemas.architecture import BATCH, Architecture, authored, digest_of, leaves, parse
-from service.schemas.layers import Graph, Layer, Leaf, Sequential
-from service.schemas.shapes import BYTES, Mismatch, Row, TensorSpec, elements, shown
-from service.schemas.steps import Call, Given, Item, Reshape, Return, Softmax, Step, reads
+from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, shorten
+from service.schemas.architecture import BATCH, Architecture, StateRow, as_sent, digest_of, leaves, parse, state_rows
+from service.schemas.document import nearest_hint
+from service.schemas.initial import MATRICES, matches
+from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
+from service.schemas.leaf import Leaf, Value, Work, bound, flat
+from service.schemas.operation import Given
+from service.schemas.shapes import BYTES, Mismatch, Row, TensorSpec, elements
+from service.schemas.steps import Call, GetItem, Item, Param, Reshape, Return, Softmax, Step, Tuple, reads
 
 _FIRST_SIZES: Final = (224, 32, 28, 64, 16, 256, 128, 8, 96, 48, 299, 227, 512, 384, 4, 2, 1)
 """What a size that varies is tried at first: an image's usual sides."""
@@ -74,12 +78,20 @@ def judge(document: object, *, limits: Limits | None = None, prefix: str = "") -
         prefix: the pointer to the document in the request's body.
     """
     # An `Architecture` is read again too: one that was made in Python has seen only pydantic's part of the rules.
-    raw = authored(document) if isinstance(document, Architecture) else document
+    raw = as_sent(document) if isinstance(document, Architecture) else document
     try:
         architecture = parse(raw, prefix=prefix)
     except (ArchitectureInvalid, ArchitectureTooLarge) as error:
         return Judgement(None, None, errors=error.errors, limit=error.limit)
-    return _Judge(architecture, limits or Limits(), prefix).judgement()
+    judgement = _Judge(architecture, limits or Limits(), prefix).judgement()
+    expansion = architecture.expansion
+    if expansion is None:
+        return judgement
+    return replace(
+        judgement,
+        errors=tuple(expansion.told(judgement.errors)),
+        warnings=(*expansion.warnings, *expansion.told(judgement.warnings)),
+    )
 
 
 def require(document: object, *, limits: Limits | None = None, prefix: str = "") -> Judgement:
@@ -100,9 +112,6 @@ def require(document: object, *, limits: Limits | None = None, prefix: str = "")
 
 
 # One walk.
-
-Value: TypeAlias = "TensorSpec | tuple[Value, ...] | None"
-"""A tensor, several values, or None for what could not be computed after a mistake."""
 
 
 @dataclass(slots=True)
@@ -133,13 +142,32 @@ class _Walk:
 
     def run(self, architecture: Architecture, given: list[Value]) -> None:
         """Walk from the inputs to the outputs."""
-        self.result = self.layer(architecture.root, "", self.prefix + "/root", given)
+        at = self.prefix + "/root"
+        self.result = self.layer(architecture.root, "", at, given)
+        for out in flat(self.result):
+            if out.batch != 0:
+                detail = f"The net gives {out.shown}; what it gives begins with the batch."
+                hint = "Write transpose(x, 0, 1) before the return." if out.batch else "It has no batch at all."
+                self._tell(
+                    at, "", Mismatch(detail, code="batch-not-first", hint=hint, expected="[B, …]", got=out.shown)
+                )
+        if isinstance(self.result, tuple) and any(isinstance(part, tuple) for part in self.result):
+            detail = "The net gives several values inside several values."
+            self._tell(at, "", Mismatch(detail, code="wrong-argument", hint="Take them apart in a Graph at the root."))
 
-    def layer(self, layer: Layer, path: str, at: str, given: list[Value]) -> Value:
+    def layer(
+        self, layer: Layer, path: str, at: str, given: list[Value], named: Mapping[str, Value | bool] | None = None
+    ) -> Value:
         """What a layer makes of values."""
         if self.stopped:
             return None
         match layer:
+            case Leaf():
+                return self._leaf(layer, path, at, given, named or {})
+            case _ if named:
+                detail = f"A {layer.type} takes its values by position, and has no argument `{next(iter(named))}`."
+                self._tell(at, path, Mismatch(detail, code="wrong-argument"))
+                return None
             case Graph():
                 return self._graph(layer, path, at, given)
             case Sequential():
@@ -147,8 +175,6 @@ class _Walk:
                 for place, (name, child) in enumerate(zip(layer.names, layer.layers, strict=True)):
                     value = self.layer(child, _join(path, name), f"{at}/layers/{place}", [value])
                 return value
-            case _:
-                return self._leaf(layer, path, at, self._one(layer.type, path, at, given))
 
     def _one(self, kind: str, path: str, at: str, given: list[Value]) -> Value:
         if len(given) != 1:
@@ -156,38 +182,45 @@ class _Walk:
             return None
         return given[0]
 
-    def _leaf(self, layer: Leaf, path: str, at: str, value: Value) -> Value:
-        if isinstance(value, tuple):
-            detail = f"{layer.type} takes one value, but gets {len(value)} together."
-            self._tell(at, path, Mismatch(detail, code="wrong-argument", hint="Take them apart: `a, b = …`."))
+    def _leaf(
+        self, layer: Leaf, path: str, at: str, given: Sequence[Value], named: Mapping[str, Value | bool]
+    ) -> Value:
+        try:
+            arguments = bound(layer, given, named)
+        except Mismatch as mismatch:
+            self._tell(at, path, mismatch)
             return None
-        if value is None:
+        if any(value is None for value in arguments.values()):
             return None
+        first = arguments[layer.arguments[0].name]
+        assert isinstance(first, TensorSpec)
+        row = first.row[1:] if first.batch is None else first.row
         if path not in self.resolved:
             try:
-                self.resolved[path] = layer.resolved(value.row)
+                self.resolved[path] = layer.resolved(row)
             except Mismatch as mismatch:
                 self._tell(at, path, mismatch)
                 return None
         layer = self.resolved[path]
         try:
-            layer.check_dtype(value)
+            layer.check_dtype(first)
         except Mismatch as mismatch:
             self._tell(at, path, mismatch)
-        row: Row | None
+        result: Value
         try:
-            row = layer.output(value.row)
+            result = layer.outcome(arguments)
         except Mismatch as mismatch:
-            row = mismatch.then
+            result = TensorSpec(mismatch.then, layer.dtype(first.dtype)) if mismatch.then is not None else None
             if mismatch.code != "unresolved" or not self.errors:
-                self._tell(at, path, self._told_of_folding(layer, value.row, mismatch))
-        if row is None:
+                self._tell(at, path, self._told_of_folding(layer, row, mismatch))
+        tensors = flat(result)
+        if not tensors:
             return None
-        out = TensorSpec(row, layer.dtype(value.dtype))
-        flops = layer.flops(value.row, row) if layer.guessed is None or _is_known(layer) else 0
+        out = tensors[0]
+        work = layer.work(arguments, result) if _is_known(layer) else Work(0)
         before = self.seen.get(path)
-        self.seen[path] = _Seen(out, flops + (before.flops if before else 0))
-        return self._counted(out, flops)
+        self.seen[path] = _Seen(out, work.flops + (before.flops if before else 0))
+        return self._counted(result, work.flops, work.held)
 
     def _told_of_folding(self, layer: Leaf, row: Row, mismatch: Mismatch) -> Mismatch:
         """After a fold, a number of features that counts a whole batch is named as such."""
@@ -214,7 +247,7 @@ class _Walk:
         for number, (step, line) in enumerate(zip(program.steps, program.lines, strict=True), 1):
             if self.stopped:
                 return None
-            taken = [values[item] if isinstance(item, str) else item for item in step.inputs]
+            taken: list[Any] = [values[item] if isinstance(item, str) else item for item in step.inputs]
             where = f"{at}/forward/{line}"
             match step:
                 case Return():
@@ -225,7 +258,17 @@ class _Walk:
                         detail = f"`{step.layer}` is in place and changes a value that is read again afterwards."
                         self.warnings.append(Entry(where, "overwrites", detail, path or None, "Leave inplace out."))
                     child_path, child_at = _join(path, step.layer), f"{at}/layers/{place}"
-                    values[f"%{number}"] = self.layer(graph.layers[place], child_path, child_at, taken)  # type: ignore[arg-type]
+                    named = {
+                        key: value if isinstance(value, bool) else values[value] for key, value in step.named.items()
+                    }
+                    values[f"%{number}"] = self.layer(graph.layers[place], child_path, child_at, taken, named)
+                case Param():
+                    free = graph.layers[places[step.layer]]
+                    assert isinstance(free, (Parameter, Buffer))
+                    values[f"%{number}"] = free.value()
+                    self.seen[_join(path, step.layer)] = _Seen(free.value(), 0)
+                case Tuple():
+                    values[f"%{number}"] = tuple(taken)
                 case Item():
                     values[f"%{number}"] = self._item(step, taken[0], path, where)
                 case _:
@@ -246,12 +289,18 @@ class _Walk:
         if value is None:
             return None
         if isinstance(value, tuple):
+            if step.index < len(value) and value[step.index] == ():
+                detail = f"Value {step.index} is not there: the call asks for it not to be made."
+                self._tell(where, path, Mismatch(detail, code="wrong-argument", hint="Leave need_weights=False out."))
+                return None
             if step.index < len(value):
                 return value[step.index]
             detail = f"There are {len(value)} values here, and none is number {step.index}."
             self._tell(where, path, Mismatch(detail, code="wrong-argument", expected=f"0 to {len(value) - 1}"))
             return None
-        detail = f"[{step.index}] would take one row out of the batch of {shown(value.row)}."
+        if value.batch != 0 and value.sizes:
+            return self._operation(GetItem(op="getitem", inputs=("x",), index=(step.index,)), [value], path, where)
+        detail = f"[{step.index}] would take one row out of the batch of {value.shown}."
         hint = f"Write x[:, {step.index}] for an element of every row; only several values can be taken apart."
         self._tell(where, path, Mismatch(detail, code="batch-mixed", hint=hint))
         return None
@@ -265,7 +314,7 @@ class _Walk:
             return None
         given: Sequence[Given] = taken
         try:
-            out: TensorSpec = step.output(given)
+            out: Value = step.output(given)
         except Mismatch as mismatch:
             if mismatch.code == "batch-folded":
                 self.folded = True
@@ -277,22 +326,27 @@ class _Walk:
             self.warnings.append(
                 Entry(where, "softmax-dim", f"{step.op} has no dim; dimension 1 is taken. Write dim=1.", path or None)
             )
-        if isinstance(step, Reshape) and len(step.shape) > 1 and step.shape[0] == -1 and out.row[0] == 1:
+        if isinstance(step, Reshape) and len(step.shape) > 1 and step.shape[0] == -1 and flat(out)[0].row[0] == 1:
             detail = "reshape takes the shape after the batch, so that -1 became 1 here."
             self.warnings.append(Entry(where, "reshape-batch", detail, path or None, "Leave the first -1 out."))
         if isinstance(step, Reshape):
             self.folded = True  # torch's own reshape takes the batch too: sizes after it may count one
-        return self._counted(out, step.flops(given, out))
+        return self._counted(out, step.flops(given, flat(out)[0]))
 
-    def _counted(self, out: TensorSpec, flops: int) -> Value:
-        size = elements(out.row)
-        self.activations += size
-        self.activation_bytes += size * BYTES[out.dtype]
+    def _counted(self, value: Value, flops: int, held: int = 0) -> Value:
+        largest = held
+        self.activations += held
+        self.activation_bytes += held * BYTES["float32"]
+        for out in flat(value):
+            size = elements(out.row)
+            largest = max(largest, size)
+            self.activations += size
+            self.activation_bytes += size * BYTES[out.dtype]
         self.flops += flops
         self.calls += 1
         # The limits tell of it. Going on would double the calls with each level, or grow integers by 53 bits a layer.
-        self.stopped = size > self.limits.activations_per_row or self.calls > self.limits.calls
-        return None if self.stopped else out
+        self.stopped = largest > self.limits.activations_per_row or self.calls > self.limits.calls
+        return None if self.stopped else value
 
     def _tell(self, at: str, path: str, mismatch: Mismatch) -> None:
         if mismatch.field is not None and "/forward/" not in at.rpartition("/layers/")[2]:
@@ -308,6 +362,18 @@ class _Walk:
                 got=mismatch.got,
             )
         )
+
+
+def _unknown_key(at: str, key: str, rows: Mapping[str, StateRow]) -> Entry:
+    keys = [name for name, row in rows.items() if row.kind == "parameter"]
+    return Entry(
+        at,
+        "unknown-key",
+        f"The net has no parameter {shorten(key)}.",
+        hint=nearest_hint(key, keys[:500]),
+        expected=f"one of {', '.join(keys[:5])}" + (", …" if len(keys) > 5 else ""),
+        got=shorten(key),
+    )
 
 
 def _is_known(layer: Leaf) -> bool:
@@ -329,6 +395,7 @@ class _Judge:
 
     def __post_init__(self) -> None:
         self.leaves = list(leaves(self.architecture))
+        self.modules = sum(layer.modules for _, _, layer in self.leaves)
         shapes = (spec.shape[1:] for spec in self.architecture.inputs)
         self.symbols = list(dict.fromkeys(item for shape in shapes for item in shape if isinstance(item, str)))
 
@@ -344,6 +411,10 @@ class _Judge:
             forced, odd = self._forced(sizes, probes)
             errors += forced
             warnings += odd
+        architecture = self.architecture.with_root(_rebuilt(self.architecture.root, "", None, walk.resolved))
+        if not walk.errors and (self.architecture.tie or self.architecture.init):
+            rows = state_rows(architecture)
+            errors += [*self._wrong_ties(rows), *self._wrong_rules(architecture, rows)]
         totals = self._totals(walk)
         over, limit = self._over(totals, walk)
         errors += over
@@ -351,9 +422,6 @@ class _Judge:
             limit = {"name": "size", "value": self.limits.size}
         if errors:
             return Judgement(None, None, tuple(errors), tuple(warnings), limit=limit, sizes=sizes)
-        architecture = self.architecture.model_copy(
-            update={"root": _rebuilt(self.architecture.root, "", None, walk.resolved)}
-        )
         good = [(sizes, walk), *((at, probe) for at, probe in probes if not (probe.errors or probe.stopped))]
         return Judgement(
             architecture,
@@ -448,6 +516,50 @@ class _Judge:
                 return f"{self.prefix}/inputs/{place}/shape/{spec.shape.index(symbol)}"
         return f"{self.prefix}/inputs"
 
+    # Rules about weights.
+
+    def _wrong_ties(self, rows: Mapping[str, StateRow]) -> Iterator[Entry]:
+        told = {rule.to for rule in self.architecture.tie}
+        for place, rule in enumerate(self.architecture.tie):
+            at = f"{self.prefix}/tie/{place}"
+            ends = {"from": rule.from_, "to": rule.to}
+            unknown = {end: key for end, key in ends.items() if key not in rows}
+            for end, key in unknown.items():
+                yield _unknown_key(f"{at}/{end}", key, rows)
+            if unknown:
+                continue
+            source, target = rows[rule.from_], rows[rule.to]
+            if rule.from_ == rule.to or rule.from_ in told:
+                detail = "A tensor is tied to another one, which is tied to none itself."
+                yield Entry(f"{at}/from", "invalid", detail, got=shorten(rule.from_))
+            elif (source.shape, source.kind) != (target.shape, target.kind):
+                expected, got = str(list(source.shape)), str(list(target.shape))
+                detail = f"`{rule.to}` is {got} and `{rule.from_}` {expected}: one tensor has one shape."
+                yield Entry(f"{at}/to", "shape-mismatch", detail, expected=expected, got=got)
+
+    def _wrong_rules(self, architecture: Architecture, rows: Mapping[str, StateRow]) -> Iterator[Entry]:
+        types = {path: layer.type for path, _, layer in leaves(architecture)}
+        for place, rule in enumerate(self.architecture.init):
+            at = f"{self.prefix}/init/{place}"
+            kept = {key: row for key, row in rows.items() if row.kind == "parameter" and matches(rule.match, key)}
+            found = {key: row for key, row in kept.items() if rule.layers is None or types[row.layer] in rule.layers}
+            if not found:
+                if kept:
+                    named = sorted({types[row.layer] for row in kept.values()})
+                    detail = f"No layer of these types has a parameter that fits {rule.match!r}."
+                    yield Entry(f"{at}/layers", "unknown-key", detail, expected=f"one of {named}"[:200])
+                else:
+                    yield _unknown_key(f"{at}/match", rule.match, rows)
+                continue
+            kind = rule.init.type
+            low, high = (2, 2) if kind == "eye" else (3, 5) if kind == "dirac" else (2 if kind in MATRICES else 0, 99)
+            odd = [key for key, row in found.items() if not low <= len(row.shape) <= high]
+            if odd:
+                wanted = f"{low} dimensions" if low == high else f"{low} or more dimensions"
+                detail = f"{kind} fills tensors of {wanted}, but `{odd[0]}` is {list(found[odd[0]].shape)}."
+                hint = 'Narrow the pattern, for example to "**.weight", or name the layers\' types.'
+                yield Entry(f"{at}/init", "shape-mismatch", detail, hint=hint, expected=wanted)
+
     # Limits.
 
     def _too_large_sizes(self) -> Iterator[Entry]:
@@ -467,6 +579,8 @@ class _Judge:
     def _totals(self, walk: _Walk) -> _Totals:
         each: dict[str, int] = {}
         total = weights = 0
+        if self.modules > self.limits.layers:  # which is told; a list of all their tensors would be long
+            return _Totals({}, 0, 0)
         for path, _, layer in self.leaves:
             layer = walk.resolved.get(path, layer)
             if not _is_known(layer):
@@ -475,6 +589,10 @@ class _Judge:
             total += each[path]
             kept = layer.buffers()
             weights += 4 * each[path] + sum((4 if row else 8) * elements(row) for row in kept.values())
+        if self.architecture.tie and not walk.errors:
+            rows = state_rows(self.architecture.with_root(_rebuilt(self.architecture.root, "", None, walk.resolved)))
+            shared = sum(elements(rows[rule.to].shape) for rule in self.architecture.tie if rule.to in rows)
+            total, weights = total - shared, weights - 4 * shared
         return _Totals(each, total, weights)
 
     def _over(self, totals: _Totals, walk: _Walk) -> tuple[list[Entry], Mapping[str, Any] | None]:
@@ -482,7 +600,7 @@ class _Judge:
         found: list[Entry] = []
         limit: dict[str, Any] | None = None
         checks = (
-            ("layers", len(self.leaves), limits.layers),
+            ("layers", self.modules, limits.layers),
             ("depth", _depth(self.architecture.root), limits.depth),
             ("parameters", totals.parameters, limits.parameters),
             ("activations_per_row", walk.activations, limits.activations_per_row),
@@ -528,11 +646,16 @@ class _Judge:
 
     def _summary(self, totals: _Totals, walk: _Walk, good: Sequence[tuple[Mapping[str, int], _Walk]]) -> dict[str, Any]:
         def shape(specs: Iterable[TensorSpec]) -> list[str | int]:
-            rows = [spec.row for spec in specs]
-            return [BATCH, *(_dim([(sizes, row[axis]) for (sizes, _), row in zip(good, rows, strict=True)])
-                             for axis in range(len(rows[0])))]  # fmt: skip
+            found = list(specs)
+            sizes: list[str | int] = [
+                _dim([(at, spec.row[axis]) for (at, _), spec in zip(good, found, strict=True)])
+                for axis in range(len(found[0].row))
+            ]
+            if found[0].batch is not None:
+                sizes.insert(found[0].batch, BATCH)
+            return sizes
 
-        results = [_flat(each.result) for _, each in good]
+        results = [flat(each.result) for _, each in good]
         names = ["output"] if len(results[0]) == 1 else [f"output_{place}" for place in range(len(results[0]))]
         return {
             "layers": [
@@ -583,12 +706,6 @@ def _dim(found: Sequence[tuple[Mapping[str, int], int]]) -> str | int:
     return first if all(size == first for _, size in found) else "?"
 
 
-def _flat(value: Value) -> list[TensorSpec]:
-    if isinstance(value, TensorSpec):
-        return [value]
-    return [item for one in value or () for item in _flat(one)]
-
-
 def _largest_members(document: Leaf | Step, most: int) -> Iterator[tuple[str, int]]:
     for name, value in document.__dict__.items():
         if type(value) is int and abs(value) > most:
@@ -632,6 +749,9 @@ def _rebuilt(layer: Layer, path: str, name: str | None, resolved: Mapping[str, L
             _rebuilt(child, _join(path, child_name), child_name, resolved)
             for child_name, child in zip(layer.names, layer.layers, strict=True)
         )
-        return layer.model_copy(update={"layers": children, "name": name})
+        changed: dict[str, Any] = {"layers": children, "name": name}
+        if isinstance(layer, Graph) and layer.absent:
+            changed |= {"forward": layer.steps, "absent": ()}  # the steps are without the calls of absent layers
+        return layer.model_copy(update=changed)
     found: Any = resolved.get(path, layer)
     return found if found.name == name else found.model_copy(update={"name": name})

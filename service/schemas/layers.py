@@ -2,7 +2,7 @@
 
 A layer's members are its class's constructor arguments, with the same names and defaults. Each layer knows in plain
 integers what its parameters are, what comes out for a given input, and what that costs. It does not know torch, nor its
-neighbours.
+neighbours. Pools, norms, recurrent layers and attention have modules of their own and are joined to the others here.
 """
 
 # ruff: noqa: D102 - what an overriding method does stands once, at `Leaf`
@@ -11,13 +11,61 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Strict, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Strict, field_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from service.schemas.attention import (
+    MultiheadAttention,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from service.schemas.document import Document
 from service.schemas.forward import MAX_LINES, Line, Program, Written, from_lines, from_steps
+from service.schemas.initial import Filled, Initializer
+from service.schemas.leaf import Argument, Arguments, Free, LayerName, Leaf, Value, Work, known
+from service.schemas.norms import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    CrossMapLRN2d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+    SyncBatchNorm,
+)
+from service.schemas.pools import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    FractionalMaxPool2d,
+    FractionalMaxPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
+)
+from service.schemas.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from service.schemas.shapes import (
     LARGEST,
     DType,
@@ -26,9 +74,7 @@ from service.schemas.shapes import (
     Mismatch,
     Pair,
     PairConvPadding,
-    PairOrNone,
     PairPadding,
-    PairTarget,
     Positive,
     Probability,
     QuadPadding,
@@ -37,177 +83,38 @@ from service.schemas.shapes import (
     Row,
     Single,
     SingleConvPadding,
-    SingleOrNone,
     SinglePadding,
+    SixPadding,
     Size,
     SizeOrAuto,
-    SizesOrAuto,
     TensorSpec,
+    Triple,
+    TripleConvPadding,
+    TriplePadding,
     conv_length,
     counted,
     dimension,
+    divided,
     elements,
+    expect_channels,
     flattened,
-    pooled,
+    paired,
+    placed,
     ranked,
     reshaped,
     shown,
     slid,
     softmax_dimension,
-    targeted,
 )
 from service.schemas.steps import Step
-
-RESERVED_NAMES: Final = frozenset(
-    """
-    T_destination __annotations__ __call__ __class__ __delattr__ __dict__ __dir__ __doc__ __eq__ __format__ __ge__
-    __getattr__ __getattribute__ __getstate__ __gt__ __hash__ __init__ __init_subclass__ __le__ __lt__ __module__ __ne__
-    __new__ __reduce__ __reduce_ex__ __repr__ __setattr__ __setstate__ __sizeof__ __str__ __subclasshook__ __weakref__
-    _apply _backward_hooks _backward_pre_hooks _buffers _call_impl _compiled_call_impl _forward_hooks
-    _forward_hooks_always_called _forward_hooks_with_kwargs _forward_pre_hooks _forward_pre_hooks_with_kwargs
-    _get_backward_hooks _get_backward_pre_hooks _get_item_by_idx _get_name _is_full_backward_hook _load_from_state_dict
-    _load_state_dict_post_hooks _load_state_dict_pre_hooks _maybe_warn_non_full_backward_hook _modules _named_members
-    _non_persistent_buffers_set _parameters _register_load_state_dict_pre_hook _register_state_dict_hook
-    _replicate_for_data_parallel _save_to_state_dict _slow_forward _state_dict_hooks _state_dict_pre_hooks _version
-    _wrapped_call_impl add_module append apply bfloat16 buffers call_super_init children compile cpu cuda double
-    dump_patches eval extend extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half insert
-    ipu load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
-    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
-    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
-    set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
-    """.split()  # noqa: SIM905 - a list of 110 strings, one a line, reads worse
-)
-"""Attributes of nn.Module, and of nn.Sequential: torch refuses children of these names."""
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
-
-
-def _read_name(value: object) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise PydanticCustomError("string_type", "A name is a string.")
-    if not _NAME.fullmatch(value):
-        raise PydanticCustomError("layer_name", "A layer's name has 1 to 64 letters, digits and underscores.")
-    if value in RESERVED_NAMES or (value.startswith("__") and value.endswith("__")):
-        raise PydanticCustomError(
-            "layer_name", "`{name}` is taken by torch.nn.Module itself: choose another name", {"name": value}
-        )
-    return value
-
-
-LayerName = Annotated[str, PlainValidator(_read_name, json_schema_input_type=str)]
-
-
-def _known(value: int | Literal["auto"]) -> int:
-    """A size after `auto` was resolved; the judge sees to that before it asks."""
-    if value == "auto":
-        raise Mismatch("This size is not known: nothing comes before it.", code="unresolved")
-    return value
-
-
-class Leaf(Document):
-    """A layer without children.
-
-    `name` is the attribute it gets in its parent, and thereby its keys in the state_dict.
-    """
-
-    takes: ClassVar[Literal["float", "integer", "any"]] = "float"
-    guessed: ClassVar[str | None] = None
-    """The member that may be "auto"."""
-
-    type: str
-    name: LayerName | None = None
-
-    def parameters(self) -> dict[str, Row]:
-        """Names and shapes of the parameters, in the order in which torch registers them."""
-        return {}
-
-    def buffers(self) -> dict[str, Row]:
-        """Names and shapes of the buffers; `num_batches_tracked` alone is int64."""
-        return {}
-
-    def output(self, row: Row) -> Row:
-        """What comes out for a row of shape `row`.
-
-        Raises:
-            Mismatch: the layer cannot take it.
-        """
-        return row
-
-    def dtype(self, dtype: DType) -> DType:
-        """The dtype that comes out."""
-        return dtype
-
-    def flops(self, row: Row, out: Row) -> int:
-        """Operations for one row: a multiplication and addition count as two, any other output element as one."""
-        return elements(out)
-
-    def guess(self, row: Row) -> Any:
-        """What "auto" stands for, or None when `row` does not say."""
-        return None
-
-    def resolved(self, row: Row) -> Self:
-        """The layer with its "auto" filled in from what it is given.
-
-        Raises:
-            Mismatch: with that size the layer would be wrong.
-        """
-        if self.guessed is None or getattr(self, self.guessed) != "auto":
-            return self
-        guess = self.guess(row)
-        if guess is None:
-            return self
-        members = {name: getattr(self, name) for name in type(self).model_fields}
-        try:
-            return type(self).model_validate({**members, self.guessed: guess})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise Mismatch(
-                f"With {self.guessed} {guess}: {first['msg'].rstrip('.')}.", field=str(first["loc"][0]), code="invalid"
-            ) from None
-
-    def remarks(self) -> Iterator[str]:
-        """What is allowed and odd."""
-        return iter(())
-
-    def check_dtype(self, spec: TensorSpec) -> None:
-        """See that the layer can compute with this dtype.
-
-        Raises:
-            Mismatch: it cannot.
-        """
-        match self.takes:
-            case "any":
-                return
-            case "integer":
-                wanted: tuple[str, ...] = ("int64", "int32")
-            case "float":
-                # weights are float32, and torch does not mix
-                wanted = ("float32",) if self.parameters() or self.buffers() else ("float32", "float64")
-        if spec.dtype not in wanted:
-            raise Mismatch(
-                f"{self.type} takes {' or '.join(wanted)}, but gets {spec.dtype}.",
-                code="dtype-mismatch",
-                expected=" or ".join(wanted),
-                got=spec.dtype,
-            )
-
-
-class _Free(Leaf):
-    """Moves elements, or does nothing while predicting."""
-
-    def flops(self, row: Row, out: Row) -> int:
-        return 0
-
 
 # Linear layers and shapes.
 
 
-class Identity(_Free):
+class Identity(Free):
     """Gives what it gets."""
 
+    reach = 0
     takes = "any"
     type: Literal["Identity"]
 
@@ -215,6 +122,7 @@ class Identity(_Free):
 class Linear(Leaf):
     """`x Wᵀ + b` over the last dimension."""
 
+    reach = 1
     guessed = "in_features"
     type: Literal["Linear"]
     in_features: SizeOrAuto
@@ -225,7 +133,7 @@ class Linear(Leaf):
         return row[-1] if row else None
 
     def parameters(self) -> dict[str, Row]:
-        weight = {"weight": (self.out_features, _known(self.in_features))}
+        weight = {"weight": (self.out_features, known(self.in_features))}
         return weight | ({"bias": (self.out_features,)} if self.bias else {})
 
     def output(self, row: Row) -> Row:
@@ -239,7 +147,7 @@ class Linear(Leaf):
                 then=(self.out_features,),
             )
         out = (*row[:-1], self.out_features)
-        if row[-1] != _known(self.in_features):
+        if row[-1] != known(self.in_features):
             raise Mismatch(
                 f"Linear expects {self.in_features} features and gets {row[-1]}.",
                 field="in_features",
@@ -254,7 +162,65 @@ class Linear(Leaf):
         return 2 * elements(row) * self.out_features
 
 
-class Flatten(_Free):
+class Bilinear(Leaf):
+    """`x₁ᵀ W x₂ + b` over the last dimensions of two values."""
+
+    arguments = (Argument("input1"), Argument("input2"))
+    type: Literal["Bilinear"]
+    in1_features: Size
+    in2_features: Size
+    out_features: Size
+    bias: Flag = True
+
+    def parameters(self) -> dict[str, Row]:
+        weight = {"weight": (self.out_features, self.in1_features, self.in2_features)}
+        return weight | ({"bias": (self.out_features,)} if self.bias else {})
+
+    def outcome(self, given: Arguments) -> Value:
+        first, second = _two(self, given)
+        for spec, features, field in (
+            (first, self.in1_features, "in1_features"),
+            (second, self.in2_features, "in2_features"),
+        ):
+            if len(spec.sizes) < 2 or spec.sizes[-1] is None:
+                raise Mismatch(f"Bilinear takes [B, …, features], but gets {spec.shown}.", got=spec.shown)
+            if spec.sizes[-1] != features:
+                raise Mismatch(
+                    f"Bilinear expects {features} features and gets {spec.sizes[-1]}.",
+                    field=field,
+                    hint=f"Set {field} to {spec.sizes[-1]}.",
+                    expected=str(features),
+                    got=str(spec.sizes[-1]),
+                )
+        if first.sizes[:-1] != second.sizes[:-1]:
+            raise Mismatch(
+                f"Bilinear takes two values that differ in their last dimension at most, but gets {first.shown} and "
+                f"{second.shown}.",
+                expected=first.shown,
+                got=second.shown,
+            )
+        return first.resized((*first.sizes[:-1], self.out_features))
+
+    def flops(self, row: Row, out: Row) -> int:
+        return 2 * elements(out) * self.in1_features * (self.in2_features + 1)
+
+
+def _two(layer: Leaf, given: Arguments) -> tuple[TensorSpec, TensorSpec]:
+    """The two values of a layer that compares them, which must have one dtype."""
+    first, second = (given[argument.name] for argument in layer.arguments)
+    assert isinstance(first, TensorSpec)
+    assert isinstance(second, TensorSpec)
+    if first.dtype != second.dtype:
+        raise Mismatch(
+            f"{layer.type} takes two values of one dtype, but gets {first.dtype} and {second.dtype}.",
+            code="dtype-mismatch",
+            expected=first.dtype,
+            got=second.dtype,
+        )
+    return first, second
+
+
+class Flatten(Free):
     """Several dimensions become one."""
 
     takes = "any"
@@ -266,13 +232,13 @@ class Flatten(_Free):
         return flattened(row, self.start_dim, self.end_dim, "Flatten")
 
 
-class Unflatten(_Free):
+class Unflatten(Free):
     """One dimension becomes several."""
 
     takes = "any"
     type: Literal["Unflatten"]
     dim: Index
-    unflattened_size: Reshaped
+    unflattened_size: Annotated[Reshaped, PlainSerializer(list, return_type=list[int])]  # torch takes no number here
 
     def output(self, row: Row) -> Row:
         place = dimension(self.dim, row, "Unflatten")
@@ -280,10 +246,82 @@ class Unflatten(_Free):
         return row[:place] + parts + row[place + 1 :]
 
 
+class _Blocks(Free):
+    """Between an image and its blocks, each of which is a column."""
+
+    if TYPE_CHECKING:
+        kernel_size: Any
+        dilation: Any
+        padding: Any
+        stride: Any
+
+    def _count(self, space: Row, row: Row) -> int:
+        """How many blocks lie in an image of `space`."""
+        counts = slid(
+            space,
+            2,
+            self.type,
+            lambda size, axis: conv_length(
+                size, self.kernel_size[axis], self.stride[axis], self.padding[axis], self.dilation[axis]
+            ),
+            lambda axis: self.dilation[axis] * (self.kernel_size[axis] - 1) + 1,
+        )
+        return elements(counts)
+
+
+class Fold(_Blocks):
+    """Columns become blocks of an image, summed where they overlap: [B, C·k·k, L] to [B, C, H, W]."""
+
+    type: Literal["Fold"]
+    output_size: Pair
+    kernel_size: Pair
+    dilation: Pair = (1, 1)
+    padding: PairPadding = (0, 0)
+    stride: Pair = (1, 1)
+
+    def output(self, row: Row) -> Row:
+        block = elements(self.kernel_size)
+        if len(row) != 2 or row[0] % block:
+            raise Mismatch(
+                f"Fold takes [B, C·{block}, L], but gets {shown(row)}.",
+                field="kernel_size",
+                expected=f"[B, a multiple of {block}, L]",
+                got=shown(row),
+            )
+        out = (row[0] // block, *self.output_size)
+        blocks = self._count(self.output_size, row)
+        if row[1] != blocks:
+            raise Mismatch(
+                f"Fold lays {blocks} blocks over {list(self.output_size)}, but gets {row[1]}.",
+                field="output_size",
+                expected=str(blocks),
+                got=str(row[1]),
+                then=out,
+            )
+        return out
+
+    def flops(self, row: Row, out: Row) -> int:
+        return elements(row)
+
+
+class Unfold(_Blocks):
+    """Blocks of an image become columns: [B, C, H, W] to [B, C·k·k, L]."""
+
+    type: Literal["Unfold"]
+    kernel_size: Pair
+    dilation: Pair = (1, 1)
+    padding: PairPadding = (0, 0)
+    stride: Pair = (1, 1)
+
+    def output(self, row: Row) -> Row:
+        ranked(row, 2, self.type, channels=True)
+        return (row[0] * elements(self.kernel_size), self._count(row[1:], row))
+
+
 # Dropout.
 
 
-class _Dropout(_Free):
+class _Dropout(Free):
     p: Probability = 0.5
     inplace: Flag = False
 
@@ -295,6 +333,7 @@ class _Dropout(_Free):
 class Dropout(_Dropout):
     """Zeroes elements while training."""
 
+    reach = 0
     type: Literal["Dropout"]
 
 
@@ -318,9 +357,20 @@ class Dropout2d(_Dropout):
         return row
 
 
+class Dropout3d(_Dropout):
+    """Zeroes whole channels of [B, C, D, H, W] while training."""
+
+    type: Literal["Dropout3d"]
+
+    def output(self, row: Row) -> Row:
+        ranked(row, 3, self.type, channels=True)
+        return row
+
+
 class AlphaDropout(_Dropout):
     """Dropout that keeps mean and variance, for SELU nets."""
 
+    reach = 0
     type: Literal["AlphaDropout"]
 
 
@@ -336,30 +386,6 @@ class FeatureAlphaDropout(_Dropout):
 
 
 # Convolutions.
-
-
-def _divides(groups: int, members: dict[str, Any], *fields: str) -> int:
-    for field in fields:
-        channels = members.get(field)
-        if isinstance(channels, int) and channels % groups:
-            raise PydanticCustomError(
-                "groups",
-                "{field} {channels} is not a multiple of groups {groups}.",
-                {"field": field, "channels": channels, "groups": groups},
-            )
-    return groups
-
-
-def _channels(row: Row, n: int, channels: int, what: str, field: str, then: Row | None = None) -> None:
-    if row[0] != channels:
-        raise Mismatch(
-            f"{what} expects {channels} channels and gets {row[0]}.",
-            field=field,
-            hint=f'Set {field} to {row[0]}, or to "auto".',
-            expected=str(channels),
-            got=str(row[0]),
-            then=then,
-        )
 
 
 class _Conv(Leaf):
@@ -387,13 +413,13 @@ class _Conv(Leaf):
     @field_validator("groups", check_fields=False)
     @classmethod
     def _groups_divide(cls, groups: int, info: Any) -> int:
-        return _divides(groups, info.data, "in_channels", "out_channels")
+        return divided(groups, info.data, "in_channels", "out_channels")
 
     def guess(self, row: Row) -> Any:
         return row[0] if len(row) == self.n + 1 else None
 
     def parameters(self) -> dict[str, Row]:
-        weight = {"weight": (self.out_channels, _known(self.in_channels) // self.groups, *self.kernel_size)}
+        weight = {"weight": (self.out_channels, known(self.in_channels) // self.groups, *self.kernel_size)}
         return weight | ({"bias": (self.out_channels,)} if self.bias else {})
 
     def output(self, row: Row) -> Row:
@@ -416,12 +442,12 @@ class _Conv(Leaf):
                     lambda axis: self.dilation[axis] * (self.kernel_size[axis] - 1) + 1,
                 )
         then = (self.out_channels, *out)
-        _channels(row, self.n, _known(self.in_channels), self.type, "in_channels", then)
+        expect_channels(row, known(self.in_channels), self.type, "in_channels", then)
         _pads(self.padding_mode, pads, space, self.type, then)
         return then
 
     def flops(self, row: Row, out: Row) -> int:
-        return 2 * elements(out) * elements(self.kernel_size) * _known(self.in_channels) // self.groups
+        return 2 * elements(out) * elements(self.kernel_size) * known(self.in_channels) // self.groups
 
     def remarks(self) -> Iterator[str]:
         sides = zip(self.kernel_size, self.dilation, strict=True)
@@ -477,6 +503,22 @@ class Conv2d(_Conv):
     padding_mode: _PaddingMode = "zeros"
 
 
+class Conv3d(_Conv):
+    """A convolution over [B, C, D, H, W]."""
+
+    n = 3
+    type: Literal["Conv3d"]
+    in_channels: SizeOrAuto
+    out_channels: Size
+    kernel_size: Triple
+    stride: Triple = (1, 1, 1)
+    padding: TripleConvPadding = (0, 0, 0)
+    dilation: Triple = (1, 1, 1)
+    groups: Size = 1
+    bias: Flag = True
+    padding_mode: _PaddingMode = "zeros"
+
+
 class _ConvTranspose(Leaf):
     guessed = "in_channels"
     n: ClassVar[int]
@@ -495,7 +537,7 @@ class _ConvTranspose(Leaf):
     @field_validator("groups", check_fields=False)
     @classmethod
     def _groups_divide(cls, groups: int, info: Any) -> int:
-        return _divides(groups, info.data, "in_channels", "out_channels")
+        return divided(groups, info.data, "in_channels", "out_channels")
 
     @field_validator("dilation", check_fields=False)
     @classmethod
@@ -509,7 +551,7 @@ class _ConvTranspose(Leaf):
         return row[0] if len(row) == self.n + 1 else None
 
     def parameters(self) -> dict[str, Row]:
-        weight = {"weight": (_known(self.in_channels), self.out_channels // self.groups, *self.kernel_size)}
+        weight = {"weight": (known(self.in_channels), self.out_channels // self.groups, *self.kernel_size)}
         return weight | ({"bias": (self.out_channels,)} if self.bias else {})
 
     def output(self, row: Row) -> Row:
@@ -525,7 +567,7 @@ class _ConvTranspose(Leaf):
                 got=shown(row),
             )
         then = (self.out_channels, *out)
-        _channels(row, self.n, _known(self.in_channels), self.type, "in_channels", then)
+        expect_channels(row, known(self.in_channels), self.type, "in_channels", then)
         return then
 
     def flops(self, row: Row, out: Row) -> int:
@@ -566,360 +608,35 @@ class ConvTranspose2d(_ConvTranspose):
     padding_mode: Literal["zeros"] = "zeros"
 
 
-# Pools.
-
-
-class _Pool(Leaf):
-    n: ClassVar[int]
-
-    if TYPE_CHECKING:
-        kernel_size: Any
-        stride: Any
-        padding: Any
-        ceil_mode: Flag
-
-    @field_validator("stride", check_fields=False)
-    @classmethod
-    def _same_as_the_kernel(cls, stride: Any, info: Any) -> Any:
-        return None if stride == info.data.get("kernel_size") else stride  # one form for one meaning
-
-    @field_validator("padding", check_fields=False)
-    @classmethod
-    def _half_the_kernel(cls, padding: Any, info: Any) -> Any:
-        kernel = info.data.get("kernel_size")
-        if kernel and any(p > k // 2 for p, k in zip(padding, kernel, strict=True)):
-            raise PydanticCustomError("less_than_equal", "The padding of a pool is at most half its kernel.")
-        return padding
-
-    def output(self, row: Row) -> Row:
-        return pooled(
-            row,
-            self.n,
-            self.type,
-            kernel=self.kernel_size,
-            stride=self.stride or self.kernel_size,
-            padding=self.padding,
-            dilation=getattr(self, "dilation", None),
-            ceil_mode=self.ceil_mode,
-        )
-
-    def flops(self, row: Row, out: Row) -> int:
-        return elements(out) * elements(self.kernel_size)
-
-
-class MaxPool1d(_Pool):
-    """The largest of each window over [B, C, L]."""
-
-    n = 1
-    type: Literal["MaxPool1d"]
-    kernel_size: Single
-    stride: SingleOrNone = None
-    padding: SinglePadding = (0,)
-    dilation: Single = (1,)
-    ceil_mode: Flag = False
-
-
-class MaxPool2d(_Pool):
-    """The largest of each window over [B, C, H, W]."""
-
-    n = 2
-    type: Literal["MaxPool2d"]
-    kernel_size: Pair
-    stride: PairOrNone = None
-    padding: PairPadding = (0, 0)
-    dilation: Pair = (1, 1)
-    ceil_mode: Flag = False
-
-
-class AvgPool1d(_Pool):
-    """The mean of each window over [B, C, L]."""
-
-    n = 1
-    type: Literal["AvgPool1d"]
-    kernel_size: Single
-    stride: SingleOrNone = None
-    padding: SinglePadding = (0,)
-    ceil_mode: Flag = False
-    count_include_pad: Flag = True
-
-
-class AvgPool2d(_Pool):
-    """The mean of each window over [B, C, H, W]."""
-
-    n = 2
-    type: Literal["AvgPool2d"]
-    kernel_size: Pair
-    stride: PairOrNone = None
-    padding: PairPadding = (0, 0)
-    ceil_mode: Flag = False
-    count_include_pad: Flag = True
-    divisor_override: Size | None = None
-
-
-class _AdaptivePool(Leaf):
-    if TYPE_CHECKING:
-        output_size: Any
-
-    def output(self, row: Row) -> Row:
-        return targeted(row, self.output_size, self.type)
-
-    def flops(self, row: Row, out: Row) -> int:
-        return elements(row)
-
-
-class AdaptiveAvgPool1d(_AdaptivePool):
-    """Means over windows chosen so that L becomes `output_size`."""
-
-    type: Literal["AdaptiveAvgPool1d"]
-    output_size: Single
-
-
-class AdaptiveAvgPool2d(_AdaptivePool):
-    """Means over windows chosen so that H and W become `output_size`; null keeps one."""
-
-    type: Literal["AdaptiveAvgPool2d"]
-    output_size: PairTarget
-
-
-class AdaptiveMaxPool1d(_AdaptivePool):
-    """The largest of windows chosen so that L becomes `output_size`."""
-
-    type: Literal["AdaptiveMaxPool1d"]
-    output_size: Single
-
-
-class AdaptiveMaxPool2d(_AdaptivePool):
-    """The largest of windows chosen so that H and W become `output_size`; null keeps one."""
-
-    type: Literal["AdaptiveMaxPool2d"]
-    output_size: PairTarget
-
-
-# Normalisation.
-
-
-def _statistics(features: int) -> dict[str, Row]:
-    return {"running_mean": (features,), "running_var": (features,), "num_batches_tracked": ()}
-
-
-class _BatchNorm(Leaf):
-    guessed = "num_features"
-    ranks: ClassVar[tuple[int, ...]]
-    shape: ClassVar[str]
-
-    if TYPE_CHECKING:
-        num_features: SizeOrAuto
-        affine: Flag
-        track_running_stats: Flag
-
-    def guess(self, row: Row) -> Any:
-        return row[0] if len(row) in self.ranks else None
-
-    def parameters(self) -> dict[str, Row]:
-        features = _known(self.num_features)
-        return {"weight": (features,), "bias": (features,)} if self.affine else {}
-
-    def buffers(self) -> dict[str, Row]:
-        return _statistics(_known(self.num_features)) if self.track_running_stats else {}
-
-    def output(self, row: Row) -> Row:
-        if len(row) not in self.ranks:
-            raise Mismatch(
-                f"{self.type} takes {self.shape}, but gets {shown(row)}.", expected=self.shape, got=shown(row), then=row
-            )
-        _channels(row, 0, _known(self.num_features), self.type, "num_features", row)
-        return row
-
-
-class BatchNorm1d(_BatchNorm):
-    """Normalises each channel of [B, C] or [B, C, L] over the batch, and in eval by what it has learnt."""
-
-    ranks = (1, 2)
-    shape = "[B, C] or [B, C, L]"
-    type: Literal["BatchNorm1d"]
-    num_features: SizeOrAuto
-    eps: Positive = 1e-5
-    momentum: Probability | None = 0.1
-    affine: Flag = True
-    track_running_stats: Flag = True
-
-
-class BatchNorm2d(_BatchNorm):
-    """Normalises each channel of [B, C, H, W] over the batch, and in eval by what it has learnt."""
-
-    ranks = (3,)
-    shape = "[B, C, H, W]"
-    type: Literal["BatchNorm2d"]
-    num_features: SizeOrAuto
-    eps: Positive = 1e-5
-    momentum: Probability | None = 0.1
-    affine: Flag = True
-    track_running_stats: Flag = True
-
-
-class _InstanceNorm(_BatchNorm):
-    def output(self, row: Row) -> Row:
-        super().output(row)
-        if elements(row[1:]) == 1:
-            raise Mismatch(
-                f"{self.type} normalises over the places of a channel, and {shown(row)} has one place.",
-                got=shown(row),
-                then=row,
-            )
-        return row
-
-
-class InstanceNorm1d(_InstanceNorm):
-    """Normalises each channel of each row of [B, C, L]."""
-
-    ranks = (2,)
-    shape = "[B, C, L]"
-    type: Literal["InstanceNorm1d"]
-    num_features: SizeOrAuto
-    eps: Positive = 1e-5
-    momentum: Probability = 0.1
-    affine: Flag = False
-    track_running_stats: Flag = False
-
-
-class InstanceNorm2d(_InstanceNorm):
-    """Normalises each channel of each row of [B, C, H, W]."""
-
-    ranks = (3,)
-    shape = "[B, C, H, W]"
-    type: Literal["InstanceNorm2d"]
-    num_features: SizeOrAuto
-    eps: Positive = 1e-5
-    momentum: Probability = 0.1
-    affine: Flag = False
-    track_running_stats: Flag = False
-
-
-class GroupNorm(Leaf):
-    """Normalises groups of channels of each row."""
-
-    guessed = "num_channels"
-    type: Literal["GroupNorm"]
-    num_groups: Size
-    num_channels: SizeOrAuto
-    eps: Positive = 1e-5
-    affine: Flag = True
-
-    @field_validator("num_channels")
-    @classmethod
-    def _groups_divide(cls, channels: Any, info: Any) -> Any:
-        groups = info.data.get("num_groups")
-        if groups and isinstance(channels, int):
-            _divides(groups, {"num_channels": channels}, "num_channels")
-        return channels
-
-    def guess(self, row: Row) -> Any:
-        return row[0] if row else None
-
-    def parameters(self) -> dict[str, Row]:
-        channels = _known(self.num_channels)
-        return {"weight": (channels,), "bias": (channels,)} if self.affine else {}
-
-    def output(self, row: Row) -> Row:
-        if not row:
-            raise Mismatch(f"GroupNorm takes [B, C, …], but gets {shown(row)}.", expected="[B, C, …]", got=shown(row))
-        _channels(row, 0, _known(self.num_channels), self.type, "num_channels", row)
-        if elements(row) == self.num_groups:
-            raise Mismatch(
-                f"Each of the {self.num_groups} groups of {shown(row)} has one element, which would become 0.",
-                field="num_groups",
-                then=row,
-            )
-        return row
-
-
-class _LastDimensions(Leaf):
-    guessed = "normalized_shape"
-
-    if TYPE_CHECKING:
-        normalized_shape: SizesOrAuto
-
-    def guess(self, row: Row) -> Any:
-        return row[-1:] or None
-
-    def _normalized(self) -> Row:
-        if self.normalized_shape == "auto":
-            raise Mismatch("This size is not known: nothing comes before it.", code="unresolved")
-        return self.normalized_shape
-
-    def output(self, row: Row) -> Row:
-        wanted = self._normalized()
-        if row[len(row) - len(wanted) :] != wanted or len(wanted) > len(row):
-            expected = "[B, …, " + ", ".join(map(str, wanted)) + "]"
-            raise Mismatch(
-                f"{self.type} expects {expected} and gets {shown(row)}.",
-                field="normalized_shape",
-                expected=expected,
-                got=shown(row),
-                then=row,
-            )
-        return row
-
-
-class LayerNorm(_LastDimensions):
-    """Normalises the last dimensions of each row."""
-
-    type: Literal["LayerNorm"]
-    normalized_shape: SizesOrAuto
-    eps: Positive = 1e-5
-    elementwise_affine: Flag = True
+class ConvTranspose3d(_ConvTranspose):
+    """A transposed convolution over [B, C, D, H, W]."""
+
+    n = 3
+    type: Literal["ConvTranspose3d"]
+    in_channels: SizeOrAuto
+    out_channels: Size
+    kernel_size: Triple
+    stride: Triple = (1, 1, 1)
+    padding: TriplePadding = (0, 0, 0)
+    output_padding: TriplePadding = (0, 0, 0)
+    groups: Size = 1
     bias: Flag = True
-
-    def parameters(self) -> dict[str, Row]:
-        if not self.elementwise_affine:
-            return {}
-        shape = self._normalized()
-        return {"weight": shape, "bias": shape} if self.bias else {"weight": shape}
-
-
-class RMSNorm(_LastDimensions):
-    """Divides the last dimensions of each row by their root mean square."""
-
-    type: Literal["RMSNorm"]
-    normalized_shape: SizesOrAuto
-    eps: Positive | None = None
-    elementwise_affine: Flag = True
-
-    def parameters(self) -> dict[str, Row]:
-        return {"weight": self._normalized()} if self.elementwise_affine else {}
-
-
-class LocalResponseNorm(Leaf):
-    """Divides by the neighbouring channels' squares, as AlexNet did."""
-
-    type: Literal["LocalResponseNorm"]
-    size: Size
-    alpha: Real = 1e-4
-    beta: Real = 0.75
-    k: Real = 1.0
-
-    def output(self, row: Row) -> Row:
-        if len(row) < 2:
-            raise Mismatch(f"LocalResponseNorm takes [B, C, L, …], but gets {shown(row)}.", got=shown(row), then=row)
-        return row
-
-    def flops(self, row: Row, out: Row) -> int:
-        return elements(out) * self.size
+    dilation: Triple = Field((1, 1, 1), validate_default=True)
+    padding_mode: Literal["zeros"] = "zeros"
 
 
 # Embedding.
 
 
-class Embedding(Leaf):
-    """Looks integers up in a table."""
-
+class _Table(Leaf):
     takes = "integer"
-    type: Literal["Embedding"]
-    num_embeddings: Size
-    embedding_dim: Size
-    padding_idx: Annotated[int, Strict(), Field(ge=-LARGEST, le=LARGEST)] | None = None
 
-    @field_validator("padding_idx")
+    if TYPE_CHECKING:  # every kind declares its own, in torch's order
+        num_embeddings: Size
+        embedding_dim: Size
+        padding_idx: int | None
+
+    @field_validator("padding_idx", check_fields=False)
     @classmethod
     def _in_the_table(cls, place: int | None, info: Any) -> int | None:
         size = info.data.get("num_embeddings")
@@ -936,14 +653,71 @@ class Embedding(Leaf):
     def parameters(self) -> dict[str, Row]:
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
-    def output(self, row: Row) -> Row:
-        return (*row, self.embedding_dim)
-
     def dtype(self, dtype: DType) -> DType:
         return "float32"
 
+
+_PaddingIndex = Annotated[int, Strict(), Field(ge=-LARGEST, le=LARGEST)] | None
+
+
+class Embedding(_Table):
+    """Looks integers up in a table."""
+
+    reach = 0
+    type: Literal["Embedding"]
+    num_embeddings: Size
+    embedding_dim: Size
+    padding_idx: _PaddingIndex = None
+
+    def output(self, row: Row) -> Row:
+        return (*row, self.embedding_dim)
+
     def flops(self, row: Row, out: Row) -> int:
         return 0
+
+
+class EmbeddingBag(_Table):
+    """Looks the integers of [B, L] up in a table and gives the sum, mean or maximum of each row's."""
+
+    arguments = (Argument("input"), Argument("per_sample_weights", required=False, by_name=True))
+    type: Literal["EmbeddingBag"]
+    num_embeddings: Size
+    embedding_dim: Size
+    mode: Literal["sum", "mean", "max"] = "mean"
+    padding_idx: _PaddingIndex = None
+
+    def output(self, row: Row) -> Row:
+        if len(row) != 1:
+            raise Mismatch(f"EmbeddingBag takes [B, L], but gets {shown(row)}.", expected="[B, L]", got=shown(row))
+        return (self.embedding_dim,)
+
+    def outcome(self, given: Arguments) -> Value:
+        out = super().outcome(given)
+        bag, weights = given["input"], given.get("per_sample_weights")
+        assert isinstance(bag, TensorSpec)
+        if not isinstance(weights, TensorSpec):
+            return out
+        if self.mode != "sum":
+            raise Mismatch(
+                f"EmbeddingBag takes per_sample_weights with mode 'sum', and this one has {self.mode!r}.", field="mode"
+            )
+        if weights.dtype != "float32":
+            raise Mismatch(
+                f"EmbeddingBag takes per_sample_weights of float32, but gets {weights.dtype}.",
+                code="dtype-mismatch",
+                expected="float32",
+                got=weights.dtype,
+            )
+        if weights.sizes != bag.sizes:
+            raise Mismatch(
+                f"EmbeddingBag takes a weight for each element of {bag.shown}, but gets {weights.shown}.",
+                expected=bag.shown,
+                got=weights.shown,
+            )
+        return out
+
+    def flops(self, row: Row, out: Row) -> int:
+        return elements(row) * self.embedding_dim
 
 
 # Activations.
@@ -952,6 +726,7 @@ class Embedding(Leaf):
 class ReLU(Leaf):
     """max(x, 0)."""
 
+    reach = 0
     type: Literal["ReLU"]
     inplace: Flag = False
 
@@ -959,6 +734,7 @@ class ReLU(Leaf):
 class ReLU6(Leaf):
     """ReLU that ends at 6."""
 
+    reach = 0
     type: Literal["ReLU6"]
     inplace: Flag = False
 
@@ -966,6 +742,7 @@ class ReLU6(Leaf):
 class LeakyReLU(Leaf):
     """ReLU with a slope below zero."""
 
+    reach = 0
     type: Literal["LeakyReLU"]
     negative_slope: Real = 0.01
     inplace: Flag = False
@@ -997,6 +774,7 @@ class PReLU(Leaf):
 class RReLU(Leaf):
     """LeakyReLU whose slope is random while training."""
 
+    reach = 0
     type: Literal["RReLU"]
     lower: Real = 1 / 8
     upper: Real = Field(1 / 3, validate_default=True)
@@ -1013,6 +791,7 @@ class RReLU(Leaf):
 class ELU(Leaf):
     """The exponential linear unit."""
 
+    reach = 0
     type: Literal["ELU"]
     alpha: Real = 1.0
     inplace: Flag = False
@@ -1021,6 +800,7 @@ class ELU(Leaf):
 class CELU(Leaf):
     """The continuously differentiable ELU."""
 
+    reach = 0
     type: Literal["CELU"]
     alpha: Real = 1.0
     inplace: Flag = False
@@ -1036,6 +816,7 @@ class CELU(Leaf):
 class SELU(Leaf):
     """The self-normalising ELU."""
 
+    reach = 0
     type: Literal["SELU"]
     inplace: Flag = False
 
@@ -1043,6 +824,7 @@ class SELU(Leaf):
 class GELU(Leaf):
     """The Gaussian error linear unit."""
 
+    reach = 0
     type: Literal["GELU"]
     approximate: Literal["none", "tanh"] = "none"
 
@@ -1050,6 +832,7 @@ class GELU(Leaf):
 class SiLU(Leaf):
     """x · sigmoid(x)."""
 
+    reach = 0
     type: Literal["SiLU"]
     inplace: Flag = False
 
@@ -1057,6 +840,7 @@ class SiLU(Leaf):
 class Mish(Leaf):
     """x · tanh(softplus(x))."""
 
+    reach = 0
     type: Literal["Mish"]
     inplace: Flag = False
 
@@ -1064,24 +848,28 @@ class Mish(Leaf):
 class Sigmoid(Leaf):
     """1 / (1 + e⁻ˣ)."""
 
+    reach = 0
     type: Literal["Sigmoid"]
 
 
 class LogSigmoid(Leaf):
     """The logarithm of Sigmoid."""
 
+    reach = 0
     type: Literal["LogSigmoid"]
 
 
 class Tanh(Leaf):
     """The hyperbolic tangent."""
 
+    reach = 0
     type: Literal["Tanh"]
 
 
 class Hardtanh(Leaf):
     """x between two bounds."""
 
+    reach = 0
     type: Literal["Hardtanh"]
     min_val: Real = -1.0
     max_val: Real = Field(1.0, validate_default=True)
@@ -1098,6 +886,7 @@ class Hardtanh(Leaf):
 class Hardsigmoid(Leaf):
     """Sigmoid in three straight pieces."""
 
+    reach = 0
     type: Literal["Hardsigmoid"]
     inplace: Flag = False
 
@@ -1105,6 +894,7 @@ class Hardsigmoid(Leaf):
 class Hardswish(Leaf):
     """SiLU in straight pieces."""
 
+    reach = 0
     type: Literal["Hardswish"]
     inplace: Flag = False
 
@@ -1112,6 +902,7 @@ class Hardswish(Leaf):
 class Hardshrink(Leaf):
     """Zero near zero, x elsewhere."""
 
+    reach = 0
     type: Literal["Hardshrink"]
     lambd: Real = 0.5
 
@@ -1119,6 +910,7 @@ class Hardshrink(Leaf):
 class Softshrink(Leaf):
     """x moved towards zero by `lambd`."""
 
+    reach = 0
     type: Literal["Softshrink"]
     lambd: Annotated[float, Strict(), Field(ge=0, le=3.4e38)] = 0.5
 
@@ -1126,6 +918,7 @@ class Softshrink(Leaf):
 class Threshold(Leaf):
     """x where it is above `threshold`, else `value`."""
 
+    reach = 0
     type: Literal["Threshold"]
     threshold: Real
     value: Real
@@ -1135,6 +928,7 @@ class Threshold(Leaf):
 class Softplus(Leaf):
     """A smooth ReLU."""
 
+    reach = 0
     type: Literal["Softplus"]
     beta: Positive = 1.0
     threshold: Real = 20.0
@@ -1143,12 +937,14 @@ class Softplus(Leaf):
 class Softsign(Leaf):
     """x / (1 + |x|)."""
 
+    reach = 0
     type: Literal["Softsign"]
 
 
 class Tanhshrink(Leaf):
     """x − tanh(x)."""
 
+    reach = 0
     type: Literal["Tanhshrink"]
 
 
@@ -1207,10 +1003,48 @@ class GLU(Leaf):
         return (*row[:place], row[place] // 2, *row[place + 1 :])
 
 
+# Distances.
+
+
+class CosineSimilarity(Leaf):
+    """The cosine of the angle between two values, along one dimension."""
+
+    arguments = (Argument("x1"), Argument("x2"))
+    type: Literal["CosineSimilarity"]
+    dim: Index = 1
+    eps: Positive = 1e-8
+
+    def outcome(self, given: Arguments) -> Value:
+        both = paired(*_two(self, given), self.type)
+        place = placed(self.dim, both, self.type)
+        return both.resized((*both.sizes[:place], *both.sizes[place + 1 :]))
+
+    def work(self, given: Arguments, out: Value) -> Work:
+        return Work(6 * elements(paired(*_two(self, given), self.type).row))  # three sums of products
+
+
+class PairwiseDistance(Leaf):
+    """The p-norm of the difference of two values, over the last dimension."""
+
+    arguments = (Argument("x1"), Argument("x2"))
+    type: Literal["PairwiseDistance"]
+    p: Annotated[Real, Field(ge=0)] = 2.0
+    eps: Real = 1e-6
+    keepdim: Flag = False
+
+    def outcome(self, given: Arguments) -> Value:
+        both = paired(*_two(self, given), self.type)
+        placed(-1, both, self.type)
+        return both.resized((*both.sizes[:-1], *((1,) if self.keepdim else ())))
+
+    def work(self, given: Arguments, out: Value) -> Work:
+        return Work(4 * elements(paired(*_two(self, given), self.type).row))
+
+
 # Padding and resampling.
 
 
-class _Pad(_Free):
+class _Pad(Free):
     n: ClassVar[int]
     mode: ClassVar[str] = "zeros"
 
@@ -1243,6 +1077,14 @@ class ZeroPad2d(_Pad):
     padding: QuadPadding
 
 
+class ZeroPad3d(_Pad):
+    """Zeros on all six sides of [B, C, D, H, W]."""
+
+    n = 3
+    type: Literal["ZeroPad3d"]
+    padding: SixPadding
+
+
 class ConstantPad1d(_Pad):
     """A constant left and right."""
 
@@ -1258,6 +1100,15 @@ class ConstantPad2d(_Pad):
     n = 2
     type: Literal["ConstantPad2d"]
     padding: QuadPadding
+    value: Real
+
+
+class ConstantPad3d(_Pad):
+    """A constant on all six sides of [B, C, D, H, W]."""
+
+    n = 3
+    type: Literal["ConstantPad3d"]
+    padding: SixPadding
     value: Real
 
 
@@ -1279,6 +1130,15 @@ class ReflectionPad2d(_Pad):
     padding: QuadPadding
 
 
+class ReflectionPad3d(_Pad):
+    """The input mirrored on all six sides of [B, C, D, H, W]."""
+
+    n = 3
+    mode = "reflect"
+    type: Literal["ReflectionPad3d"]
+    padding: SixPadding
+
+
 class ReplicationPad1d(_Pad):
     """The edge repeated left and right."""
 
@@ -1297,6 +1157,24 @@ class ReplicationPad2d(_Pad):
     padding: QuadPadding
 
 
+class ReplicationPad3d(_Pad):
+    """The edge repeated on all six sides of [B, C, D, H, W]."""
+
+    n = 3
+    mode = "replicate"
+    type: Literal["ReplicationPad3d"]
+    padding: SixPadding
+
+
+class CircularPad1d(_Pad):
+    """The input's other side, left and right."""
+
+    n = 1
+    mode = "circular"
+    type: Literal["CircularPad1d"]
+    padding: PairPadding
+
+
 class CircularPad2d(_Pad):
     """The input's other side, left, right, above and below."""
 
@@ -1306,12 +1184,28 @@ class CircularPad2d(_Pad):
     padding: QuadPadding
 
 
-_UPSAMPLED_RANKS: Final = {"nearest": (1, 2), "linear": (1,), "bilinear": (2,), "bicubic": (2,)}
+class CircularPad3d(_Pad):
+    """The input's other side, on all six sides of [B, C, D, H, W]."""
+
+    n = 3
+    mode = "circular"
+    type: Literal["CircularPad3d"]
+    padding: SixPadding
+
+
+_UPSAMPLED_RANKS: Final = {
+    "nearest": (1, 2, 3),
+    "nearest-exact": (1, 2, 3),
+    "linear": (1,),
+    "bilinear": (2,),
+    "bicubic": (2,),
+    "trilinear": (3,),
+}
 
 
 def _read_upsampled(value: object, *, whole: bool) -> Any:
     items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
-    good = 1 <= len(items) <= 2 and all(
+    good = 1 <= len(items) <= 3 and all(
         isinstance(item, int if whole else (int, float)) and not isinstance(item, bool) and 0 < item <= LARGEST
         for item in items
     )
@@ -1345,44 +1239,79 @@ _UpsampledScale = Annotated[
 ]
 
 
-class Upsample(Leaf):
-    """The input resampled to `size`, or by `scale_factor`."""
+class _Resampled(Leaf):
+    if TYPE_CHECKING:
+        size: Any
+        scale_factor: Any
 
-    type: Literal["Upsample"]
-    size: _UpsampledSize = None
-    scale_factor: _UpsampledScale = Field(None, validate_default=True)
-    mode: Literal["nearest", "linear", "bilinear", "bicubic"] = "nearest"
-    align_corners: Flag | None = None
-
-    @field_validator("scale_factor")
+    @field_validator("scale_factor", check_fields=False)
     @classmethod
     def _one_of_the_two(cls, scale: Any, info: Any) -> Any:
         if "size" in info.data and (scale is None) == (info.data["size"] is None):
             raise PydanticCustomError("upsample", "Give size or scale_factor, one of the two.")
         return scale
 
-    @field_validator("align_corners")
-    @classmethod
-    def _not_for_nearest(cls, align: bool | None, info: Any) -> bool | None:
-        if align is not None and info.data.get("mode") == "nearest":
-            raise PydanticCustomError("upsample", 'align_corners is for "linear", "bilinear" and "bicubic".')
-        return align
-
-    def output(self, row: Row) -> Row:
-        n = len(row) - 1
+    def _resampled(self, row: Row) -> Row:
         given: Any = self.size if self.size is not None else self.scale_factor
-        if n not in _UPSAMPLED_RANKS[self.mode] or (isinstance(given, tuple) and len(given) != n):
-            raise Mismatch(f"Upsample with mode {self.mode!r} cannot take {shown(row)}.", field="mode", got=shown(row))
+        n = len(row) - 1
+        if isinstance(given, tuple) and len(given) != n:
+            field = "size" if self.size is not None else "scale_factor"
+            detail = f"{self.type} has a {field} for {len(given)} dimensions, but gets {shown(row)}."
+            raise Mismatch(detail, field=field, got=shown(row))
         each = given if isinstance(given, tuple) else (given,) * n
         if self.size is not None:
             return (row[0], *each)
         out = tuple(int(size * scale) for size, scale in zip(row[1:], each, strict=True))
         if min(out) < 1:
-            raise Mismatch(f"Upsample leaves nothing of {shown(row)}.", field="scale_factor", got=shown(row))
+            raise Mismatch(f"{self.type} leaves nothing of {shown(row)}.", field="scale_factor", got=shown(row))
         return (row[0], *out)
 
 
-class PixelShuffle(_Free):
+class Upsample(_Resampled):
+    """The input resampled to `size`, or by `scale_factor`."""
+
+    type: Literal["Upsample"]
+    size: _UpsampledSize = None
+    scale_factor: _UpsampledScale = Field(None, validate_default=True)
+    mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear"] = "nearest"
+    align_corners: Flag | None = None
+
+    @field_validator("align_corners")
+    @classmethod
+    def _not_for_nearest(cls, align: bool | None, info: Any) -> bool | None:
+        if align is not None and info.data.get("mode") in ("nearest", "nearest-exact"):
+            raise PydanticCustomError("upsample", "align_corners is for the modes with linear or cubic in the name.")
+        return align
+
+    def output(self, row: Row) -> Row:
+        if len(row) - 1 not in _UPSAMPLED_RANKS[self.mode]:
+            raise Mismatch(f"Upsample with mode {self.mode!r} cannot take {shown(row)}.", field="mode", got=shown(row))
+        return self._resampled(row)
+
+
+class _Upsampling2d(_Resampled):
+    def output(self, row: Row) -> Row:
+        ranked(row, 2, self.type, channels=True)
+        return self._resampled(row)
+
+
+class UpsamplingNearest2d(_Upsampling2d):
+    """[B, C, H, W] resampled to `size`, or by `scale_factor`, each pixel the nearest."""
+
+    type: Literal["UpsamplingNearest2d"]
+    size: _UpsampledSize = None
+    scale_factor: _UpsampledScale = Field(None, validate_default=True)
+
+
+class UpsamplingBilinear2d(_Upsampling2d):
+    """[B, C, H, W] resampled to `size`, or by `scale_factor`, between the pixels; the corners stay."""
+
+    type: Literal["UpsamplingBilinear2d"]
+    size: _UpsampledSize = None
+    scale_factor: _UpsampledScale = Field(None, validate_default=True)
+
+
+class PixelShuffle(Free):
     """Channels become pixels: [B, C·r², H, W] to [B, C, H·r, W·r]."""
 
     takes = "any"
@@ -1402,7 +1331,7 @@ class PixelShuffle(_Free):
         return (row[0] // (r * r), row[1] * r, row[2] * r)
 
 
-class PixelUnshuffle(_Free):
+class PixelUnshuffle(Free):
     """Pixels become channels: [B, C, H·r, W·r] to [B, C·r², H, W]."""
 
     takes = "any"
@@ -1422,7 +1351,7 @@ class PixelUnshuffle(_Free):
         return (row[0] * r * r, row[1] // r, row[2] // r)
 
 
-class ChannelShuffle(_Free):
+class ChannelShuffle(Free):
     """Channels of different groups change places."""
 
     type: Literal["ChannelShuffle"]
@@ -1436,6 +1365,71 @@ class ChannelShuffle(_Free):
                 got=shown(row),
             )
         return row
+
+
+# Free parameters and buffers.
+
+
+class _Tensor(Leaf):
+    """A tensor of its own in a Graph, which its forward reads by its name.
+
+    It has no batch: `shape` is all of it.
+    """
+
+    arguments = ()
+
+    if TYPE_CHECKING:
+        shape: Any
+
+    def value(self) -> TensorSpec:
+        """What the forward reads."""
+        raise NotImplementedError
+
+
+def _read_tensor_shape(value: object) -> Any:
+    good = isinstance(value, (list, tuple)) and len(value) <= 8
+    if not good or not all(isinstance(size, int) and not isinstance(size, bool) for size in value):  # type: ignore[attr-defined]
+        raise PydanticCustomError("shape_type", "Expected a list of at most 8 whole numbers, such as [1, 1, 64].")
+    if not all(1 <= size <= LARGEST for size in value):  # type: ignore[attr-defined]
+        raise PydanticCustomError("greater_than_equal", "A size is a whole number, 1 or more.")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+_TensorShape = Annotated[
+    tuple[int, ...],
+    PlainValidator(_read_tensor_shape, json_schema_input_type=list[int]),
+    PlainSerializer(list, return_type=list[int]),
+]
+
+
+class Parameter(_Tensor):
+    """A free parameter of a Graph: `self.scale = nn.Parameter(torch.zeros(shape))`."""
+
+    type: Literal["Parameter"]
+    shape: _TensorShape
+    init: Initializer = Field(default_factory=lambda: Filled(type="zeros"))
+
+    def parameters(self) -> dict[str, Row]:
+        return {"": self.shape}
+
+    def value(self) -> TensorSpec:
+        return TensorSpec(self.shape, "float32", None)
+
+
+class Buffer(_Tensor):
+    """A tensor that is stored and not trained: `self.register_buffer(name, torch.zeros(shape))`."""
+
+    type: Literal["Buffer"]
+    shape: _TensorShape
+    init: Initializer = Field(default_factory=lambda: Filled(type="zeros"))
+    tensor_dtype: Annotated[DType, Field(alias="dtype")] = "float32"
+    persistent: Flag = True
+
+    def buffers(self) -> dict[str, Row]:
+        return {"": self.shape} if self.persistent else {}
+
+    def value(self) -> TensorSpec:
+        return TensorSpec(self.shape, self.tensor_dtype, None)
 
 
 # Containers.
@@ -1472,6 +1466,8 @@ class Graph(Document):
     layers: Annotated[tuple[Layer, ...], counted(0, 20_000)] = ()
     forward: Annotated[tuple[Written, ...], counted(1, MAX_LINES)]
     class_name: Annotated[str, BeforeValidator(_read_class_name)] | None = None
+    absent: Annotated[tuple[str, ...], SkipJsonSchema(), Field(exclude=True)] = ()
+    """Layers that an `if` left out (`expand` alone writes this): a call of one gives its first input."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -1483,10 +1479,14 @@ class Graph(Document):
         """The forward in steps, with the mistakes found in it."""
         lines = tuple(entry.text for entry in self.forward if isinstance(entry, Line))
         if lines:
-            return from_lines(lines, self.inputs, self.names)
-        return from_steps(
-            tuple(entry for entry in self.forward if not isinstance(entry, Line)), self.inputs, self.names
-        )
+            return from_lines(lines, self.inputs, self.names, self.free, frozenset(self.absent))
+        written = tuple(entry for entry in self.forward if not isinstance(entry, Line))
+        return from_steps(written, self.inputs, self.names, self.free, frozenset(self.absent))
+
+    @cached_property
+    def free(self) -> frozenset[str]:
+        """The names of the free parameters and buffers among the children."""
+        return frozenset(layer.name or "" for layer in self.layers if isinstance(layer, (Parameter, Buffer)))
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -1499,34 +1499,69 @@ Container: TypeAlias = Sequential | Graph
 Layer = Annotated[
     Identity
     | Linear
+    | Bilinear
     | Flatten
     | Unflatten
+    | Fold
+    | Unfold
     | Dropout
     | Dropout1d
     | Dropout2d
+    | Dropout3d
     | AlphaDropout
     | FeatureAlphaDropout
     | Conv1d
     | Conv2d
+    | Conv3d
     | ConvTranspose1d
     | ConvTranspose2d
+    | ConvTranspose3d
     | MaxPool1d
     | MaxPool2d
+    | MaxPool3d
+    | MaxUnpool1d
+    | MaxUnpool2d
+    | MaxUnpool3d
     | AvgPool1d
     | AvgPool2d
+    | AvgPool3d
+    | LPPool1d
+    | LPPool2d
+    | LPPool3d
+    | FractionalMaxPool2d
+    | FractionalMaxPool3d
     | AdaptiveAvgPool1d
     | AdaptiveAvgPool2d
+    | AdaptiveAvgPool3d
     | AdaptiveMaxPool1d
     | AdaptiveMaxPool2d
+    | AdaptiveMaxPool3d
     | BatchNorm1d
     | BatchNorm2d
+    | BatchNorm3d
+    | SyncBatchNorm
     | InstanceNorm1d
     | InstanceNorm2d
+    | InstanceNorm3d
     | GroupNorm
     | LayerNorm
     | RMSNorm
     | LocalResponseNorm
+    | CrossMapLRN2d
     | Embedding
+    | EmbeddingBag
+    | RNN
+    | LSTM
+    | GRU
+    | RNNCell
+    | LSTMCell
+    | GRUCell
+    | MultiheadAttention
+    | TransformerEncoderLayer
+    | TransformerDecoderLayer
+    | TransformerEncoder
+    | TransformerDecoder
+    | Transformer
     | ReLU
     | ReLU6
     | LeakyReLU
@@ -1555,19 +1590,31 @@ Layer = Annotated[
     | LogSoftmax
     | Softmax2d
     | GLU
+    | CosineSimilarity
+    | PairwiseDistance
     | ZeroPad1d
     | ZeroPad2d
+    | ZeroPad3d
     | ConstantPad1d
     | ConstantPad2d
+    | ConstantPad3d
     | ReflectionPad1d
     | ReflectionPad2d
+    | ReflectionPad3d
     | ReplicationPad1d
     | ReplicationPad2d
+    | ReplicationPad3d
+    | CircularPad1d
     | CircularPad2d
+    | CircularPad3d
     | Upsample
+    | UpsamplingNearest2d
+    | UpsamplingBilinear2d
     | PixelShuffle
     | PixelUnshuffle
     | ChannelShuffle
+    | Parameter
+    | Buffer
     | Sequential
     | Graph,
     Field(discriminator="type"),
@@ -1578,6 +1625,8 @@ Sequential.model_rebuild()
 Graph.model_rebuild()
 
 LAYER_KINDS: Final[dict[str, type[Leaf]]] = {
-    kind.__name__: kind for kind in get_args(get_args(Layer)[0]) if issubclass(kind, Leaf)
+    kind.__name__: kind
+    for kind in get_args(get_args(Layer)[0])
+    if issubclass(kind, Leaf) and not issubclass(kind, _Tensor)
 }
-"""Every layer that is not a container, by its type."""
+"""Every layer that is not a container, by its type: a class of torch.nn each."""

@@ -39,10 +39,34 @@ LARGEST_REAL: Final = 3.4e38
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What is known of a tensor before it exists: the shape of one row, and the dtype."""
+    """What is known of a tensor before it exists.
+
+    Args:
+        row: its sizes without the batch.
+        batch: the place of the batch among its dimensions: 0, or 1 in [T, B, features]; None for a constant such as a
+            free parameter, whose `row` is its whole shape.
+    """
 
     row: Row
     dtype: DType = "float32"
+    batch: int | None = 0
+
+    @property
+    def sizes(self) -> Sizes:
+        """Every dimension's size, None for the batch."""
+        if self.batch is None:
+            return self.row
+        return (*self.row[: self.batch], None, *self.row[self.batch :])
+
+    @property
+    def shown(self) -> str:
+        """The shape as people write it: `[B, 3, 32, 32]`, `[T, B, 8]` with numbers for T."""
+        return "[" + ", ".join("B" if size is None else str(size) for size in self.sizes) + "]"
+
+    def resized(self, sizes: Sizes, dtype: DType | None = None) -> TensorSpec:
+        """The same with other dimensions; None among them is the batch."""
+        batch = sizes.index(None) if None in sizes else None
+        return TensorSpec(tuple(size for size in sizes if size is not None), dtype or self.dtype, batch)
 
     @property
     def floating(self) -> bool:
@@ -166,6 +190,12 @@ QuadPadding = Annotated[tuple[int, int, int, int], *_sizes(4, 0)]
 SingleConvPadding = Annotated[tuple[int] | Literal["same", "valid"], *_sizes(1, 0, words=("same", "valid"))]
 PairConvPadding = Annotated[tuple[int, int] | Literal["same", "valid"], *_sizes(2, 0, words=("same", "valid"))]
 PairTarget = Annotated[tuple[int | None, int | None], *_sizes(2, 1, gaps=True)]
+Triple = Annotated[tuple[int, int, int], *_sizes(3, 1)]
+TripleOrNone = Annotated[tuple[int, int, int] | None, *_sizes(3, 1, none=True)]
+TriplePadding = Annotated[tuple[int, int, int], *_sizes(3, 0)]
+TripleConvPadding = Annotated[tuple[int, int, int] | Literal["same", "valid"], *_sizes(3, 0, words=("same", "valid"))]
+TripleTarget = Annotated[tuple[int | None, int | None, int | None], *_sizes(3, 1, gaps=True)]
+SixPadding = Annotated[tuple[int, int, int, int, int, int], *_sizes(6, 0)]
 
 
 def _listed(most: int, low: int, *, auto: bool = False, alone: bool = True) -> Any:
@@ -197,11 +227,33 @@ def _listed(most: int, low: int, *, auto: bool = False, alone: bool = True) -> A
     )
 
 
+def _split_sizes(most: int) -> Any:
+    """The same for the size of every piece, or a list of the sizes of each."""
+    form = "a whole number, or a list of them"
+
+    def read(value: object) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return _whole(value, 1, form)
+        if not 1 <= len(value) <= most:
+            raise PydanticCustomError("size_type", "Expected {form}, of at most {most}.", {"form": form, "most": most})
+        return tuple(_whole(item, 1, form) for item in value)
+
+    form_in_json: Any = int | list[int]
+    return (
+        PlainValidator(read, json_schema_input_type=form_in_json),
+        PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value, return_type=form_in_json),
+    )
+
+
 _MOST_DIMENSIONS: Final = 16
 
 SizesOrAuto = Annotated[tuple[int, ...] | Literal["auto"], *_listed(_MOST_DIMENSIONS, 1, auto=True)]
 Reshaped = Annotated[tuple[int, ...], *_listed(_MOST_DIMENSIONS, -1)]
 Dims = Annotated[tuple[int, ...], *_listed(_MOST_DIMENSIONS, -64)]
+SizeList = Annotated[tuple[int, ...], *_listed(_MOST_DIMENSIONS, 1)]
+Shifts = Annotated[tuple[int, ...], *_listed(_MOST_DIMENSIONS, -LARGEST)]
+Sides = Annotated[tuple[int, ...], *_listed(_MOST_DIMENSIONS, -LARGEST, alone=False)]
+SplitSizes = Annotated[int | tuple[int, ...], *_split_sizes(1024)]
 
 
 def _auto_size(value: object) -> Any:
@@ -213,6 +265,19 @@ SizeOrAuto = Annotated[
     PlainValidator(_auto_size, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"]),
 ]
 """A number of features or channels; `"auto"` is what the layer before gives."""
+
+
+def divided(groups: int, members: dict[str, Any], *fields: str) -> int:
+    """`groups`, for a validator, if it divides those of `fields` that are numbers."""
+    for field in fields:
+        channels = members.get(field)
+        if isinstance(channels, int) and channels % groups:
+            raise PydanticCustomError(
+                "groups",
+                "{field} {channels} is not a multiple of groups {groups}.",
+                {"field": field, "channels": channels, "groups": groups},
+            )
+    return groups
 
 
 # Arithmetic.
@@ -315,7 +380,7 @@ def targeted(row: Row, target: tuple[int | None, ...], what: str) -> Row:
     return row[:-n] + tuple(size if want is None else want for size, want in zip(row[-n:], target, strict=True))
 
 
-_IMAGES: Final = {1: "[B, C, L]", 2: "[B, C, H, W]"}
+_IMAGES: Final = {1: "[B, C, L]", 2: "[B, C, H, W]", 3: "[B, C, D, H, W]"}
 
 
 def ranked(row: Row, n: int, what: str, *, channels: bool = False) -> None:
@@ -327,6 +392,23 @@ def ranked(row: Row, n: int, what: str, *, channels: bool = False) -> None:
     if len(row) == n + 1 or (len(row) == n and not channels):
         return
     raise Mismatch(f"{what} takes {_IMAGES[n]}, but gets {shown(row)}.", expected=_IMAGES[n], got=shown(row))
+
+
+def expect_channels(row: Row, channels: int, what: str, field: str, then: Row | None = None) -> None:
+    """Check that `row` begins with as many channels.
+
+    Raises:
+        Mismatch: it begins with more or fewer.
+    """
+    if row[0] != channels:
+        raise Mismatch(
+            f"{what} expects {channels} channels and gets {row[0]}.",
+            field=field,
+            hint=f'Set {field} to {row[0]}, or to "auto".',
+            expected=str(channels),
+            got=str(row[0]),
+            then=then,
+        )
 
 
 def flattened(row: Row, start: int, end: int, what: str) -> Row:
@@ -400,6 +482,79 @@ def broadcast(left: Row, right: Row, what: str) -> Row:
             got=shown(right),
         )
     return tuple(max(a, b) if min(a, b) > 0 else 0 for a, b in zip(left, right, strict=True))
+
+
+def paired(left: TensorSpec, right: TensorSpec, what: str) -> TensorSpec:
+    """The shape of an elementwise operation on both, of which one may be a constant.
+
+    Raises:
+        Mismatch: torch would pair the batch of one with features of the other, or sizes differ.
+    """
+    if left.batch is not None and left.batch == right.batch:
+        return TensorSpec(broadcast(left.row, right.row, what), left.dtype, left.batch)
+    if left.batch is not None and right.batch is not None:
+        raise Mismatch(
+            f"{what} would pair the batch of {left.shown} with another dimension of {right.shown}.",
+            code="batch-mixed",
+            hint="Bring both into one order with transpose(x, 0, 1).",
+            expected=left.shown,
+            got=right.shown,
+        )
+    whole, part = (left, right) if right.batch is None and len(right.row) <= len(left.sizes) else (right, left)
+    if part.batch is not None or len(part.row) > len(whole.sizes):
+        raise Mismatch(f"{what} cannot pair {left.shown} with {right.shown}.", expected=left.shown, got=right.shown)
+    sizes: list[int | None] = list(whole.sizes)
+    for place in range(1, len(part.row) + 1):
+        have, given = sizes[-place], part.row[-place]
+        if have is None:
+            if given != 1:
+                raise Mismatch(
+                    f"{what} would pair the batch of {whole.shown} with {given} elements of {part.shown}.",
+                    code="batch-mixed",
+                    expected="1",
+                    got=str(given),
+                )
+        elif have != given and 1 not in (have, given):
+            raise Mismatch(
+                f"{what} cannot pair {left.shown} with {right.shown}: sizes must be equal, or 1.",
+                expected=left.shown,
+                got=right.shown,
+            )
+        else:
+            sizes[-place] = max(have, given) if min(have, given) > 0 else 0
+    return whole.resized(tuple(sizes))
+
+
+Sizes: TypeAlias = tuple[int | None, ...]
+"""A tensor's whole shape, None for the batch."""
+
+
+def placed(dim: int, spec: TensorSpec, what: str, *, field: str = "dim", new: bool = False, batch: bool = False) -> int:
+    """`dim`, which may be negative, as a place among all dimensions of `spec`.
+
+    Args:
+        new: it names the place of a dimension that does not exist yet.
+        batch: it may be the batch.
+
+    Raises:
+        Mismatch: there is no such dimension, or it is the batch.
+    """
+    rank = len(spec.sizes) + new
+    place = dim + rank if dim < 0 else dim
+    allowed = [at for at in range(rank) if batch or at != spec.batch]
+    if 0 <= place < rank and (batch or place != spec.batch):
+        return place
+    expected = f"{allowed[0]} to {allowed[-1]}" if allowed else "an input with a dimension after the batch"
+    if not 0 <= place < rank:
+        detail = f"{what} has no dimension {dim}: its input is {spec.shown}."
+        raise Mismatch(detail, field=field, expected=expected, got=str(dim))
+    raise Mismatch(
+        f"{what} may not touch dimension {place}, the batch: the rows of a batch would be mixed.",
+        code="batch-mixed",
+        field=field,
+        expected=expected if allowed else None,
+        got=str(dim),
+    )
 
 
 _ORDER: Final[tuple[DType, ...]] = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")

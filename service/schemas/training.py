@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from service.errors import Entry
 from service.schemas.datasets import ColumnName, Seed, Split
-from service.schemas.document import Document
+from service.schemas.document import Document, disagreement
 
 Reduction = Literal["mean", "sum"]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
@@ -71,7 +72,13 @@ class Sgd(Document):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Sgd:
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-            raise ValueError("nesterov needs a momentum above 0 and a dampening of 0")
+            at, wanted = ("/momentum", "more than 0") if self.momentum <= 0 else ("/dampening", "0")
+            detail, hint = (
+                "Nesterov needs a momentum above 0 and a dampening of 0.",
+                "Mend it, or leave `nesterov` out.",
+            )
+            got = str(self.momentum if self.momentum <= 0 else self.dampening)
+            raise disagreement(Entry(at, "invalid", detail, hint=hint, expected=wanted, got=got))
         return self
 
 
@@ -110,7 +117,8 @@ class Budget(Document):
     @model_validator(mode="after")
     def _one_at_least(self) -> Budget:
         if self.epochs is None and self.steps is None and self.max_seconds is None:
-            raise ValueError("a budget needs at least one of epochs, steps and max_seconds")
+            detail = "A budget needs at least one of epochs, steps and max_seconds."
+            raise disagreement(Entry("", "missing", detail, hint='Say when to stop, for example {"epochs": 10}.'))
         return self
 
 
@@ -183,10 +191,22 @@ class TrainingConfig(Document):
 
     @model_validator(mode="after")
     def _agreement(self) -> TrainingConfig:
+        found = []
         if self.drop_last and self.batch_size is None:
-            raise ValueError("drop_last needs a batch_size")
+            detail = "Without a batch_size there is one batch, of which nothing can be dropped."
+            found.append(Entry("/drop_last", "invalid", detail, hint="Add `batch_size`, or leave `drop_last` out."))
         held_out = self.split is not None and self.split.validation > 0
         stopping = self.early_stopping
         if stopping is not None and stopping.metric.startswith("val_") and not held_out:
-            raise ValueError(f"early_stopping watches {stopping.metric}, but there is no split with validation rows")
+            found.append(
+                Entry(
+                    "/early_stopping/metric",
+                    "invalid",
+                    f"This watches {stopping.metric}, but no rows are held out for validation.",
+                    hint='Add "split": {"type": "random", "validation": 0.2}, or watch the metric loss.',
+                    got=stopping.metric,
+                )
+            )
+        if found:
+            raise disagreement(*found)
         return self

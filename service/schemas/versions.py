@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.errors import Entry, InvalidName, shorten
-from service.schemas.document import RESOURCE_NAME, Digest, Document, nearest_hint
+from service.schemas.document import NAME_RULE, RESOURCE_NAME, Digest, Document, cleaned_name
 
 DEFAULT_ALIAS: Final = "champion"
 RESERVED_NAMES: Final = frozenset({"stats"})
@@ -40,6 +40,18 @@ class VersionFile(Document):
     sha256: str
 
 
+class BatchIndependence(Document):
+    """Whether a row's answer is the same alone and among others: tried when the version was made.
+
+    Only such a version's requests may ever be merged. `deviation` is the largest one seen, relative to the largest
+    answer; null when even the shapes differ.
+    """
+
+    independent: bool
+    deviation: float | None
+    rows: int
+
+
 class Manifest(Document):
     """Everything about a version but its weights; written last, so a folder with a manifest is whole."""
 
@@ -53,6 +65,7 @@ class Manifest(Document):
     metrics: dict[str, float]
     signature: Signature
     classes: tuple[str, ...] | None = None
+    batch_independence: BatchIndependence | None = None
     lineage: dict[str, Any]
     files: tuple[VersionFile, ...]
     size_bytes: int
@@ -67,6 +80,7 @@ class VersionDraft(Document):
     metrics: dict[str, float]
     signature: Signature
     classes: tuple[str, ...] | None = None
+    batch_independence: BatchIndependence | None = None
     lineage: dict[str, Any]
     files: tuple[VersionFile, ...]
     """As the worker measured them; the store measures again before it publishes."""
@@ -121,9 +135,7 @@ def check_name(name: str, *, at: str) -> str:
     """
     problem = None
     if re.fullmatch(RESOURCE_NAME, name) is None:
-        problem = (
-            "Names are lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and end in no dot."
-        )
+        problem = NAME_RULE
     elif name in RESERVED_NAMES or name.startswith("job_"):
         problem = "This name is reserved."
     if problem:
@@ -134,9 +146,9 @@ def check_name(name: str, *, at: str) -> str:
                     at,
                     "invalid-name",
                     problem,
-                    expected="^[a-z0-9][a-z0-9._-]{0,62}$",
+                    expected="a name such as my-model.v2",
                     got=shorten(name),
-                    hint=_cleaned(name),
+                    hint=cleaned_name(name),
                 )
             ],
         )
@@ -157,16 +169,10 @@ def check_alias(alias: str, *, at: str) -> str:
                     at,
                     "invalid-name",
                     "Aliases follow the rule of names and are not all digits.",
+                    expected="a name such as champion",
                     got=shorten(alias),
-                    hint=_cleaned(alias),
+                    hint=cleaned_name(alias),
                 )
             ],
         )
     return alias
-
-
-def _cleaned(name: str) -> str | None:
-    near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip(".-_")[:63]
-    if near in ("", name):
-        return None
-    return nearest_hint(name, [near]) or f"{near!r} would do."

@@ -9,6 +9,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.errors import CheckpointReason
+from service.schemas.versions import BatchIndependence
+
 T = TypeVar("T")
 
 
@@ -94,6 +97,10 @@ class Validation(View):
     summary: Summary | None
 
 
+Reading = Literal["authored", "canonical", "python", "mermaid", "summary", "table"]
+"""A form in which a stored document can be read."""
+
+
 class ArchitectureView(View):
     """A stored document."""
 
@@ -102,6 +109,66 @@ class ArchitectureView(View):
     canonical: dict[str, Any]
     summary: Summary
     created_at: str
+
+
+class CatalogueView(View):
+    """A well-known net and what may be changed of it."""
+
+    name: str
+    params: dict[str, Any]
+
+
+class ChangeView(View):
+    """One difference between two nets, in words and with the values of both."""
+
+    kind: str
+    path: str
+    detail: str
+    field: str | None = None
+    before: Any = None
+    after: Any = None
+
+
+class EffectView(View):
+    """A total in both nets."""
+
+    before: Any
+    after: Any
+
+
+class DiffView(View):
+    """What differs between two nets."""
+
+    a: str
+    b: str
+    equal: bool
+    changes: list[ChangeView]
+    parameters: EffectView
+    outputs: EffectView
+    text: str
+
+
+class WeightMapView(View):
+    """What becomes of every tensor of the source, and where those of the edited net come from."""
+
+    kept: list[dict[str, str]]
+    reshaped: list[dict[str, Any]]
+    new: list[str]
+    dropped: list[str]
+
+
+class EditView(View):
+    """A net after edits."""
+
+    digest: str
+    document: dict[str, Any]
+    weights: WeightMapView
+    freeze: list[str]
+    frozen: list[str]
+    source: dict[str, Any]
+    summary: Summary
+    warnings: list[EntryView]
+    stored: bool
 
 
 class UploadView(View):
@@ -163,9 +230,10 @@ class AttemptView(View):
 
 
 class FailureView(View):
-    """Why a job failed; `code` is from a closed list."""
+    """Why a job failed; `code` is from a closed list, and so is the `reason` of some codes."""
 
     code: str
+    reason: CheckpointReason | None = None
     detail: str
     hint: str | None = None
     pointer: str | None = None
@@ -177,7 +245,7 @@ class JobSummary(View):
     """A job in a list: without its documents."""
 
     id: str
-    kind: Literal["train", "evaluate", "import"]
+    kind: Literal["train", "evaluate", "import", "export"]
     state: Literal["queued", "starting", "running", "cancelling", "interrupted", "succeeded", "failed", "cancelled"]
     state_reason: str | None
     progress: dict[str, Any] | None
@@ -283,6 +351,7 @@ class VersionView(View):
     metrics: dict[str, float | None]
     signature: SignatureView
     classes: list[str] | None
+    batch_independence: BatchIndependence | None
     preprocessing: dict[str, Any] | None
     lineage: dict[str, Any]
     aliases: list[str]

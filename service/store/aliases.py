@@ -134,8 +134,21 @@ class Aliases:
             if not create:
                 check_if_match(if_match, present.etag if present else None)
             elif present is not None:
-                raise PreconditionFailed("The alias exists already.")
-            row = records.visible(connection, model, version)
+                raise PreconditionFailed(
+                    f"The alias exists already; it points at version {present.version}.",
+                    errors=[
+                        Entry(
+                            "/header/if-none-match",
+                            "precondition-failed",
+                            "The alias exists already.",
+                            hint=f"To move it, send If-Match: {present.etag} instead of If-None-Match.",
+                        )
+                    ],
+                )
+            try:
+                row = records.visible(connection, model, version)
+            except NotFound as error:
+                raise error.at("/version") from None
             if row.state != "ready":
                 raise ModelQuarantined(f"Version {version} of {model!r} is quarantined: {row.reason}")
             if present is not None and present.version == version:
@@ -215,7 +228,10 @@ class Aliases:
             )
             earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
             if not earlier:
-                raise Conflict("The alias has no earlier version to go back to.")
+                raise Conflict(
+                    "The alias has no earlier version to go back to.",
+                    hint="Its history shows where it pointed. Set it to the version that you want.",
+                )
             return self.point(connection, model, alias, earlier[-1], by=by, reason=reason, action="rollback")
 
     # -- within a transaction of the caller -------------------------------------------------------------------------

@@ -112,14 +112,20 @@ class ArchitectureStore:
                 .limit(1)
             ).first()
             if version is not None:
-                raise InUse(f"Version {version.number} of {version.model!r} was made with this architecture.")
+                raise InUse(
+                    f"Version {version.number} of {version.model!r} was made with this architecture.",
+                    hint="Delete that version first, or keep the document: it costs nothing.",
+                )
             job = connection.execute(
                 sa.select(jobs.c.id)
                 .where(jobs.c.architecture_digest == digest, jobs.c.state.not_in([state.value for state in FINAL]))
                 .limit(1)
             ).scalar()
             if job is not None:
-                raise InUse(f"The job {job} uses this architecture and has not ended.")
+                raise InUse(
+                    f"The job {job} uses this architecture and has not ended.",
+                    hint="Wait until that job ends, or cancel it.",
+                )
             connection.execute(sa.delete(architectures).where(architectures.c.digest == digest))
 
 

@@ -113,7 +113,11 @@ class DatasetStore:
         with self._database.write() as connection:
             if idempotency is not None:
                 if self._answers.find(idempotency) is not None:
-                    raise Conflict("The same request is being worked on.", retry_after_s=1.0)
+                    raise Conflict(
+                        "The same request is being worked on.",
+                        retry_after_s=1.0,
+                        hint="Send it again with the same Idempotency-Key in a second: it gets the first answer.",
+                    )
                 self._answers.keep(idempotency, 201, {"id": record.id})
             connection.execute(
                 sa.insert(datasets).values(
@@ -234,7 +238,7 @@ class DatasetStore:
         """
         record = self.get(dataset_id)
         if record.state != "ready":
-            raise Conflict(f"The dataset is {record.state}.")
+            raise Conflict(f"The dataset is {record.state}.", hint=not_ready_hint(record.state))
         return files.child(self._folder, dataset_id)
 
     def delete(self, dataset_id: str) -> None:
@@ -252,7 +256,10 @@ class DatasetStore:
                 .limit(1)
             ).scalar()
             if job is not None:
-                raise InUse(f"The job {job} uses this dataset and has not ended.")
+                raise InUse(
+                    f"The job {job} uses this dataset and has not ended.",
+                    hint="Wait until that job ends, or cancel it.",
+                )
             # The row outlives the files, so that after a crash between it is known that they may go.
             connection.execute(
                 sa.update(datasets)
@@ -312,6 +319,13 @@ def _row(connection: Connection, dataset_id: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"There is no dataset {dataset_id[:80]!r}.")
     return row
+
+
+def not_ready_hint(state: str) -> str:
+    """What to do about a dataset that is in this state and should be ready."""
+    if state == "processing":
+        return "Wait until its state is ready, and ask again."
+    return "Its `error` says why. Mend the file, upload it again and make another dataset."
 
 
 def _require_processing(row: Row[Any]) -> None:

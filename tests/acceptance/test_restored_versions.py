@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from service.schemas.examples import CLASSIFY, TRAIN
 from tests.live import Server, run_job
+from tests.problems import assert_problem
 
 ROWS = torch.linspace(-1, 1, 64).unsqueeze(1)
 
@@ -110,11 +111,10 @@ def test_weights_of_another_layout_are_refused_with_every_key(client: httpx.Clie
         "state_dict": state,
         "output": {"model": "strict-copy"},
     }
-    job = client.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"}).json()
+    answer = client.post("/v1/jobs", json=body)
 
-    assert job["state"] == "failed"
-    assert job["error"]["code"] == "checkpoint_refused"
-    told = {entry["code"]: entry for entry in job["error"]["errors"]}
+    assert_problem(answer, 422, "checkpoint-refused")
+    told = {entry["code"]: entry for entry in answer.json()["errors"]}
     assert told.keys() == {"missing", "unexpected", "shapes"}
     assert "predict.weight" in told["missing"]["detail"]
     assert told["unexpected"]["pointer"] == "/state_dict/prediction.weight"

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from service.schemas import examples
+from service.schemas.datasets import Source, Split
+from service.schemas.initial import InitRule
+from service.schemas.jobs import TrainSpec, parse_job
 from tests.live import Server, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
+SOURCE_OR_SPLIT: TypeAdapter[Source | Split] = TypeAdapter(Source | Split)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -26,7 +31,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def runnable(block: str) -> bool:
     """Whether a shell block talks to the server and leaves nothing to fill in; make and docker are tried elsewhere."""
-    return f"curl -s {ADDRESS}" in block and "…" not in block
+    return any(f"curl -s {start}{ADDRESS}" in block for start in ("", '"')) and "…" not in block
 
 
 def pages_with_calls() -> Iterator[Path]:
@@ -78,3 +83,10 @@ def test_the_json_of_a_page_is_what_it_says(block: str, client: httpx.Client) ->
         whole = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 1]}], "root": document}
         verdict = client.post("/v1/architectures/validate", json=whole).json()
         assert verdict["valid"], verdict["errors"]
+    elif document.keys() <= TrainSpec.model_fields.keys():  # some members of a job request
+        parse_job({**examples.TRAIN, **document})
+    elif "type" in document and "status" not in document:  # a problem has a type, too
+        SOURCE_OR_SPLIT.validate_python(document)
+    elif document.keys() <= {"tie", "init"}:  # rules about weights, whose keys are another document's
+        for rule in document.get("init", ()):
+            InitRule.model_validate(rule)

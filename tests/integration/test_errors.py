@@ -48,9 +48,11 @@ JOBS = [
     pytest.param(
         train(f"{LAYERS}/1/in_features", 9), 422, "architecture-invalid", f"{LAYERS}/1/in_features", id="sizes-disagree"
     ),
-    pytest.param(train(f"{LAYERS}/0/type", "Liner"), 422, "architecture-invalid", f"{LAYERS}/0", id="unknown-layer"),
     pytest.param(
-        train(f"{LAYERS}/0/type", "os.system"), 422, "architecture-invalid", f"{LAYERS}/0", id="layer-is-a-path"
+        train(f"{LAYERS}/0/type", "Liner"), 422, "architecture-invalid", f"{LAYERS}/0/type", id="unknown-layer"
+    ),
+    pytest.param(
+        train(f"{LAYERS}/0/type", "os.system"), 422, "architecture-invalid", f"{LAYERS}/0/type", id="layer-is-a-path"
     ),
     pytest.param(train(f"{LAYERS}/0/biass", 1), 422, "architecture-invalid", f"{LAYERS}/0/biass", id="unknown-field"),
     pytest.param(train("/architecture/root/forward/0", "x = __import__('os')"), 422, None, None, id="code-in-forward"),
@@ -81,14 +83,14 @@ JOBS = [
     # the job itself
     pytest.param({}, 422, "validation-failed", "", id="empty"),
     pytest.param([], 422, "validation-failed", "", id="a-list"),
-    pytest.param(train("/kind", "dance"), 422, "validation-failed", "", id="unknown-kind"),
+    pytest.param(train("/kind", "dance"), 422, "validation-failed", "/kind", id="unknown-kind"),
     pytest.param(train("/epochs", 5), 422, "validation-failed", "/epochs", id="unknown-member"),
     pytest.param(train("/__proto__", {}), 422, "validation-failed", "/__proto__", id="prototype"),
     pytest.param(train("/$ref", "file:///etc/passwd"), 422, "validation-failed", "/$ref", id="reference"),
     pytest.param(train("/class_path", "os.system"), 422, "validation-failed", "/class_path", id="class-path"),
     pytest.param(train("/objective/type", "cross_entropy"), 422, None, None, id="objective-does-not-fit"),
     pytest.param(train("/optimizer/lr", -1), 422, "validation-failed", "/optimizer/lr", id="negative-rate"),
-    pytest.param(train("/optimizer/type", "Adamm"), 422, "validation-failed", "/optimizer", id="unknown-optimizer"),
+    pytest.param(train("/optimizer/type", "Adamm"), 422, None, "/optimizer/type", id="unknown-optimizer"),
     pytest.param(train("/budget", {}), 422, "validation-failed", "/budget", id="no-budget"),
     pytest.param(train("/budget/epochs", 10**9), 422, "validation-failed", "/budget/epochs", id="too-many-epochs"),
     pytest.param(train("/budget/epochs", 10**300), 422, "validation-failed", "/budget/epochs", id="300-digits"),
@@ -96,8 +98,8 @@ JOBS = [
     pytest.param(train("/seed", 1.0), 422, "validation-failed", "/seed", id="float-for-an-integer"),
     pytest.param(train("/seed", True), 422, "validation-failed", "/seed", id="true-for-an-integer"),
     pytest.param(train("/seed", 2**64), 422, "validation-failed", "/seed", id="seed-beyond-64-bits"),
-    pytest.param(train("/output/model", "Quadratic"), 422, "validation-failed", "/output/model", id="upper-case-name"),
-    pytest.param(train("/output/model", "../x"), 422, "validation-failed", "/output/model", id="path-as-name"),
+    pytest.param(train("/output/model", "Quadratic"), 422, "invalid-name", "/output/model", id="upper-case-name"),
+    pytest.param(train("/output/model", "../x"), 422, "invalid-name", "/output/model", id="path-as-name"),
     pytest.param(train("/output/model", "stats"), 422, "invalid-name", "/output/model", id="reserved-name"),
     pytest.param(train("/output/alias_on_success", "12"), 422, "invalid-name", None, id="alias-of-digits"),
     pytest.param(train("/labels", {"a": 10**30}), 422, "validation-failed", "/labels/a", id="label-is-a-number"),
@@ -107,7 +109,7 @@ JOBS = [
     pytest.param({**examples.EVALUATE, "model": "nobody"}, 404, "not-found", "/model", id="unknown-model"),
     pytest.param({**examples.EVALUATE, "model": "quadratic/99"}, 404, "not-found", "/model", id="unknown-version"),
     pytest.param({**examples.EVALUATE, "model": "quadratic@x"}, 404, "not-found", "/model", id="unknown-alias"),
-    pytest.param({**examples.EVALUATE, "model": "quadratic/0"}, 422, "validation-failed", "/model", id="version-0"),
+    pytest.param({**examples.EVALUATE, "model": "quadratic/0"}, 422, "invalid-name", "/model", id="version-0"),
     # weights
     pytest.param(
         {**examples.IMPORT, "kind": "train"}, 422, "validation-failed", "/state_dict", id="train-with-weights"
@@ -277,7 +279,10 @@ def test_a_body_of_another_type_is_refused_and_the_right_type_named(
         pytest.param("GET", f"/v1/jobs/{NO_JOB}/checkpoints", 404, "not-found", "/path/job_id", id="checkpoints"),
         pytest.param("POST", f"/v1/jobs/{NO_JOB}/cancel", 404, "not-found", "/path/job_id", id="cancel"),
         pytest.param("DELETE", f"/v1/jobs/{NO_JOB}", 404, "not-found", "/path/job_id", id="delete-job"),
-        pytest.param("GET", "/v1/jobs/job_1", 404, "not-found", "", id="no-job-id"),
+        pytest.param("GET", "/v1/jobs/job_1", 404, "not-found", "/path/job_id", id="no-job-id"),
+        pytest.param("GET", "/v1/jobs/job_1/events", 404, "not-found", "/path/job_id", id="events-of-no-job-id"),
+        pytest.param("GET", "/v1/jobs//events", 404, "not-found", "", id="empty-job-id"),
+        pytest.param("DELETE", "/v1/uploads/up_", 404, "not-found", "/path/upload_id", id="no-upload-id"),
         pytest.param("GET", f"/v1/datasets/{NO_DATASET}", 404, "not-found", "/path/dataset_id", id="dataset"),
         pytest.param("GET", f"/v1/datasets/{NO_DATASET}/preview", 404, "not-found", "/path/dataset_id", id="preview"),
         pytest.param("DELETE", f"/v1/datasets/{NO_DATASET}", 404, "not-found", "/path/dataset_id", id="delete-dataset"),
@@ -360,7 +365,32 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client, path: str, 
     answer = client.request("TRACE", path)
 
     assert answer.headers["allow"] == methods
-    assert_problem(answer, 405, "method-not-allowed")
+    (entry,) = assert_problem(answer, 405, "method-not-allowed")["errors"]
+    assert (entry["expected"], entry["got"]) == (methods, "'TRACE'")
+
+
+@pytest.mark.parametrize(
+    ("path", "detail", "hint"),
+    [
+        pytest.param("/v1/jobs/job_123", "'job_123' is not the id of a job.", "GET /v1/jobs lists", id="no-id"),
+        pytest.param(f"/v1/jobs/{NO_JOB}", f"There is no job '{NO_JOB}'.", "GET /v1/jobs lists", id="unknown-job"),
+        pytest.param(f"/v1/datasets/{NO_DATASET}", None, "GET /v1/datasets lists", id="unknown-dataset"),
+        pytest.param("/v1/models/nobody-of-this-name", None, "GET /v1/models lists", id="unknown-model"),
+        pytest.param("/v1/models/quadratic/versions/99", None, "GET /v1/models/quadratic/versions lists", id="version"),
+    ],
+)
+@pytest.mark.usefixtures("quadratic")
+def test_what_is_not_there_says_where_to_look(client: httpx.Client, path: str, detail: str | None, hint: str) -> None:
+    (entry,) = assert_problem(client.get(path), 404, "not-found")["errors"]
+
+    assert detail in (None, entry["detail"])
+    assert entry["hint"].startswith(hint)
+
+
+def test_a_conflict_says_what_to_do_next(client: httpx.Client, quadratic: dict[str, Any]) -> None:
+    (entry,) = assert_problem(client.post(f"/v1/jobs/{quadratic['id']}/cancel"), 409, "conflict")["errors"]
+
+    assert entry["hint"] == "There is nothing to cancel; delete it to forget it."
 
 
 @pytest.mark.parametrize(

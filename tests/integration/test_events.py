@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,7 +118,9 @@ def test_one_stream_tells_of_the_states_of_all_jobs_and_everything_of_one(
     assert of_one == client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
 
 
-def test_a_stopping_server_ends_its_streams_promptly(make_server: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("busy", [True, False], ids=["with a job", "with nothing to tell"])
+def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Callable[..., Server], busy: bool) -> None:
+    """A stream that is cut raises in `follow`, and leaves an error in the server's log."""
     server = make_server()
     ended: list[float] = []
 
@@ -127,17 +130,22 @@ def test_a_stopping_server_ends_its_streams_promptly(make_server: Callable[..., 
                 pass
         ended.append(time.monotonic())
 
-    with server.client() as client:
-        job = client.post("/v1/jobs", json=LONG).json()
-        wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
-    threads = [Thread(target=follow, args=(path,)) for path in ("/v1/events", f"/v1/jobs/{job['id']}/events")]
+    paths = ["/v1/events"] * 8
+    if busy:
+        with server.client() as client:
+            job = client.post("/v1/jobs", json=LONG).json()
+            wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
+        paths[4:] = [f"/v1/jobs/{job['id']}/events"] * 4
+    threads = [Thread(target=follow, args=(path,)) for path in paths]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+        time.sleep(0.07)  # so that each looks whether it should end at another moment
     started = time.monotonic()
 
     assert server.stop() == 0
     for thread in threads:
         thread.join(10)
-    assert len(ended) == 2
+    assert len(ended) == 8
     assert max(ended) - started < 3
+    levels = [json.loads(line)["level"] for line in server.log.read_text().splitlines()]
+    assert "error" not in levels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -149,6 +150,98 @@ def test_a_diverging_job_fails_with_its_reason_and_publishes_nothing(client: htt
     assert job["error"]["step"] >= 1
     assert job["error"]["hint"]
     assert_problem(client.get("/v1/models/diverged"), 404, "not-found")
+
+
+def test_a_job_that_stopped_early_says_so_and_is_at_its_end(client: httpx.Client) -> None:
+    stopping = {"metric": "loss", "patience": 3, "min_delta": 1000}
+    job = run_job(client, {**examples.TRAIN, "early_stopping": stopping, "output": {"model": "early"}})
+    told = client.get(f"/v1/jobs/{job['id']}/events?limit=1000").json()["data"]
+
+    sentence = "Stopped early after epoch 4: loss had not improved by more than 1000 for 3 epochs."
+    assert (job["state"], job["state_reason"]) == ("succeeded", sentence)
+    assert [event["data"] for event in told if event["type"] == "log"] == [{"message": sentence, "step": 4, "epoch": 4}]
+    states = [event["data"] for event in told if event["type"] == "state"]
+    assert states[-1] == {"state": "succeeded", "attempt": 1, "reason": sentence}
+    assert (job["progress"]["step"], job["progress"]["fraction"], job["progress"]["eta_s"]) == (4, 1, 0)
+    assert job["attempts"][0]["resumed_from_step"] is None
+    assert sentence in client.get(f"/v1/jobs/{job['id']}/logs").text
+
+
+def test_the_log_says_what_was_done_and_how_it_ended(client: httpx.Client) -> None:
+    diverging = {**examples.TRAIN, "optimizer": {"type": "SGD", "lr": 1e6}, "output": {"model": "diverged"}}
+
+    def log(body: dict[str, Any]) -> list[str]:
+        job = client.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"}).json()
+        lines = client.get(f"/v1/jobs/{job['id']}/logs").text.replace(str(job["dataset"] and job["dataset"]["id"]), "…")
+        return [re.sub(r"^[0-9T:.Z-]{20,} ", "", line) for line in lines.splitlines()]
+
+    trained, failed = log(examples.TRAIN), log(diverging)
+    assert trained[0] == "--- attempt 1 ---"
+    assert re.fullmatch(
+        r"Attempt 1: training a net of 31 parameters on dataset … \(100 training rows\) with SGD, lr 0\.2, for mse; "
+        r"seed 1, \d+ threads\.",
+        trained[1],
+    )
+    assert re.fullmatch(r"Trained 200 steps, 200 epochs, in [\d.]+ s: loss 0\.\d+, mae .*", trained[2])
+    assert failed[2].startswith("Failed (non_finite_loss): The loss of step ")
+    assert len(failed) == 3  # and no traceback
+    assert log(examples.IMPORT)[1:] == [
+        "Attempt 1: importing a net of 9 parameters with the weights that were sent.",
+        "Imported.",
+    ]
+    assert log(examples.EVALUATE)[1].startswith("Attempt 1: evaluating quadratic/")
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_queued(client: httpx.Client) -> None:
+    before = client.get("/v1/jobs?limit=1").json()["data"]
+    wrong = {"hidden.weight": [[1.0, 2.0]], "hidden.bias": [0.5] * 10, "predict.weigth": [[1.0] * 10]}
+    body = {**examples.IMPORT, "architecture": examples.NET, "state_dict": wrong}
+    answer = client.post("/v1/jobs", json=body)
+
+    assert_problem(answer, 422, "checkpoint-refused")
+    assert [(each["pointer"], each["code"], each.get("layer")) for each in answer.json()["errors"]] == [
+        ("/state_dict", "missing", "predict"),
+        ("/state_dict", "missing", "predict"),
+        ("/state_dict/predict.weigth", "unexpected", None),
+        ("/state_dict/hidden.weight", "shapes", "hidden"),
+    ]
+    assert client.get("/v1/jobs?limit=1").json()["data"] == before
+
+
+def test_no_worker_evaluates_files_that_were_changed_after_the_job_was_taken(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(job_slots="1")
+    with server.client() as client:
+        run_job(client, examples.TRAIN)
+        long = client.post("/v1/jobs", json=LONG).json()
+        waiting = client.post("/v1/jobs", json=examples.EVALUATE).json()
+        [weights] = server.store.glob("models/quadratic/1/weights.pt")
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.chmod(0o644)
+        weights.write_bytes(content)
+        client.post(f"/v1/jobs/{long['id']}/cancel")
+        job = wait_for(lambda: (found := client.get(f"/v1/jobs/{waiting['id']}").json())["finished_at"] and found)
+        version = client.get("/v1/models/quadratic/versions/1").json()
+
+    assert (job["state"], job["error"]["code"], job["error"]["reason"]) == (
+        "failed",
+        "checkpoint_refused",
+        "digest-mismatch",
+    )
+    assert job["error"]["detail"] == "Its files differ from its manifest: weights.pt."
+    assert version["state"] == "quarantined"
+
+
+def test_jobs_that_bring_one_source_at_the_same_time_share_its_dataset(client: httpx.Client) -> None:
+    dataset = {**examples.PARABOLA, "rows": 200_000, "seed": 77}
+    body = {**examples.TRAIN, "dataset": dataset, "budget": {"steps": 1}, "output": {"model": "sharing"}}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/jobs", json=body), range(4)))
+
+    assert [answer.status_code for answer in answers] == [202] * 4
+    assert len({answer.json()["dataset"]["id"] for answer in answers}) == 1
 
 
 def test_a_full_queue_says_when_to_come_back(make_server: Callable[..., Server]) -> None:

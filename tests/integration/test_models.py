@@ -95,7 +95,7 @@ def test_one_part_of_the_weights_can_be_asked_for(client: httpx.Client, wanted: 
 def test_a_new_alias_is_made_only_where_none_is(client: httpx.Client, alias: str) -> None:
     again = client.put(ALIAS, json={"version": 2}, headers={"If-None-Match": "*"})
 
-    assert_problem(again, 412, "precondition-failed", pointer="/header/if-match")
+    assert_problem(again, 412, "precondition-failed", pointer="/header/if-none-match")
     assert client.get(ALIAS).json()["version"] == 1
     assert client.get(ALIAS).headers["etag"] == alias
 
@@ -125,13 +125,14 @@ def test_history_tells_the_changes_and_rollback_takes_the_last_one_back(client: 
         ("set", 1, 2, "better"),
         ("set", None, 1, None),
     ]
-    assert_problem(client.post(f"{ALIAS}/rollback"), 409, "conflict")
+    (entry,) = assert_problem(client.post(f"{ALIAS}/rollback"), 409, "conflict")["errors"]
+    assert entry["hint"] == "Its history shows where it pointed. Set it to the version that you want."
 
 
 @pytest.mark.parametrize(
     ("body", "status", "code", "pointer"),
     [
-        ({"version": 99}, 404, "not-found", None),
+        ({"version": 99}, 404, "not-found", "/version"),
         ({"version": 0}, 422, "validation-failed", "/version"),
         ({"version": "1"}, 422, "validation-failed", "/version"),
         ({"version": 1.5}, 422, "validation-failed", "/version"),

@@ -191,3 +191,35 @@ def test_a_missing_model_is_not_remembered_as_missing(client: httpx.Client) -> N
 
     assert_problem(before, 404, "not-found", pointer="/model")
     assert client.post("/predict", json=body).status_code == 200
+
+
+def test_warnings_point_into_rows_that_are_objects_by_column_name(client: httpx.Client) -> None:
+    fruit = {
+        "kind": "train",
+        "architecture": {
+            "schema": "arch/1",
+            "inputs": [{"name": "x", "shape": ["B", 3]}],
+            "root": {"type": "Linear", "in_features": 3, "out_features": 1},
+        },
+        "dataset": {
+            "type": "inline",
+            "columns": ["colour", "weight"],
+            "inputs": [["red", 1.0], ["green", 2.0], ["red", 3.0]],
+            "targets": [1.0, 2.0, 3.0],
+        },
+        "preprocessing": [{"type": "one_hot"}],
+        "objective": {"type": "mse"},
+        "optimizer": {"type": "SGD", "lr": 0.01},
+        "budget": {"epochs": 1},
+        "output": {"model": "fruit-prices"},
+    }
+    run_job(client, fruit)
+    rows = [["red", 9.0], {"weight": 2.0, "colour": "grean"}, {"weight": 0.5, "colour": "red"}]
+    warnings = client.post("/predict", json={"model": "fruit-prices", "inputs": rows}).json()["warnings"]
+
+    assert [(entry["pointer"], entry["code"], entry["got"]) for entry in warnings] == [
+        ("/inputs/0/1", "outside-training-range", "9"),
+        ("/inputs/1/colour", "unknown-category", "'grean'"),
+        ("/inputs/2/weight", "outside-training-range", "0.5"),
+    ]
+    assert warnings[1]["hint"] == "Did you mean 'green'?"

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
 
 from service import __version__
-from service.errors import FAILURE_CODES, ServiceError
+from service.errors import FAILURE_CODES, CheckpointReason, ServiceError
 from service.rest import problems
 from service.settings import Settings
 
@@ -162,6 +162,12 @@ def test_every_problem_is_documented_with_the_remedy_that_answers_name() -> None
 
 def test_every_failure_of_a_job_is_documented() -> None:
     assert [row[0] for row in _table("reference/errors.md", "Failure codes")] == list(FAILURE_CODES)
+
+
+def test_every_reason_of_a_refused_checkpoint_is_documented() -> None:
+    documented = [row[0] for row in _table("reference/errors.md", "Reasons of a refused checkpoint")]
+
+    assert documented == list(get_args(CheckpointReason))
 
 
 def test_every_setting_is_documented() -> None:

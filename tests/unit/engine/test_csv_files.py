@@ -146,6 +146,17 @@ def test_bytes_that_are_no_utf8_are_refused(read):
         read("a\nMünchen\n".encode("latin-1"))
 
 
+def test_a_ragged_row_hides_no_missing_value(read):
+    with pytest.raises(DatasetRefused) as refused:
+        read("a,b\n1,2\n3\n4,\n5,6,7\nx,8\n")
+
+    assert [(entry.code, entry.detail) for entry in refused.value.errors] == [
+        ("ragged-row", "line 3: 1 values, but line 1 names 2 columns."),
+        ("missing-value", "line 4, column 'b': A value is missing ('')."),
+        ("ragged-row", "line 5: 3 values, but line 1 names 2 columns."),
+    ]
+
+
 def test_all_mistakes_are_told_at_once_and_at_most_twenty(read):
     with pytest.raises(DatasetRefused) as refused:
         read("a,b\n" + "1,\n,2\n" * 50)

@@ -144,7 +144,7 @@ def test_an_imported_version_takes_rows_as_they_are():
     numbers = np.array([[[1.0, 2.0]]])
 
     assert preprocessor.inputs(numbers).tolist() == numbers.tolist()
-    assert preprocessor.out_of_range(numbers * 1e9) == []
+    assert preprocessor.unfamiliar(numbers * 1e9) == []
     assert preprocessor.row_shape is None
 
 
@@ -184,16 +184,35 @@ def test_a_number_that_overflows_the_nets_dtype_is_refused():
 def test_numbers_outside_the_training_range_are_told_one_by_one(stored):
     preprocessor, _ = fitted(stored([[0.0, -1], [1.0, 1]], columns=("x", "y")))
 
-    assert preprocessor.out_of_range(np.array([[0.0, -1], [1.0, 1]])) == []
-    first, second = preprocessor.out_of_range(np.array([[1.5, 0], [0.5, -2]]))
+    assert preprocessor.unfamiliar(np.array([[0.0, -1], [1.0, 1]])) == []
+    first, second = preprocessor.unfamiliar(np.array([[1.5, 0], [0.5, -2]]))
     assert (first.pointer, first.got, first.expected) == ("/inputs/0/0", "1.5", "0 to 1")
     assert (second.pointer, second.detail) == ("/inputs/1/1", "Column 'y' lies outside what the model was trained on.")
+
+
+def test_warnings_go_row_by_row_and_into_objects_by_column_name(stored):
+    preprocessor, _ = fitted(
+        stored([["red", 1.0], ["blue", 2.0]], columns=("colour", "weight")), OneHot(type="one_hot")
+    )
+    rows = [["green", 9.0], {"weight": 1.5, "colour": "rad"}, {"weight": 5, "colour": "red"}]
+
+    found = preprocessor.unfamiliar(
+        np.array([[9.0], [1.5], [5.0]]), np.array([[-1], [-1], [1]]), rows=rows, at="/inputs/x"
+    )
+
+    assert [(entry.pointer, entry.code, entry.got) for entry in found] == [
+        ("/inputs/x/0/0", "unknown-category", "'green'"),
+        ("/inputs/x/0/1", "outside-training-range", "9"),
+        ("/inputs/x/1/colour", "unknown-category", "'rad'"),
+        ("/inputs/x/2/weight", "outside-training-range", "5"),
+    ]
+    assert found[2].hint == "Did you mean 'red'?"
 
 
 def test_many_numbers_outside_the_range_are_counted(stored):
     preprocessor, _ = fitted(stored([[0.0], [1.0]]))
 
-    found = preprocessor.out_of_range(np.full((100, 1), 2.0))
+    found = preprocessor.unfamiliar(np.full((100, 1), 2.0))
 
     assert len(found) == 20
     assert found[-1].detail.startswith("81 more")
@@ -207,7 +226,7 @@ def test_large_rows_share_one_range(tmp_path):
 
     pictures = np.array(examples.numbers)
     pictures[1, 2, 3, 4] = 99
-    assert [entry.pointer for entry in preprocessor.out_of_range(pictures)] == ["/inputs/1/2/3/4"]
+    assert [entry.pointer for entry in preprocessor.unfamiliar(pictures)] == ["/inputs/1/2/3/4"]
 
 
 def test_columns_of_another_dataset_are_found_by_name(stored):

@@ -402,17 +402,21 @@ def test_training_ends_when_the_watched_metric_no_longer_improves():
     assert last.best["val_accuracy"].value > 0.6
 
 
-def test_an_improvement_must_be_larger_than_min_delta():
+def test_an_improvement_must_be_larger_than_min_delta_and_an_early_end_is_reported_as_the_end():
     x, y = parabola()
     document = config(
         optimizer={"type": "SGD", "lr": 1e-6},
         budget={"epochs": 100},
         early_stopping={"metric": "loss", "patience": 3, "min_delta": 0.1},
     )
+    for tick in (0.0, 1.0):  # the last step's loss is told with the end, or was told before it
+        events = list(Trainer(small_net(), document, (x,), y, clock=Clock(tick=tick)).run())
+        last = finished(events)
+        report = [event for event in events if isinstance(event, Report)][-1]
 
-    last = finished(Trainer(small_net(), document, (x,), y).run())
-
-    assert (last.reason, last.epoch) == ("early_stopping", 4)
+        assert (last.reason, last.epoch) == ("early_stopping", 4)
+        assert (report.step, report.fraction, report.eta_s) == (4, 1.0, 0.0)
+        assert len(losses_of(events)) == 4
 
 
 def test_measuring_changes_no_bit_of_the_training():

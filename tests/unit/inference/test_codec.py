@@ -75,6 +75,18 @@ def test_wrong_inputs_are_named(inputs: object, expected: list[tuple[str, str]])
     assert refusal(inputs, spec(1)) == ("validation-failed", expected)
 
 
+def test_a_wrong_name_in_a_row_hides_no_wrong_value() -> None:
+    rows = [{"age": "old", "citi": "Bern", "a/b": 1}, {"age": 1, "city": 5, "a/b": None}]
+
+    assert refusal(rows, spec(3), table=TABLE)[1] == [
+        ("/inputs/0/citi", "unknown-member"),
+        ("/inputs/0/city", "missing"),
+        ("/inputs/0/age", DTYPE),
+        ("/inputs/1/city", DTYPE),
+        ("/inputs/1/a~1b", DTYPE),
+    ]
+
+
 def test_several_inputs_are_told_apart_by_name_and_have_as_many_rows() -> None:
     left, right = spec(1, name="left"), spec(2, name="right")
 

@@ -18,6 +18,7 @@ from service.jobs.supervisor import Rules, Supervisor, folder_of_job
 from service.schemas.document import new_id
 from service.schemas.jobs import JobState
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
+from service.store.architectures import ArchitectureStore
 from service.store.database import Database
 from service.store.datasets import DatasetStore
 from service.store.models import ModelStore
@@ -52,6 +53,7 @@ class World:
             queue=self.queue,
             models=self.models,
             datasets=DatasetStore(self.root, self.database),
+            architectures=ArchitectureStore(self.database),
             launcher=self.launcher,
             rules=Rules(**{**{name: getattr(RULES, name) for name in RULES.__slots__}, **rules}),
             metrics=Metrics(),
@@ -321,6 +323,36 @@ def test_an_error_of_the_worker_is_the_jobs(world: World) -> None:
     )
 
 
+def test_a_version_that_a_worker_found_changed_is_quarantined(world: World) -> None:
+    _, publisher = world.start()
+    publisher.end(result=staged(publisher))
+    world.supervisor.turn()
+    changed = {
+        "code": "checkpoint_refused",
+        "reason": "digest-mismatch",
+        "detail": "Its files differ from its manifest: weights.pt.",
+    }
+    job_id = world.add(resolved_model={"model": "m", "version": 1})
+    world.supervisor.turn()
+    world.launcher.workers[-1].end(error=changed)
+    world.supervisor.turn()
+
+    assert (world.state(job_id), world.job(job_id).error) == ("failed", changed)
+    version = world.models.version("m", 1)
+    assert (version.state, version.reason) == ("quarantined", "Its files differ from its manifest: weights.pt")
+
+
+def test_a_job_whose_version_was_deleted_while_it_waited_fails_and_says_so(world: World) -> None:
+    job_id = world.add(resolved_model={"model": "m", "version": 2})
+    world.supervisor.turn()
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "failed"
+    error = world.job(job_id).error
+    assert error is not None
+    assert (error["code"], error["detail"]) == ("data_error", "There is no model 'm'.")
+
+
 def test_a_silent_and_idle_worker_is_stopped_as_stalled(world: World) -> None:
     job_id, worker = world.start()
     world.clock.advance(60.1)
@@ -538,6 +570,14 @@ def test_whoever_lost_the_store_stops_recording(world: World) -> None:
 
     assert worker.signals == []  # it is the other's worker by now
     assert world.job(job_id).progress is None
+
+
+def test_what_waited_before_the_start_is_started_at_once(world: World) -> None:
+    job_id = world.add()
+
+    world.supervisor.start()
+
+    wait_for(lambda: world.state(job_id) == "running", timeout=2)
 
 
 def test_the_thread_works_until_it_is_stopped_and_leaves_no_descriptor(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge
-from service.schemas.architecture import parse
+from service.schemas.architecture import parse, state_rows
 from service.schemas.judgement import Judgement, Limits, judge, require
 
 
@@ -194,7 +194,11 @@ def test_the_batch_folded_into_the_features_is_told_with_its_sizes():
         (["return stack(x, y, dim=1)"], [("B", 3), ("B", 4)], "shape-mismatch"),
         (["return mean(x, -2)"], [("B", 3)], "batch-mixed"),
         (["return softmax(x, -2)"], [("B", 3)], "batch-mixed"),
-        (["return permute(x, 1, 0)"], [("B", 3)], "batch-mixed"),
+        (["return cat(x, x, dim=0)"], [("B", 3)], "batch-mixed"),
+        (["return mean(x, (0, 1))"], [("B", 3)], "batch-mixed"),
+        (["return x[-1]"], [("B", 3)], "batch-mixed"),
+        (["return x[1:, 0]"], [("B", 3)], "batch-mixed"),
+        (["return x + transpose(y, 0, 1)"], [("B", 3), ("B", 3)], "batch-mixed"),
         (["return permute(x, 0, 1)"], [("B", 3, 4)], "shape-mismatch"),
         (["return x[0]"], [("B", 3)], "batch-mixed"),
         (["return x[:, 3]"], [("B", 3)], "shape-mismatch"),
@@ -211,6 +215,59 @@ def test_the_batch_folded_into_the_features_is_told_with_its_sizes():
 )
 def test_operations_refuse_what_does_not_fit(lines, shapes, code):
     assert told(judge(graph(*lines, shapes=shapes))) == [("/root/forward/0", code, None)]
+
+
+@pytest.mark.parametrize("line", ["return permute(x, 1, 0)", "return transpose(x, 0, 1)"])
+def test_what_a_net_gives_begins_with_the_batch(line):
+    assert told(judge(graph(line, shapes=[("B", 3)]))) == [("/root", "batch-not-first", None)]
+
+
+def test_the_batch_may_come_second_meanwhile():
+    lines = ["t = transpose(x, 0, 1)", "h = relu(t) + t", "return cat(h[0], h[-1], mean(h, 0), dim=1)"]
+    judgement = judge(graph(*lines, shapes=[("B", 5, 3)]))
+    assert judgement.errors == ()
+    assert judgement.summary["outputs"][0]["shape"] == ["B", 9]
+
+
+FREE = [
+    {"name": "scale", "type": "Parameter", "shape": [3], "init": "ones"},
+    {"name": "matrix", "type": "Parameter", "shape": [3, 4], "init": {"type": "normal", "std": 0.02}},
+    {"name": "shift", "type": "Buffer", "shape": [1, 4]},
+]
+
+
+def test_free_tensors_are_values_of_the_forward():
+    judgement = judge(graph("return (x * scale) @ matrix + shift", shapes=[("B", 3)], layers=FREE))
+    assert judgement.errors == ()
+    assert judgement.summary["parameters"] == 15
+    assert judgement.summary["outputs"][0]["shape"] == ["B", 4]
+    assert list(state_rows(judgement.architecture)) == ["scale", "matrix", "shift"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("return x * column", "batch-mixed"),
+        ("return cat(x, scale, dim=1)", "shape-mismatch"),
+        ("return x @ scale", "shape-mismatch"),
+        ("return scale(x)", "wrong-argument"),
+        ("return scale", "batch-not-first"),
+    ],
+)
+def test_a_free_tensor_has_no_batch(line, code):
+    layers = [
+        {"name": "scale", "type": "Parameter", "shape": [3]},
+        {"name": "column", "type": "Parameter", "shape": [2, 3]},
+    ]
+    used = [layer for layer in layers if layer["name"] in line]
+    judgement = judge(document({"type": "Graph", "layers": used, "forward": [line]}, ("B", 3)))
+    assert [error.code for error in judgement.errors] == [code]
+
+
+def test_free_tensors_stand_in_a_graph():
+    free = {"type": "Parameter", "shape": [3]}
+    assert [e.code for e in judge(document({"type": "Sequential", "layers": [free]}, ("B", 3))).errors] == ["misplaced"]
+    assert "misplaced" in [e.code for e in judge(document(free, ("B", 3))).errors]
 
 
 @pytest.mark.parametrize(

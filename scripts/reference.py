@@ -1,0 +1,449 @@
+"""Writes docs/reference/layers.md, operations.md and initial-weights.md from the documents in `service/schemas`.
+
+`scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. It
+knows no torch: what a layer makes of an input is asked of the rules that judge architectures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+
+from service.schemas import initial
+from service.schemas.architecture import json_schema
+from service.schemas.layers import LAYER_KINDS, Buffer, Graph, Parameter, Sequential
+from service.schemas.leaf import Argument, Leaf, Value
+from service.schemas.operation import StepDocument
+from service.schemas.shapes import DType, Mismatch, TensorSpec
+from service.schemas.steps import BY_OPERATION, SENTENCES
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "reference"
+_NOTE: Final = "<!-- Written by scripts/reference.py. Change the code instead, then run scripts/fix. -->"
+
+
+def main() -> int:
+    """Write the pages, or with --check say which are out of date."""
+    parser = argparse.ArgumentParser(description="Write the reference of the architecture language.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
+    check = parser.parse_args().check
+    stale = {name: text for name, text in pages().items() if not _is(FOLDER / name, text)}
+    for name, text in stale.items():
+        if not check:
+            (FOLDER / name).write_text(text)
+        print(f"{name} is out of date: run scripts/fix" if check else f"{name} is written")
+    return 1 if check and stale else 0
+
+
+def pages() -> dict[str, str]:
+    """The text of every page, by its file name."""
+    return {
+        "layers.md": "\n".join(_layers()),
+        "operations.md": "\n".join(_operations()),
+        "initial-weights.md": "\n".join(_initial()),
+    }
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+# Layers.
+
+_LAYERS: Final = """\
+# Layers
+
+{note}
+
+The members of an architecture document, and the {count} layers of `torch.nn` that it may name. A layer's members are
+the arguments of its class, with the same names and defaults. Left out are losses, the `Lazy` layers ("auto" does what
+they do), and arguments such as `device` that are no property of the net.
+
+Every layer may also have a `name`, which is its attribute and the beginning of its keys in the state_dict, and an `if`.
+A size may be written once for all dimensions (`3`) or for each (`[3, 3]`). Wherever a number or a boolean stands, an
+expression such as `"${{width * 2}}"` may stand.
+
+[The guide](../guide/architectures.md) tells how to put them together, [Operations](operations.md) what a `forward` may
+call besides.
+"""
+
+
+def _layers() -> Iterator[str]:
+    yield _LAYERS.format(note=_NOTE, count=len(LAYER_KINDS))
+    yield "## The document\n"
+    yield from _members(_properties(json_schema()))
+    definitions = json_schema()["$defs"]
+    for name in ("InputSpec", "Tie", "InitRule"):
+        yield f"\n### {name}\n"
+        yield _first_paragraph(definitions[name]["description"]) + "\n"
+        yield from _members(_properties(definitions[name], without=()))
+    yield "\n## What holds layers\n"
+    for kind in (Sequential, Graph):
+        yield f"### {kind.__name__}\n"
+        yield _sentence(kind) + "\n"
+        yield from _members(_properties(definitions[kind.__name__]))
+        yield ""
+    for name in ("Repeat", "Use", "Block"):
+        yield f"### {name}\n"
+        yield definitions[name]["description"] + "\n"
+        yield from _members(_properties(definitions[name]))
+        yield ""
+    yield "## Tensors of one's own\n"
+    for free in (Parameter, Buffer):
+        yield f"### {free.__name__}\n"
+        yield _sentence(free) + "\n"
+        yield from _members(_properties(free.model_json_schema(by_alias=True)))
+        yield ""
+    yield "## Layers of torch.nn\n"
+    names = sorted(LAYER_KINDS, key=str.lower)
+    for start in range(0, len(names), 4):
+        yield " · ".join(f"[{name}](#{name.lower()})" for name in names[start : start + 4])
+    yield ""
+    for name in names:
+        yield from _layer(LAYER_KINDS[name])
+
+
+def _layer(kind: type[Leaf]) -> Iterator[str]:
+    yield f"### {kind.__name__}\n"
+    yield _sentence(kind) + "\n"
+    properties = _properties(kind.model_json_schema(by_alias=True))
+    if properties:
+        yield from _members(properties)
+        yield ""
+    if kind.guessed is not None:
+        yield f'`{kind.guessed}` may be "auto": what comes in decides.'
+    if kind.arguments != (Argument("input"),):
+        yield f"Called with {_listed(map(_argument, kind.arguments))}."
+    if kind.takes in ("integer", "any"):
+        yield {"integer": "Takes int64 or int32.", "any": "Takes any dtype."}[kind.takes]
+    yield _example(kind) + "\n"
+
+
+def _argument(argument: Argument) -> str:
+    form = {"tensor": "", "values": " (several values, as in `(h, c)`)", "flag": " (true or false)"}[argument.form]
+    how = "" if argument.required else ", if wanted"
+    return f"`{argument.name}`{form}{how}{', by its name' if argument.by_name or argument.form == 'flag' else ''}"
+
+
+_MEMBERS: Final[Mapping[str, Any]] = {
+    "in_features": 8, "out_features": 4, "in1_features": 8, "in2_features": 8, "dim": 1, "unflattened_size": [2, 2],
+    "output_size": 4, "kernel_size": 2, "in_channels": 4, "out_channels": 6, "norm_type": 2, "num_features": 4,
+    "num_groups": 2, "num_channels": 4, "normalized_shape": 8, "size": 3, "num_embeddings": 100, "embedding_dim": 16,
+    "input_size": 8, "hidden_size": 16, "embed_dim": 8, "num_heads": 2, "d_model": 8, "nhead": 2, "num_layers": 2,
+    "encoder_layer": {"type": "TransformerEncoderLayer", "d_model": 8, "nhead": 2},
+    "decoder_layer": {"type": "TransformerDecoderLayer", "d_model": 8, "nhead": 2},
+    "threshold": 0.1, "value": 0, "padding": 1, "upscale_factor": 2, "downscale_factor": 2, "groups": 2,
+}  # fmt: skip
+"""What an example says where a member is required."""
+
+_MORE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Upsample": {"scale_factor": 2},
+    "UpsamplingNearest2d": {"scale_factor": 2},
+    "UpsamplingBilinear2d": {"scale_factor": 2},
+    "FractionalMaxPool2d": {"output_size": 4},
+    "FractionalMaxPool3d": {"output_size": 4},
+    "Transformer": {"d_model": 8, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 16},
+    "TransformerEncoderLayer": {"dim_feedforward": 16, "batch_first": True},
+    "TransformerDecoderLayer": {"dim_feedforward": 16, "batch_first": True},
+}
+"""What an example says besides."""
+
+_SIZES: Final[Sequence[tuple[int, ...]]] = ((8,), (4,), (10,), (4, 8), (16, 9), (4, 8, 8, 8), (4, 8, 8))
+"""Rows to try until one fits, with the batch before and behind their first size."""
+
+_MOST_KEYS: Final = 8
+_DTYPES: Final[Sequence[DType]] = ("float32", "int64")
+
+
+def _example(kind: type[Leaf]) -> str:
+    """What a small layer of this kind makes of a small input, and its keys."""
+    required = (name for name, field in kind.model_fields.items() if field.is_required() and name != "type")
+    members = {name: _MEMBERS[name] for name in required} | dict(_MORE.get(kind.__name__, {}))
+    layer = kind.model_validate({"type": kind.__name__, **members})
+    text = json.dumps({"type": kind.__name__, **members})
+    keys = {**layer.parameters(), **layer.buffers()}
+    words = [f"`{name}` {list(shape)}" for name, shape in keys.items()]
+    if len(words) > _MOST_KEYS:
+        words = [*words[: _MOST_KEYS - 1], f"{len(words) - _MOST_KEYS + 1} more"]
+    told = f"; keys: {_listed(words)}" if words else ""
+    found = _call(layer)
+    if found is None:
+        return f"`{text}`{told}."
+    given, result = found
+    taken = _listed(spec.shown for spec in given)
+    if _shape(result) == taken:
+        return f"`{text}` keeps the shape{told}."
+    return f"`{text}` makes {_shape(result)} of {taken}{told}."
+
+
+def _call(layer: Leaf) -> tuple[list[TensorSpec], Value] | None:
+    """Values that the layer takes, and what it makes of them."""
+    wanted = [argument for argument in layer.arguments if argument.required]
+    ranked = {"1d": (4, 8), "2d": (4, 8, 8), "3d": (4, 8, 8, 8)}.get(layer.type[-2:], (8,))
+    rows = _SIZES[-1:] if layer.type == "Flatten" else (ranked, *_SIZES)
+    for row, batch, dtype in itertools.product(rows, (0, 1), _DTYPES):
+        dtypes: list[DType] = ["int64" if argument.name == "indices" else dtype for argument in wanted]
+        given = [TensorSpec(row, each, batch) for each in dtypes]
+        try:
+            layer.check_dtype(given[0])
+            return given, layer.outcome({argument.name: spec for argument, spec in zip(wanted, given, strict=True)})
+        except Mismatch:
+            continue
+    return None
+
+
+def _shape(value: Value) -> str:
+    if isinstance(value, TensorSpec):
+        return value.shown
+    return f"({', '.join(map(_shape, value or ()))})"
+
+
+# Operations.
+
+_OPERATIONS: Final = """\
+# Operations
+
+{note}
+
+What a line of a `forward` may call besides the graph's own layers: {count} operations, with torch's names and argument
+names. Values are given by position; what follows them are constants, by position or by name. `…` stands for any number
+of values, which may stand in brackets too. A size may be one number for all dimensions, or a list. As a step in a
+document, an operation is `{{"op": "softmax", "inputs": ["%1"], "dim": 1}}`.
+
+No operation touches the batch: dimension 0 counts as the batch in `dim` and in an index, and `reshape` takes the sizes
+that come after it. [The guide](../guide/architectures.md#the-forward) tells the rules of lines.
+
+| in a line | what it gives | constants |
+| --- | --- | --- |"""
+
+
+def _operations() -> Iterator[str]:
+    yield _OPERATIONS.format(note=_NOTE, count=len(BY_OPERATION))
+    for op, kind in sorted(BY_OPERATION.items()):
+        constants = {
+            name: field
+            for name, field in _properties(kind.model_json_schema(by_alias=True)).items()
+            if name not in ("op", "inputs")
+        }
+        words = {name: _words(field) for name, field in constants.items()}
+        told = "; ".join(f"`{name}`: {word}" for name, word in words.items() if word not in _OBVIOUS)
+        yield f"| {_call_form(op, kind)} | {_cell(SENTENCES[op])} | {_cell(told)} |"
+    yield ""
+
+
+_OBVIOUS: Final = ("a number", "a whole number", "a whole number or a list of them", "true or false")
+_SIGNS: Final = {"matmul": "x @ y"}
+"""Signs that the operation's own sentence does not have."""
+
+
+def _call_form(op: str, kind: type[StepDocument]) -> str:
+    if op == "getitem":
+        return "`x[:, 0]`, `x[:, 1:3]`"
+    values = list(kind.values)
+    given = ["x, y, …"] if kind.tensors is None else values[: kind.tensors]
+    fields = {name: field for name, field in kind.model_fields.items() if name not in ("op", "inputs")}
+    named = kind.tensors is None  # by position only what comes before a default, or before any number of values
+    for name, field in fields.items():
+        if name == kind.spread:
+            given.append(f"*{name}")
+        elif field.is_required():
+            given.append(f"{name}=…" if named else name)
+        else:
+            named = True
+            given.append(f"{name}={_python(_default(kind, name))}")
+    text = f"`{op}({', '.join(given)})`"
+    return f"`{_SIGNS[op]}`, {text}" if op in _SIGNS else text
+
+
+def _python(value: Any) -> str:
+    value = _once(value)
+    return repr(tuple(value) if isinstance(value, list) else value)
+
+
+# Initial weights.
+
+_INITIAL: Final = """\
+# Initial weights
+
+{note}
+
+What may stand in the `init` of a [Parameter, a Buffer](layers.md#tensors-of-ones-own) or a rule. Names, arguments and
+defaults are those of `torch.nn.init`. `"normal"` alone is short for `{{"type": "normal"}}`.
+
+Layers are initialised as torch does it, from the job's seed; rules then fill what they match, in their order, and later
+ones win:
+
+```json
+{{
+  "init": [
+    {{"match": "**.weight", "layers": ["Conv2d"], "init": {{"type": "kaiming_normal", "mode": "fan_out"}}}},
+    {{"match": "head.bias", "init": "zeros"}}
+  ]
+}}
+```
+
+`match` is a pattern over keys of the state_dict: `*` stands for letters within one name, `**` for any number of names.
+`layers` narrows it to layers of these types. A rule that matches nothing is a mistake.
+
+| type | what it fills with | arguments |
+| --- | --- | --- |"""
+
+
+def _initial() -> Iterator[str]:
+    yield _INITIAL.format(note=_NOTE)
+    for kind in get_args(get_args(initial.Initializer)[0]):
+        properties = _properties(kind.model_json_schema(by_alias=True))
+        told = "; ".join(f"`{name}`: {_words(field)}{_given(field)}" for name, field in properties.items())
+        names = _listed(f"`{name}`" for name in get_args(kind.model_fields["type"].annotation))
+        yield f"| {names} | {_cell(_sentence(kind))} | {_cell(told)} |"
+    yield ""
+    yield f"{_listed(f'`{name}`' for name in sorted(initial.MATRICES))} fill tensors of at least two dimensions.\n"
+
+
+def _given(field: Mapping[str, Any]) -> str:
+    return f" ({json.dumps(field['default'])})" if "default" in field else ""
+
+
+# Members in words.
+
+_OF_EVERY: Final = ("type", "name", "if")
+"""What every layer has, and is told once."""
+
+
+def _properties(schema: Mapping[str, Any], *, without: Sequence[str] = _OF_EVERY) -> dict[str, dict[str, Any]]:
+    """The members of an object's JSON Schema, each with whether it must be there."""
+    required = schema.get("required", ())
+    return {
+        name: {**field, "required": name in required}
+        for name, field in schema.get("properties", {}).items()
+        if name not in without
+    }
+
+
+def _members(properties: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| member | what it is | default |"
+    yield "| --- | --- | --- |"
+    for name, field in properties.items():
+        default = "required" if field["required"] else _shown(field.get("default", _empty(field)))
+        yield f"| `{name}` | {_cell(_words(field))} | {_cell(default)} |"
+
+
+def _empty(field: Mapping[str, Any]) -> Any:
+    """The default of a member that is made anew for each document."""
+    return {} if field.get("type") == "object" else "zeros" if "discriminator" in field else None
+
+
+def _shown(value: Any) -> str:
+    return f"`{json.dumps(_once(value))}`"
+
+
+def _once(value: Any) -> Any:
+    """What is the same in every dimension, said once."""
+    return value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value
+
+
+def _default(kind: type[BaseModel], name: str) -> Any:
+    schema = kind.model_json_schema(by_alias=True)
+    return schema["properties"][name].get("default")
+
+
+def _words(field: Mapping[str, Any], *, several: bool = False) -> str:
+    """What a JSON Schema says, in words: "a whole number", or for several "whole numbers"."""
+    if "anyOf" in field:
+        return " or ".join(_alternatives(field["anyOf"], several=several))
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        one, many = _REFERENCES.get(name, (f"a {name}", f"{name}s"))
+        return many if several else one
+    if "const" in field:
+        return f"`{json.dumps(field['const'])}`"
+    if "enum" in field:
+        return ", ".join(f"`{json.dumps(word)}`" for word in field["enum"])
+    if "discriminator" in field:
+        kinds = field["discriminator"]["mapping"]
+        if "call" in kinds:
+            return "steps" if several else "a step"
+        if "kaiming_normal" in kinds:
+            return "[initial weights](initial-weights.md)"
+        return " or ".join(f"a {kind}" for kind in kinds)
+    one, many = _KINDS.get(field.get("type", ""), ("anything", "anything"))
+    match field.get("type"):
+        case "array":
+            inner = _words(field.get("items", {}), several=True)
+            return f"lists of {inner}" if several else f"a list of {inner}"
+        case "object":
+            values = field.get("additionalProperties")
+            inner = _words(values, several=True) if isinstance(values, Mapping) else "anything"
+            return f"{inner} by their name"
+        case "integer" | "number":
+            return (many if several else one) + _bounds(field)
+        case _:
+            return many if several else one
+
+
+def _alternatives(options: Sequence[Mapping[str, Any]], *, several: bool) -> list[str]:
+    """What each of several alternatives says, where `3` and `[3, 3]` are said together."""
+    told = [_words(option, several=several) for option in options if option != _EXPRESSION]
+    for kind in ("whole number", "number"):
+        pair = [f"a {kind}", f"a list of {kind}s"]
+        if all(word in told for word in pair):
+            told = [f"a {kind} or a list of them", *(word for word in told if word not in pair)]
+    if told == ["a whole number", "a list of whole numbers or `null`", "`null`"]:
+        return ["a whole number", "`null`", "a list of these"]
+    return list(dict.fromkeys(told))
+
+
+_KINDS: Final = {
+    "integer": ("a whole number", "whole numbers"),
+    "number": ("a number", "numbers"),
+    "boolean": ("true or false", "booleans"),
+    "string": ("a text", "texts"),
+    "null": ("`null`", "`null`"),
+}
+_EXPRESSION: Final = {"$ref": "#/$defs/Expression"}
+_REFERENCES: Final = {
+    "Layer": ("a layer", "layers"),
+    "Constant": ("a number, a boolean or a list of these", "numbers, booleans or lists of these"),
+    "Block": ("a [Block](#block)", "[Blocks](#block)"),
+    "InputSpec": ("an [InputSpec](#inputspec)", "[InputSpecs](#inputspec)"),
+    "Tie": ("a [Tie](#tie)", "[Ties](#tie)"),
+    "InitRule": ("an [InitRule](#initrule)", "[InitRules](#initrule)"),
+}
+
+
+def _bounds(field: Mapping[str, Any]) -> str:
+    low, above, high = field.get("minimum"), field.get("exclusiveMinimum"), field.get("maximum")
+    if above is not None:
+        return f" above {above}"
+    if low is not None and low > -64:
+        return f" from {low} to {high}" if high is not None and high < 10_000 else f" from {low} on"
+    return ""
+
+
+def _sentence(kind: type) -> str:
+    """The first paragraph of a docstring, as one line."""
+    return _first_paragraph(inspect.getdoc(kind) or "")
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _listed(words: Iterable[str]) -> str:
+    *most, last = [*words]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Weights of an edited net: taken over from the source where its tensors stay, reshaped by policy, else freshly drawn;
+and frozen where the edits say so.
+
+Knows tensors and weight maps, and nothing of edits, files or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final, assert_never
+
+from torch import Tensor, nn
+
+from service.errors import CheckpointRefused, Entry
+from service.schemas.edits import WeightMap
+from service.schemas.surgery import Policy
+
+
+def transfer(source: Mapping[str, Tensor], fresh: Mapping[str, Tensor], weights: WeightMap) -> dict[str, Tensor]:
+    """The state_dict of an edited net.
+
+    Args:
+        source: the state_dict of the net before its edits.
+        fresh: the state_dict of the edited net as it was built, drawn from the seed; not changed.
+        weights: where each of its tensors comes from.
+
+    Returns:
+        A tensor for every key of `fresh`, in its order. Kept tensors are the source's own, not copies.
+
+    Raises:
+        CheckpointRefused: the source is not the net that the map was made for.
+    """
+    kept = {each.to: each.from_ for each in weights.kept}
+    reshaped = {each.key: each for each in weights.reshaped}
+    missing = [key for key in (*kept.values(), *(each.from_ for each in weights.reshaped)) if key not in source]
+    if missing:
+        errors = [Entry("", "missing", f"The source lacks {key!r}.") for key in missing[:20]]
+        raise CheckpointRefused(_OTHER, reason="keys", errors=errors)
+    found: dict[str, Tensor] = {}
+    for key, tensor in fresh.items():
+        if key in kept:
+            found[key] = source[kept[key]]
+        elif key in reshaped:
+            found[key] = _reshaped(source[reshaped[key].from_], tensor, reshaped[key].policy)
+        else:
+            found[key] = tensor
+        if (found[key].shape, found[key].dtype) != (tensor.shape, tensor.dtype):
+            wanted, got = f"{list(tensor.shape)}", f"{list(found[key].shape)}"
+            entry = Entry("", "shapes", f"The source's {key!r} has another shape.", expected=wanted, got=got)
+            raise CheckpointRefused(_OTHER, reason="shapes", errors=[entry])
+    return found
+
+
+_OTHER: Final = "The source's weights are not those that the edits were made for."
+
+
+def freeze(module: nn.Module, keys: Collection[str]) -> None:
+    """Hold tensors of a net as they are while the others are trained.
+
+    Parameters among them get no gradient. A layer whose running statistics are among them computes as in evaluation,
+    whatever mode the net is in: else the statistics of a BatchNorm would move with the batches.
+
+    Args:
+        keys: keys of the net's state_dict.
+    """
+    for key, parameter in module.named_parameters():
+        if key in keys:
+            parameter.requires_grad_(False)
+    for path, layer in module.named_modules():
+        statistics = [name for name, _ in layer.named_buffers(prefix=path, recurse=False) if "running_" in name]
+        if statistics and all(name in keys for name in statistics):
+            layer.register_forward_pre_hook(_as_in_evaluation)
+
+
+def _as_in_evaluation(layer: nn.Module, _: object) -> None:
+    layer.eval()
+
+
+def _reshaped(old: Tensor, fresh: Tensor, policy: Policy) -> Tensor:
+    """A tensor of the shape of `fresh` made of `old`, which has as many dimensions."""
+    match policy:
+        case "reinit":
+            return fresh
+        case "slice":
+            return old[tuple(slice(size) for size in fresh.shape)].clone()
+        case "pad":
+            padded = fresh.clone()
+            padded[: old.shape[0]] = 0  # what is added to old rows adds nothing to their outputs
+            padded[tuple(slice(size) for size in old.shape)] = old
+            return padded
+        case "mean_channels":
+            mean = old.mean(dim=1, keepdim=True)  # [out, 1, …]
+            return mean.expand(fresh.shape).clone()
+        case _:
+            assert_never(policy)

@@ -1,0 +1,105 @@
+"""Documents and versions read in other forms over HTTP, and two nets compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service.schemas import examples
+from tests.problems import assert_problem
+
+PYTHON = """import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(1, 10)
+        self.predict = nn.Linear(10, 1)
+
+    def forward(self, x):
+        return self.predict(F.relu(self.hidden(x)))
+
+
+net = Net()
+# net.load_state_dict(torch.load("weights.pt", weights_only=True))
+"""
+
+
+@pytest.fixture
+def stored(client: httpx.Client) -> dict[str, Any]:
+    """The net of the tutorial, kept."""
+    found = client.post("/v1/architectures", json=examples.NET).json()
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_document_as_python(client: httpx.Client, stored: dict[str, Any]) -> None:
+    answer = client.get(f"/v1/architectures/{stored['digest']}?view=python")
+
+    assert answer.headers["content-type"] == "text/x-python; charset=utf-8"
+    assert answer.text == PYTHON
+
+
+@pytest.mark.parametrize("view", ["authored", "canonical", "summary"])
+def test_a_document_in_one_form_of_json(client: httpx.Client, stored: dict[str, Any], view: str) -> None:
+    answer = client.get(f"/v1/architectures/{stored['digest']}", params={"view": view})
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == stored[view]
+
+
+@pytest.mark.parametrize(("view", "start"), [("mermaid", "flowchart TD\n"), ("table", "Layer ")])
+def test_a_document_as_a_picture_of_text(client: httpx.Client, stored: dict[str, Any], view: str, start: str) -> None:
+    answer = client.get(f"/v1/architectures/{stored['digest']}", params={"view": view})
+
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text.startswith(start)
+
+
+def test_a_form_that_is_not_there(client: httpx.Client, stored: dict[str, Any]) -> None:
+    answer = client.get(f"/v1/architectures/{stored['digest']}?view=pickle")
+
+    assert_problem(answer, 422, "validation-failed", pointer="/query/view")
+
+
+@pytest.mark.usefixtures("quadratic")
+def test_a_version_is_read_in_the_same_forms(client: httpx.Client) -> None:
+    place = "/v1/models/quadratic/versions/1"
+
+    assert client.get(f"{place}/python").text == PYTHON
+    assert client.get(f"{place}/architecture?view=python").text == PYTHON
+    assert client.get(f"{place}/architecture").json() == client.get(f"{place}/architecture?view=canonical").json()
+    assert client.get(f"{place}/architecture?view=table").text.startswith("Layer ")
+    assert_problem(client.get("/v1/models/quadratic/versions/99/python"), 404, "not-found")
+
+
+@pytest.mark.usefixtures("quadratic")
+def test_two_nets_are_compared_wherever_they_come_from(client: httpx.Client, stored: dict[str, Any]) -> None:
+    wider = {**examples.NET, "root": {**examples.NET["root"], "class_name": "Wide"}}
+    for side in (examples.NET, stored["digest"], {"model": "quadratic", "version": 1}, {"model": "quadratic"}):
+        found = client.post("/v1/architectures/diff", json={"a": side, "b": wider}).json()
+
+        assert found["text"].splitlines() == [
+            "class name Net → Wide",
+            "Parameters: 31, as before",
+            "Output: [B, 1] float32, as before",
+        ]
+        assert found["a"] == stored["digest"]
+        assert found["changes"][0]["field"] == "class_name"
+
+
+def test_what_is_wrong_with_either_side_is_told_at_its_place(client: httpx.Client) -> None:
+    def refused(a: Any, b: Any, status: int, code: str, pointer: str) -> None:
+        assert_problem(client.post("/v1/architectures/diff", json={"a": a, "b": b}), status, code, pointer=pointer)
+
+    broken = {**examples.NET, "root": {"type": "Linear", "in_features": 2, "out_features": 1}}
+    refused(examples.NET, "sha256:" + "0" * 64, 404, "not-found", "/b")
+    refused({"model": "nothing"}, examples.NET, 404, "not-found", "/a")
+    refused(broken, broken, 422, "architecture-invalid", "/a/root/in_features")
+    refused(broken, broken, 422, "architecture-invalid", "/b/root/in_features")
+    refused(3, examples.NET, 422, "validation-failed", "/a")
