@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,8 +125,7 @@ class _Author:
 
     def size(self, n: Size, *, auto: bool = False) -> Any:
         """The number n, as it may be written."""
-        if isinstance(n, str):
-            return "auto"
+        assert isinstance(n, int)
         w, wide = self.params["w"], self.params["wide"][0]
         forms = [n, f"${{w * {n // w} + {n % w}}}", f"${{{n + wide} - wide[0]}}", f"${{ w + {n - w} }}"]
         return self.one_of(*forms, *(["auto"] if auto else []))
@@ -190,14 +190,15 @@ class _Author:
         return node
 
     def norm(self, wide: Size) -> Node:
-        kind = self.one_of("BatchNorm1d", "LayerNorm", "RMSNorm", "GroupNorm")
+        groups = ["GroupNorm"] if isinstance(wide, int) and wide > 1 else []  # a group of one has no variance
+        kind = self.one_of("BatchNorm1d", "LayerNorm", "RMSNorm", *groups)
         match kind:
             case "BatchNorm1d":
                 return {"type": kind, "num_features": self.size(wide, auto=True)}
             case "GroupNorm":
                 return {"type": kind, "num_groups": 1, "num_channels": self.size(wide, auto=True)}
             case _:
-                return {"type": kind, "normalized_shape": self.size(wide, auto=kind == "LayerNorm"), "eps": 0.1}
+                return {"type": kind, "normalized_shape": self.size(wide, auto=True), "eps": 0.1}
 
     def residual(self, wide: int, high: int, depth: int) -> Node:
         """A graph that calls one layer twice and adds what it gives."""
@@ -235,7 +236,10 @@ class _Author:
                     kind = self.one_of("BatchNorm2d", "InstanceNorm2d")
                     layers.append({"type": kind, "num_features": self.size(channels, auto=True)})
                 case "pad":
-                    layers += [{"type": "ZeroPad2d", "padding": 1}, {"type": "AvgPool2d", "kernel_size": 3, "stride": 1}]
+                    layers += [
+                        {"type": "ZeroPad2d", "padding": 1},
+                        {"type": "AvgPool2d", "kernel_size": 3, "stride": 1},
+                    ]
                 case "pool":
                     layers.append({"type": "MaxPool2d", "kernel_size": 3, "stride": 1, "padding": 1})
                 case _:
@@ -320,19 +324,19 @@ class _Forward:
         author, (wide,) = self.author, value.sizes
         high = author.number(1, 6)
         if isinstance(wide, str):
-            name = self.layer(author.linear(wide, high), "fc")
-        elif author.number(0, 2):
+            return self.apply(value)
+        if author.number(0, 2):
             name = self.layer(author.dense(wide, high, 2), "dense")
         else:
             name = self.layer(author.linear(wide, high), "fc")
             self.keys.append(f"{name}.weight")
         expression = f"{name}({self.read(value)})"
-        self.line(self.made("vector", high).name, expression)
+        return self.line(self.made("vector", high).name, expression)
 
     def shared(self, value: _Value) -> None:
         (wide,) = value.sizes
         if isinstance(wide, str):
-            return self.dense(value)
+            return self.apply(value)
         name = self.layer(self.author.dense(wide, wide, 1), "shared")
         expression = f"{name}({self.read(value)})"
         first = self.made("vector", wide)
@@ -343,7 +347,7 @@ class _Forward:
     def tied(self, value: _Value) -> None:
         (wide,) = value.sizes
         if isinstance(wide, str):
-            return self.dense(value)
+            return self.apply(value)
         names = [self.layer(self.author.linear(wide, wide), "tied") for _ in range(2)]
         self.tie.append({"from": f"{names[0]}.weight", "to": f"{names[1]}.weight"})
         self.keys.append(f"{names[0]}.weight")
@@ -351,11 +355,11 @@ class _Forward:
         return self.line(self.made("vector", wide).name, expression)
 
     def normalise(self, value: _Value) -> None:
+        if isinstance(value.sizes[0], str):
+            return self.apply(value)
         name = self.layer(self.author.norm(value.sizes[0]), "norm")
-        if self.layers[-1].get("normalized_shape") == "auto" and isinstance(value.sizes[0], str):
-            self.layers[-1] = {"name": name, "type": "BatchNorm1d", "num_features": "auto"}
         expression = f"{name}({self.read(value)})"
-        self.line(self.made("vector", *value.sizes).name, expression)
+        return self.line(self.made("vector", *value.sizes).name, expression)
 
     def join(self, value: _Value) -> None:
         other = self.author.one_of(*[each for each in self.values if each.kind == "vector"])
@@ -433,9 +437,18 @@ class _Forward:
 
     def enlarge(self, value: _Value) -> None:
         channels, *_ = value.sizes
-        node: Node = {"type": "ConvTranspose2d", "in_channels": "auto", "out_channels": 2, "kernel_size": 2, "stride": 2}
+        node: Node = {
+            "type": "ConvTranspose2d",
+            "in_channels": "auto",
+            "out_channels": 2,
+            "kernel_size": 2,
+            "stride": 2,
+        }
         if self.author.number(0, 1):
-            node, channels = {"type": "Upsample", "scale_factor": 2, "mode": self.author.one_of("nearest", "bilinear")}, channels
+            node, channels = (
+                {"type": "Upsample", "scale_factor": 2, "mode": self.author.one_of("nearest", "bilinear")},
+                channels,
+            )
         else:
             channels = 2
         expression = f"{self.layer(node, 'up')}({self.read(value)})"
@@ -448,13 +461,14 @@ class _Forward:
         match self.author.one_of("mean", "pool", "flat", "pixels"):
             case "mean":
                 self.line(self.made("vector", channels).name, f"mean({text}, dim=(2, 3))")
-            case "flat" if all(side in (8, 9) for side in sides):
-                self.line(self.made("vector", self.unknown()).name, f"flatten({text})")
+            case "flat" if all(isinstance(side, int) for side in sides):
+                self.line(self.made("vector", math.prod(map(int, value.sizes))).name, f"flatten({text})")
             case "pixels":
                 self.line(self.made("sequence", self.unknown(), channels).name, f"transpose(flatten({text}, 2), 1, 2)")
             case _:
-                name = self.layer({"type": "AdaptiveAvgPool2d", "output_size": self.author.one_of(1, [1, 2])}, "pool")
-                self.line(self.made("vector", self.unknown()).name, f"flatten({name}({text}))")
+                columns = self.author.number(1, 2)
+                name = self.layer({"type": "AdaptiveAvgPool2d", "output_size": [1, columns]}, "pool")
+                self.line(self.made("vector", int(channels) * columns).name, f"flatten({name}({text}))")
 
     def concatenate(self, value: _Value) -> None:
         others = [each for each in self.values if each.kind == "image" and each.sizes[1:] == value.sizes[1:]]
@@ -472,6 +486,8 @@ class _Forward:
 
     def recur(self, value: _Value) -> None:
         author, (steps, wide) = self.author, value.sizes
+        if isinstance(wide, str):
+            return self.pool(value)
         kind, high, count = author.one_of("LSTM", "GRU", "RNN"), author.number(1, 4), author.number(1, 2)
         first, both = author.one_of(True, False), author.one_of(True, False)
         node: Node = {"type": kind, "input_size": author.size(wide, auto=True), "hidden_size": author.size(high)}
@@ -495,20 +511,27 @@ class _Forward:
             made = self.made("sequence", count * directions, high)
             self.line(made.name, f"transpose({h}, 0, 1)")
         if target == "all" and kind == "LSTM":
-            self.line(self.made("vector", high).name, f"{c}[-1]" if author.number(0, 1) else f"transpose({c}, 0, 1)[:, 0]")
+            last = author.one_of(f"{c}[-1]", f"{c}[0]", f"transpose({c}, 0, 1)[:, 0]")
+            self.line(self.made("vector", high).name, last)
+        return None
 
     def encode(self, value: _Value) -> None:
         """A transformer's layer, or several, over features that two heads can share."""
         author, (steps, wide) = self.author, value.sizes
-        wide = self.even(value) if isinstance(wide, str) or wide % 2 else wide
-        value = self.values[-1] if value.sizes[1] != wide else value
+        if isinstance(wide, str):
+            return self.pool(value)
+        if wide % 2:
+            value, wide = self.even(value), 4
         first = author.one_of(True, False)
         node: Node = {"type": "TransformerEncoderLayer", "d_model": author.size(wide), "nhead": 2, "dim_feedforward": 5}
         node |= {"activation": author.one_of("relu", "gelu"), "norm_first": author.flag(), "batch_first": first}
         node["layer_norm_eps"] = 0.1
         mask = "src_mask"
         if author.number(0, 1):
-            node, mask = {"type": "TransformerEncoder", "encoder_layer": node, "num_layers": author.number(1, 2)}, "mask"
+            node, mask = (
+                {"type": "TransformerEncoder", "encoder_layer": node, "num_layers": author.number(1, 2)},
+                "mask",
+            )
         lengths = self.lengths(value)
         text = self.read(value)
         more = ""
@@ -518,26 +541,23 @@ class _Forward:
             more = f", {mask}=causal_mask({text})"
         name = self.layer(node, "encoder")
         call = f"{name}({text}{more})" if first else f"transpose({name}(transpose({text}, 0, 1){more}), 0, 1)"
-        self.line(self.made("sequence", steps, wide).name, call)
+        return self.line(self.made("sequence", steps, wide).name, call)
 
-    def even(self, value: _Value) -> int:
+    def even(self, value: _Value) -> _Value:
         """Features by a Linear, so that their number is even."""
         name, text = self.layer(self.author.linear(value.sizes[1], 4), "into"), self.read(value)
-        self.line(self.made("sequence", value.sizes[0], 4).name, f"{name}({text})")
-        return 4
+        made = self.made("sequence", value.sizes[0], 4)
+        self.line(made.name, f"{name}({text})")
+        return made
 
     def attend(self, value: _Value) -> None:
         author, (steps, wide) = self.author, value.sizes
         text = self.read(value)
-        if author.number(0, 1):
+        if author.number(0, 1) or isinstance(wide, str):
             causal = author.one_of("", ", is_causal=True", ", attn_mask=logical_not(causal_mask({0}))").format(text)
             expression = f"scaled_dot_product_attention({text}, {text}, {text}{causal})"
             self.line(self.made("sequence", steps, wide).name, expression)
             return
-        if isinstance(wide, str):
-            wide = self.even(value)
-            value = self.values[-1]
-            text = self.read(value)
         node: Node = {"type": "MultiheadAttention", "embed_dim": author.size(wide), "num_heads": 1 + (wide + 1) % 2}
         name = self.layer(node | {"batch_first": True, "bias": author.flag()}, "attention")
         lengths = self.lengths(value)
@@ -552,15 +572,20 @@ class _Forward:
     def stepwise(self, value: _Value) -> None:
         author, (steps, wide) = self.author, value.sizes
         text = self.read(value)
+        if isinstance(wide, str):
+            self.line(self.made("sequence", steps, wide).name, f"softmax({text}, -1)")
+            return
         match author.one_of("linear", "conv", "class", "norm"):
             case "linear":
                 high = author.number(1, 6)
-                self.line(self.made("sequence", steps, high).name, f"{self.layer(author.linear(wide, high), 'fc')}({text})")
+                self.line(
+                    self.made("sequence", steps, high).name, f"{self.layer(author.linear(wide, high), 'fc')}({text})"
+                )
             case "conv":
                 node = {"type": "Conv1d", "in_channels": "auto", "out_channels": 3, "kernel_size": 3, "padding": 1}
                 call = f"transpose({self.layer(node, 'conv')}(transpose({text}, 1, 2)), 1, 2)"
                 self.line(self.made("sequence", steps, 3).name, call)
-            case "class" if isinstance(wide, int):
+            case "class":
                 name = self.layer({"type": "Parameter", "shape": [1, 1, author.size(wide)], "init": "normal"}, "token")
                 call = f"cat(expand_batch({name}, {text}), {text}, dim=1)"
                 self.line(self.made("sequence", self.unknown(), wide).name, call)
@@ -569,8 +594,7 @@ class _Forward:
                 self.line(self.made("sequence", steps, wide).name, f"{name}({text})")
 
     def pool(self, value: _Value) -> None:
-        steps, wide = value.sizes
-        lengths, text = self.lengths(value), self.read(value)
+        wide, lengths, text = value.sizes[1], self.lengths(value), self.read(value)
         if lengths:
             op = self.author.one_of("masked_mean", "masked_max", "last_valid")
             expression = f"{op}({text}, {self.read(lengths)})"
@@ -726,11 +750,59 @@ JUNK: Final[tuple[Any, ...]] = (
     *(None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.0, 2**24, 2**31, 2**63, 10**30, 1e300, "", "x", "auto", "B", "T"),
     *("${w}", "${w", "${w / 0}", "${w ** 9}", "${nobody}", "${wide}", "${wide[9]}", "${on}", "Graph", "Sequential"),
     *("Linear", "LSTM", "Use", "Repeat", "Parameter", "same", "valid", "%1", "a\x00b", "zeros", [], {}, [1], [1, 2]),
+    *("eye", "dirac", "normal", "orthogonal", {"type": "constant", "value": -1}, {"type": "uniform"}, "uint8", "bool"),
     *(["B"], [[1]], {"type": "Linear"}, {"type": "Identity"}, {"type": "ReLU", "if": False}, {"a": {"b": []}}),
 )
+_MEMBERS: Final = (
+    "if",
+    "name",
+    "type",
+    "in_features",
+    "bias",
+    "nobody",
+    "layers",
+    "absent",
+    "init",
+    "dtype",
+    "persistent",
+)
 _WORDS: Final = (
-    *("x", "v1", "v2", "relu", "layer_0", "fc_0", "nobody", "flatten", "cat", "return", "dim=1", "dim=0", "0", "-1", "2"),
-    *("+", "*", "@", "/", "(", ")", "[", "]", "[0]", "[:, 0]", ",", "=", "None", "'x'", "x.view", "transpose", "lambda"),
+    *(
+        "x",
+        "v1",
+        "v2",
+        "relu",
+        "layer_0",
+        "fc_0",
+        "nobody",
+        "flatten",
+        "cat",
+        "return",
+        "dim=1",
+        "dim=0",
+        "0",
+        "-1",
+        "2",
+    ),
+    *(
+        "+",
+        "*",
+        "@",
+        "/",
+        "(",
+        ")",
+        "[",
+        "]",
+        "[0]",
+        "[:, 0]",
+        ",",
+        "=",
+        "None",
+        "'x'",
+        "x.view",
+        "transpose",
+        "lambda",
+    ),
     *("__class__", "import os", "1e999", "//", "if", "*x", "v1 = v1", "mean", "one_hot", "split", ";", "é", "\n"),
 )
 
@@ -751,7 +823,7 @@ def damaged(draw: st.DrawFn) -> Any:
             case "replace":
                 at[key] = junk
             case "junk" if isinstance(at, dict):
-                at[draw(st.sampled_from(["if", "name", "type", "in_features", "bias", "nobody", "layers", "absent"]))] = junk
+                at[draw(st.sampled_from(_MEMBERS))] = junk
             case "junk":
                 at.insert(key, junk)
             case "swap":

@@ -25,12 +25,15 @@ from service.schemas.layers import Graph, Layer, Sequential
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.steps import Call, Return
 from service.schemas.training import (
+    L1,
     BceWithLogits,
     CrossEntropy,
     MetricName,
     MinMax,
+    Mse,
     Objective,
     OneHot,
+    SmoothL1,
     Standardize,
     TrainingConfig,
 )
@@ -85,6 +88,7 @@ def agree(
             row_shape = (_table_width(examples, train_rows),)
         found += _row_mistakes(row_shape, tuple(specs[0].shape)[1:])
         found += _batch_mistakes(config, len(train_rows), warnings)
+        warnings += _batches_of_one(judgement, config, len(train_rows))
     found += _dtype_mistakes(manifest, config, str(specs[0].dtype))
     found += _target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=_NET)
     return found, warnings
@@ -135,6 +139,9 @@ def _plain_row_mistakes(manifest: DatasetManifest, wanted: tuple[Size, ...]) -> 
 def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
     """A net that ends in what the objective does itself learns slowly, and its probabilities are wrong."""
     ends_in = _last(root)
+    if isinstance(objective, (Mse, L1, SmoothL1)) and ends_in.lower() in _NEVER_BELOW_ZERO:
+        detail = f"The net ends in {ends_in}, so that it can never answer below 0, whatever the targets are."
+        return [Entry(_NET, "relu-on-output", detail, hint="Leave the last activation out.")]
     twice = {CrossEntropy: ("Softmax", "softmax"), BceWithLogits: ("Sigmoid", "sigmoid")}.get(type(objective), ())
     if ends_in not in twice:
         return []
@@ -142,6 +149,9 @@ def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
     detail = f"The net ends in a {name}, and {objective.type} applies one too: it takes logits."
     hint = f"Leave the {name} out; a classifier's answers carry probabilities all the same."
     return [Entry(_NET, f"{name}-twice", detail, hint=hint)]
+
+
+_NEVER_BELOW_ZERO: Final = frozenset({"relu", "relu6", "softplus", "sigmoid", "softmax", "hardsigmoid"})
 
 
 def _last(layer: Layer) -> str:
@@ -273,6 +283,22 @@ def _batch_mistakes(config: TrainingConfig, rows: int, warnings: list[Entry]) ->
         hint = "Use a smaller batch_size, or no drop_last."
         return [Entry("/batch_size", "invalid", f"{detail} drop_last would drop them all.", hint=hint)]
     warnings.append(Entry("/batch_size", "large-batch", f"{detail} Each step takes all of them."))
+    return []
+
+
+def _batches_of_one(judgement: Judgement, config: TrainingConfig, rows: int) -> list[Entry]:
+    """A BatchNorm of one value a channel has no variance: torch refuses it in the middle of an epoch."""
+    size = config.batch_size or rows
+    alone = rows == 1 or size == 1 or (rows % size == 1 and not config.drop_last)
+    if not alone:
+        return []
+    for layer in (judgement.summary or {})["layers"]:
+        if layer["type"] in ("BatchNorm1d", "SyncBatchNorm") and len(layer["output_shape"]) == 2:
+            path = layer["path"]
+            last = "The last batch of an epoch" if rows > size > 1 else "A batch"
+            detail = f"{last} has one row, and `{path}` cannot normalise a single value while training."
+            hint = '"drop_last": true leaves that batch out.' if rows > size > 1 else "Use a larger batch_size."
+            return [Entry(_NET, "batch-of-one", detail, layer=path or None, hint=hint)]
     return []
 
 

@@ -213,7 +213,7 @@ def write_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of itself, of which neither the net's author nor a server can mend anything."""
+    """Without what torch's exporter says of itself, of which neither an author nor a server can mend anything."""
     logger = logging.getLogger("torch.onnx")  # each time it tells that torchvision is not installed
     level = logger.level
     logger.setLevel(logging.ERROR)

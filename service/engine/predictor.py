@@ -7,7 +7,7 @@ a folder's files and their meaning; knows no store, no alias and no request.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,28 +127,27 @@ class Predictor:
             return rows
         raise AssertionError("unreachable")
 
-    def independence(self, rows: Sequence[Rows]) -> BatchIndependence:
+    def independence(self, golden: Mapping[str, Any]) -> BatchIndependence:
         """Whether the answer to a row depends on the rows that ride with it, tried with the weights as they are.
 
-        Every row is asked alone, and beside each of its neighbours; what may differ is the last bits of sums, which
-        kernels add up in another order for another number of rows.
+        Every golden row is asked alone; what may differ from its answer among the others is the last bits of sums,
+        which kernels add up in another order for another number of rows.
 
         Args:
-            rows: two rows at least, for an answer that says something.
+            golden: what `golden` gave.
         """
+        rows, together = _rows(golden), golden["outputs"]
         count = len(rows[0].numbers)
-        together = self.run(rows)
         worst = 0.0
-        for first in range(count):
-            for size in (1, 2):
-                part = slice(first, first + size)
-                for whole, alone in zip(together, self.run([_sliced(each, part) for each in rows]), strict=True):
-                    if alone.shape != whole[part].shape:
-                        return BatchIndependence(independent=False, deviation=None, rows=count)
-                    scale = whole.double().abs().nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1e-6)
-                    apart = ((alone.double() - whole[part].double()).abs() / scale).nan_to_num(0.0, 0.0, 0.0)
-                    worst = max(worst, apart.max().item() if apart.numel() else 0.0)
-        return BatchIndependence(independent=worst <= INDEPENDENT, deviation=worst, rows=count)
+        for place in range(count):
+            part = slice(place, place + 1)
+            for whole, alone in zip(together, self.run([_sliced(each, part) for each in rows]), strict=True):
+                if alone.shape != whole[part].shape:
+                    return BatchIndependence(independent=False, deviation=None, rows=count)
+                scale = whole.double().abs().nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1e-6)
+                apart = ((alone.double() - whole[part].double()).abs() / scale).nan_to_num(0.0, 0.0, 0.0)
+                worst = max(worst, apart.max().item() if apart.numel() else 0.0)
+        return BatchIndependence(independent=count > 1 and worst <= INDEPENDENT, deviation=worst, rows=count)
 
     # -- golden rows --------------------------------------------------------------------------------------------------
 
@@ -166,15 +165,12 @@ class Predictor:
             "outputs": [output.clone() for output in self.run(rows)],
         }
 
-    def deviation(self, golden: dict[str, Any]) -> str | None:
+    def deviation(self, golden: Mapping[str, Any]) -> str | None:
         """How the answers to golden rows differ from the recorded ones, or None when they come out again.
 
         On the build that recorded them they must be equal bit for bit, on another within RELATIVE_TOLERANCE.
         """
-        rows = [
-            Rows(part["numbers"].numpy(), None if part["codes"] is None else part["codes"].numpy())
-            for part in golden["inputs"]
-        ]
+        rows = _rows(golden)
         same_build = golden["build"] == build_of_torch()
         for place, (now, then) in enumerate(zip(self.run(rows), golden["outputs"], strict=True)):
             if now.shape != then.shape or now.dtype != then.dtype:
@@ -185,6 +181,13 @@ class Predictor:
                 worst = (now.double() - then.double()).abs().max().item()
                 return f"output {place} differs by up to {worst:g}"
         return None
+
+
+def _rows(golden: Mapping[str, Any]) -> list[Rows]:
+    return [
+        Rows(part["numbers"].numpy(), None if part["codes"] is None else part["codes"].numpy())
+        for part in golden["inputs"]
+    ]
 
 
 def _sliced(rows: Rows, part: slice) -> Rows:

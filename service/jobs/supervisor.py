@@ -434,7 +434,7 @@ class Supervisor:
         elif running.killed_for is not None or running.not_started is not None:
             self._end(job, JobState.FAILED, error=running.killed_for or running.not_started)
         elif error is not None:
-            if error.get("reason") == "digest-mismatch":
+            if error.get("reason") == "digest-mismatch" and "resolved_model" in job.resolved_spec:
                 self._quarantine(job, error["detail"])
             self._end(job, JobState.FAILED, error=error, report=error.pop("report", None))
         elif result is not None or running.told_to_stop is not None:  # told to stop by us

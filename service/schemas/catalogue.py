@@ -1,7 +1,7 @@
 """The catalogue: well-known nets as authored documents that come with the package, made one's own by their params.
 
-Names, order and shapes of the image nets' tensors are torchvision's; their first weights are those of torch's layers,
-not torchvision's own choices. Knows no layer and no shape; which net a state_dict is of is for `fingerprints`.
+Names, order and shapes of the image nets' tensors are torchvision's, and so are the rules for their first weights.
+Knows no layer and no shape; which net a state_dict is of is for `fingerprints`.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import Any, Final
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, shorten
 from service.schemas.architecture import BATCH, Architecture, StateRow, as_sent, digest_of, leaves, parse, state_rows
 from service.schemas.document import nearest_hint
-from service.schemas.initial import MATRICES, matches
+from service.schemas.initial import MATRICES, Constant, Filled, matches
 from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
 from service.schemas.leaf import Leaf, Value, Work, bound, flat
-from service.schemas.operation import Given
+from service.schemas.operation import Given, expect_held
 from service.schemas.shapes import BYTES, Mismatch, Row, TensorSpec, elements
 from service.schemas.steps import Call, GetItem, Item, Param, Reshape, Return, Softmax, Step, Tuple, reads
 
@@ -364,6 +364,16 @@ class _Walk:
         )
 
 
+def _misfilled(at: str, kind: str, key: str, shape: Row, hint: str) -> Entry | None:
+    """What is told of initial values that a tensor of this shape cannot have."""
+    low, high = (2, 2) if kind == "eye" else (3, 5) if kind == "dirac" else (2 if kind in MATRICES else 0, 99)
+    if low <= len(shape) <= high:
+        return None
+    wanted = f"{low} dimensions" if low == high else f"{low} or more dimensions"
+    detail = f"{kind} fills tensors of {wanted}, but `{key}` is {list(shape)}."
+    return Entry(at, "shape-mismatch", detail, hint=hint, expected=wanted)
+
+
 def _unknown_key(at: str, key: str, rows: Mapping[str, StateRow]) -> Entry:
     keys = [name for name, row in rows.items() if row.kind == "parameter"]
     return Entry(
@@ -404,10 +414,10 @@ class _Judge:
         large = [*self._too_large_sizes()]
         walk, sizes = self._fitting()
         probes: list[tuple[dict[str, int], _Walk]] = []
-        errors = [*large, *dict.fromkeys(walk.errors)]
+        errors = [*large, *self._wrong_values(), *dict.fromkeys(walk.errors)]
         warnings = list(dict.fromkeys([*walk.warnings, *self._remarks()]))
         if not walk.errors and self.symbols:
-            probes = self._probes(sizes, walk.calls)
+            probes = self._probes(sizes, walk)
             forced, odd = self._forced(sizes, probes)
             errors += forced
             warnings += odd
@@ -433,8 +443,8 @@ class _Judge:
 
     # Sizes that vary.
 
-    def _walk(self, sizes: Mapping[str, int]) -> _Walk:
-        walk = _Walk(self.limits, self.prefix)
+    def _walk(self, sizes: Mapping[str, int], resolved: Mapping[str, Leaf] | None = None) -> _Walk:
+        walk = _Walk(self.limits, self.prefix, resolved=dict(resolved or {}))
         given: list[Value] = []
         for spec in self.architecture.inputs:
             row = tuple(sizes[item] if isinstance(item, str) else item for item in spec.shape[1:])
@@ -443,29 +453,38 @@ class _Judge:
         return walk
 
     def _fitting(self) -> tuple[_Walk, dict[str, int]]:
-        """The first walk without mistakes, else the one with the fewest."""
+        """The first walk without mistakes, else the one with the fewest.
+
+        Where that is too large for this server, a smaller size is looked for: nobody has asked for the first one.
+        """
         best: tuple[_Walk, dict[str, int]] | None = None
         tries = max(8, min(300, _PATIENCE // (len(self.leaves) + 1))) if self.symbols else 1
         for size in _candidates(tries):
             sizes = dict.fromkeys(self.symbols, size)
             walk = self._walk(sizes)
-            if best is None or len(walk.errors) < len(best[0].errors):
+            if best is None or self._misfit(walk) < self._misfit(best[0]):
                 best = walk, sizes
-            if not walk.errors:
+            if not walk.errors and (not self._misfit(walk)[1] or walk.calls > self.limits.calls):
                 break
         assert best is not None
         return best
 
-    def _probes(self, sizes: dict[str, int], calls: int) -> list[tuple[dict[str, int], _Walk]]:
-        """Each symbol alone at two and three times its size and one more, then all of them together."""
-        alone = self.symbols if calls * len(self.symbols) <= _MOST_PROBED else []
+    def _misfit(self, walk: _Walk) -> tuple[int, bool]:
+        return len(walk.errors), walk.stopped or walk.activations > self.limits.activations_per_row
+
+    def _probes(self, sizes: dict[str, int], first: _Walk) -> list[tuple[dict[str, int], _Walk]]:
+        """Each symbol alone at two and three times its size and one more, then all of them together.
+
+        An "auto" stays what it was at the first sizes: the weights have one shape.
+        """
+        alone = self.symbols if first.calls * len(self.symbols) <= _MOST_PROBED else []
         tried: list[dict[str, int]] = []
         for times, more in ((2, 0), (3, 0), (1, 1)):
             changed = {symbol: times * size + more for symbol, size in sizes.items()}
             tried += [{**sizes, symbol: changed[symbol]} for symbol in alone]
             if alone != self.symbols or len(alone) > 1:
                 tried.append(changed)
-        return [(at, self._walk(at)) for at in tried]
+        return [(at, self._walk(at, first.resolved)) for at in tried]
 
     def _forced(
         self, sizes: dict[str, int], probes: list[tuple[dict[str, int], _Walk]]
@@ -502,6 +521,12 @@ class _Judge:
         if len(forced) > 1 and together and not together[0].errors:
             sentence = f"{names} must be equal, because of {cause}: {detail}."
             hint = "Use one symbol for both."
+        elif (guessed := self._guessed(reason)) is not None:
+            sentence = f'{names} cannot vary: "auto" is one number, and here it depends on {names}.'
+            reason = replace(reason, layer=guessed)
+            hint = (
+                f"Write a number in the shape instead of {names}, or pool to a fixed size (AdaptiveAvgPool2d) before."
+            )
         else:
             value = sizes[forced[0]]  # all symbols were tried at one value
             what, _, rest = detail.partition(" ")
@@ -509,6 +534,15 @@ class _Judge:
             sentence = f"{names} must be {value} because {why} at {2 * value}."
             hint = f"Write {value} in the shape instead of {names}, or pool to a fixed size (AdaptiveAvgPool2d) before."
         return [Entry(self._symbol_at(forced[0]), "size-forced", sentence, layer=reason.layer, hint=hint)], warnings
+
+    def _guessed(self, reason: Entry) -> str | None:
+        """The path of the layer with the "auto" that a mistake is about, if it is about one."""
+        for path, at, layer in self.leaves:
+            if layer.guessed is None or getattr(layer, layer.guessed) != "auto":
+                continue
+            if reason.pointer in (f"{self.prefix}{at}", f"{self.prefix}{at}/{layer.guessed}"):
+                return path
+        return None
 
     def _symbol_at(self, symbol: str) -> str:
         for place, spec in enumerate(self.architecture.inputs):
@@ -551,14 +585,38 @@ class _Judge:
                 else:
                     yield _unknown_key(f"{at}/match", rule.match, rows)
                 continue
-            kind = rule.init.type
-            low, high = (2, 2) if kind == "eye" else (3, 5) if kind == "dirac" else (2 if kind in MATRICES else 0, 99)
-            odd = [key for key, row in found.items() if not low <= len(row.shape) <= high]
-            if odd:
-                wanted = f"{low} dimensions" if low == high else f"{low} or more dimensions"
-                detail = f"{kind} fills tensors of {wanted}, but `{odd[0]}` is {list(found[odd[0]].shape)}."
+            for key, row in found.items():
                 hint = 'Narrow the pattern, for example to "**.weight", or name the layers\' types.'
-                yield Entry(f"{at}/init", "shape-mismatch", detail, hint=hint, expected=wanted)
+                odd = _misfilled(f"{at}/init", rule.init.type, key, row.shape, hint)
+                if odd is not None:
+                    yield odd
+                    break
+
+    def _wrong_values(self) -> Iterator[Entry]:
+        """Free tensors that their initial values do not fit."""
+        for path, at, layer in self.leaves:
+            if not isinstance(layer, (Parameter, Buffer)):
+                continue
+            at, init = f"{self.prefix}{at}/init", layer.init
+            hint = "Give it more dimensions, or other values, such as zeros or normal."
+            odd = _misfilled(at, init.type, path, layer.shape, hint)
+            if odd is not None:
+                yield replace(odd, layer=path)
+            if not isinstance(layer, Buffer):
+                continue
+            plain = isinstance(init, (Constant, Filled))
+            if not plain and layer.tensor_dtype not in ("float32", "float64"):
+                detail = f"{init.type} gives floating point numbers, but `{path}` is {layer.tensor_dtype}."
+                yield Entry(at, "dtype-mismatch", detail, path, "Use zeros, ones or a constant.", "float32")
+            elif not plain and not layer.persistent:
+                detail = f"`{path}` is not stored, so that it would be drawn anew whenever the net is loaded."
+                yield Entry(at, "invalid", detail, path, "Use zeros, ones or a constant, or store it.")
+            elif isinstance(init, Constant):
+                try:
+                    expect_held(f"`{path}`", init.value, layer.tensor_dtype)
+                except Mismatch as wrong:
+                    hint = "Give it another dtype, or another value."
+                    yield Entry(at, wrong.code, wrong.detail, path, hint, wrong.expected, wrong.got)
 
     # Limits.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,8 @@ SOURCE_OR_SPLIT: TypeAdapter[Source | Split] = TypeAdapter(Source | Split)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language in a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    """The fenced blocks of a language in a page; `a|b` are those of two."""
+    return re.findall(rf"^```(?:{language})\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def runnable(block: str) -> bool:
@@ -50,13 +51,15 @@ def _the_model_of_the_pages(shared_server: Server) -> None:
 
 @pytest.mark.parametrize("page", list(pages_with_calls()), ids=lambda page: page.stem)
 def test_the_calls_of_a_page_work_in_their_order(page: Path, shared_server: Server, tmp_path: Path) -> None:
-    for block in blocks(page, "sh"):
-        if not runnable(block):
+    for block in blocks(page, "sh|python"):
+        if block.startswith(("import ", "from ")):
+            command = [sys.executable, "-c", block]
+        elif runnable(block):
+            script = block.replace(ADDRESS, shared_server.url).replace("curl -s", "curl -sS --fail-with-body")
+            command = ["bash", "-euo", "pipefail", "-c", script]
+        else:
             continue
-        script = block.replace(ADDRESS, shared_server.url).replace("curl -s", "curl -sS --fail-with-body")
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 

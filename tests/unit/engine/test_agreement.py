@@ -231,6 +231,30 @@ def test_a_net_that_ends_in_logits_is_not_warned_of(store, lines):
     assert store(inline([[1.0, 2.0], [2.0, 1.0]], [0, 1])).agree(net, objective="cross_entropy") == ([], [])
 
 
+def test_a_net_that_cannot_answer_below_zero_is_warned_of_for_regression(store):
+    root = {"type": "Sequential", "layers": [{**HEAD, "out_features": 1}, {"type": "ReLU"}]}
+    net = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 2]}], "root": root}
+    problems, [warning] = store(inline([[1.0, 2.0], [2.0, 1.0]], [[0.5], [-1.0]])).agree(net, objective="mse")
+
+    assert problems == []
+    assert (warning.pointer, warning.code) == ("/architecture/root", "relu-on-output")
+
+
+@pytest.mark.parametrize(
+    ("batch", "drop", "warned"), [(2, False, True), (2, True, False), (3, False, False), (1, False, True)]
+)
+def test_a_last_batch_of_one_is_warned_of_before_a_batch_norm(store, batch, drop, warned):
+    layers = [HEAD, {"type": "BatchNorm1d", "num_features": 2}]
+    layers = [{key: value for key, value in layer.items() if key != "name"} for layer in layers]
+    net = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 2]}],
+           "root": {"type": "Sequential", "layers": layers}}  # fmt: skip
+    stored = store(inline([[1.0, 2.0], [2.0, 1.0], [0.0, 1.0]], [0, 1, 0]))
+    problems, warnings = stored.agree(net, objective="cross_entropy", batch_size=batch, drop_last=drop)
+
+    assert problems == []
+    assert [(warning.code, warning.layer) for warning in warnings] == ([("batch-of-one", "1")] if warned else [])
+
+
 # -- versions -------------------------------------------------------------------------------------------------------
 
 TOLD = Preprocessing(row=ArrayRow(row_shape=(2,)), target=ClassTarget(classes=("no", "yes")))

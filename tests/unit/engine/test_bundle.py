@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -18,7 +19,7 @@ from service.engine import build, bundle, checkpoint
 from service.engine.bundle import assemble, read_bundle, recognises, zipped
 from service.engine.predictor import Predictor, Rows
 from service.errors import ArchitectureInvalid, CheckpointRefused
-from service.jobs.worker import _stage
+from service.jobs.staging import stage
 from service.schemas import architecture as architectures
 from service.schemas import examples
 from service.schemas.judgement import require
@@ -118,7 +119,7 @@ def make_version(folder: Path, document: Any, fitted: Preprocessing, rows: list[
     assert judged.architecture is not None
     torch.manual_seed(1)
     module = build.build(judged.architecture)
-    draft = _stage(folder, judged.architecture, fitted, module, rows, {"loss": 0.5}, {"resolved_spec": {}}, 1)
+    draft = stage(folder, judged.architecture, fitted, module, rows, {"loss": 0.5}, {"resolved_spec": {}}, 1)
     manifest = Manifest(model="net", version=3, created_at="2026-01-31T12:00:00.000Z", size_bytes=1, **dict(draft))
     return folder, manifest
 
@@ -202,8 +203,8 @@ class TestABundle:
         parts = read_bundle(BytesIO(whole(small)))
 
         parts.require_same(small[1])  # type: ignore[arg-type]  # a manifest has a draft's members
+        other = small[1].model_copy(update={"weights_digest": "sha256:" + "0" * 64, "digest": "sha256:" + "1" * 64})
         with pytest.raises(CheckpointRefused, match="manifest: weights digest, digest"):
-            other = small[1].model_copy(update={"weights_digest": "sha256:" + "0" * 64, "digest": "sha256:" + "1" * 64})
             parts.require_same(other)  # type: ignore[arg-type]
 
     def test_names_without_a_prefix_are_found(self) -> None:
@@ -255,8 +256,6 @@ def compressed(contents: Contents) -> bytes:
 
 def doubled(contents: Contents) -> bytes:
     target = BytesIO()
-    import warnings
-
     with warnings.catch_warnings(), zipfile.ZipFile(target, "w") as archive:
         warnings.simplefilter("ignore")
         for name, data in [*contents.items(), ("weights.pt", b"other")]:

@@ -1,0 +1,205 @@
+"""What every kind of job that makes a version does: judge, run once, write the files of a version, say what they are.
+
+Runs in the worker. Knows no queue and no database; the final rename is the store's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service import __version__
+from service.engine import checkpoint, predictor, transfer
+from service.engine import examples as examples_of
+from service.engine.predictor import Predictor, Rows
+from service.errors import (
+    CheckpointRefused,
+    JobFailed,
+)
+from service.schemas import architecture as architectures
+from service.schemas.architecture import Architecture
+from service.schemas.document import canonical, digest, utc_now
+from service.schemas.edits import WeightMap
+from service.schemas.judgement import require
+from service.schemas.preprocessing import ClassTarget, Preprocessing, TableRow
+from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
+from service.store.files import fsync_folder, make_folder, sha256_file, write_atomic
+
+GOLDEN_ROWS: Final = 4
+
+
+def log(sentence: str) -> None:
+    """A line for the job's log: the output of this process, which people read and no program."""
+    with contextlib.suppress(OSError):  # a full disk must not end a job for what it has to say
+        sys.stdout.write(f"{utc_now()} {sentence}\n")
+        sys.stdout.flush()
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """How many numbers a net learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def check_digests(folder: Path, files: Sequence[VersionFile]) -> None:
+    """See that a version's files are the published ones, as whoever loads it first in a process does."""
+    wrong = []
+    for file in files:
+        try:
+            same = sha256_file(folder / file.name) == (file.sha256, file.size_bytes)
+        except OSError:
+            same = False
+        if not same:
+            wrong.append(file.name)
+    if wrong:
+        raise CheckpointRefused(f"Its files differ from its manifest: {', '.join(wrong)}.", reason="digest-mismatch")
+
+
+def judged(document: Mapping[str, Any]) -> tuple[Architecture, list[TensorSpec]]:
+    """A stored document resolved, and what it gives."""
+    judgement = require(architectures.parse(document))
+    assert judgement.architecture is not None
+    assert judgement.summary is not None
+    return judgement.architecture, [TensorSpec.model_validate(output) for output in judgement.summary["outputs"]]
+
+
+def stage(
+    folder: Path,
+    architecture: Architecture,
+    fitted: Preprocessing,
+    module: torch.nn.Module,
+    golden: list[Rows] | None,
+    metrics: dict[str, float],
+    lineage: dict[str, Any],
+    threads: int,
+) -> VersionDraft:
+    """Write a version's files, fsynced, and say what they are.
+
+    Args:
+        golden: raw rows to record answers for; drawn where there are no data.
+    """
+    make_folder(folder)
+    state = module.state_dict()
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken and not lineage["resolved_spec"].get("allow_nonfinite"):
+        raise JobFailed("non_finite_loss", f"The weights are not finite: {', '.join(broken[:5])}.")
+    document = architectures.canonical_form(architecture)
+    files = [
+        _file(folder, predictor.ARCHITECTURE, canonical(document)),
+        _file(folder, predictor.PREPROCESSING, fitted.model_dump_json(exclude_none=True).encode()),
+    ]
+    size, sha256 = checkpoint.save(folder / predictor.WEIGHTS, state)
+    files.append(VersionFile(name=predictor.WEIGHTS, size_bytes=size, sha256=sha256))
+
+    torch.set_num_threads(1)  # as the server answers: the golden rows' bits must be its bits
+    staged = Predictor.load(folder)
+    if golden is None:
+        golden = staged.drawn(GOLDEN_ROWS)
+    answered = staged.golden(golden)
+    size, sha256 = checkpoint.save(folder / predictor.GOLDEN, answered)
+    files.append(VersionFile(name=predictor.GOLDEN, size_bytes=size, sha256=sha256))
+    fsync_folder(folder)
+
+    _, outputs = judged(document)
+    signature = _signature(architecture, outputs, fitted)
+    weights_digest = checkpoint.weights_digest(state)
+    architecture_digest = architectures.digest_of(architecture)
+    preprocessing = fitted.model_dump(mode="json", exclude_none=True)
+    identity = {
+        "architecture": architecture_digest,
+        "weights": weights_digest,
+        "preprocessing": preprocessing,
+        "signature": signature.model_dump(mode="json"),
+    }
+    target = fitted.target
+    return VersionDraft(
+        digest=digest(canonical(identity)),
+        architecture_digest=architecture_digest,
+        weights_digest=weights_digest,
+        metrics=metrics,
+        signature=signature,
+        classes=target.classes if isinstance(target, ClassTarget) else None,
+        batch_independence=staged.independence(answered),
+        lineage={**lineage, "environment": environment(threads)},
+        files=tuple(files),
+    )
+
+
+def _file(folder: Path, name: str, content: bytes) -> VersionFile:
+    write_atomic(folder / name, content)
+    return VersionFile(name=name, size_bytes=len(content), sha256=digest(content).removeprefix("sha256:"))
+
+
+def _signature(architecture: Architecture, outputs: list[TensorSpec], fitted: Preprocessing) -> Signature:
+    """What a client sends: the net's inputs, or the raw rows where columns are turned into them."""
+    inputs = tuple(
+        TensorSpec(name=spec.name, dtype=spec.dtype, shape=tuple(spec.shape)) for spec in architecture.inputs
+    )
+    columns = None
+    if isinstance(fitted.row, TableRow):
+        columns = tuple(column.name for column in fitted.row.columns)
+        first = inputs[0]
+        inputs = (first.model_copy(update={"shape": (first.shape[0], len(columns))}), *inputs[1:])
+    return Signature(inputs=inputs, outputs=tuple(outputs), columns=columns)
+
+
+def golden_rows(examples: examples_of.Examples, fitted: Preprocessing, train: Tensor) -> list[Rows]:
+    """A few training rows, spread over all of them, as a client would send them."""
+    count = min(GOLDEN_ROWS, len(train))
+    chosen = train[torch.linspace(0, len(train) - 1, count).round().long()].numpy()
+    numbers = np.asarray(examples.numbers)[chosen]
+    codes = None
+    if isinstance(fitted.row, TableRow) and fitted.row.texts:
+        stored = [
+            column.classes or ()
+            for column in examples.manifest.columns
+            if column.role == "input" and column.dtype == "text"
+        ]
+        raw = np.asarray(examples.codes)[chosen]
+        index = [{text: code for code, text in enumerate(column.categories)} for column in fitted.row.texts]
+        codes = np.array(
+            [[index[place].get(stored[place][code], -1) for place, code in enumerate(row)] for row in raw],
+            dtype=np.int64,
+        )
+    return [Rows(numbers, codes)]
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the bits of a job depend on beside its spec and its data."""
+    return {
+        "modelyard": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": threads,
+        "device": "cpu",
+        **predictor.build_of_torch(),
+    }
+
+
+def inherit(task: dict[str, Any], module: torch.nn.Module) -> Predictor | None:
+    """Put the weights of the version that was edited into the net that came out; that version, if there is one."""
+    if "edited" not in task["spec"] or "version" not in task:
+        return None
+    folder = Path(task["version"]["folder"])
+    check_digests(folder, [VersionFile.model_validate(file) for file in task["version"]["files"]])
+    source = Predictor.load(folder)
+    weights = WeightMap.model_validate(task["spec"]["edited"]["weights"])
+    module.load_state_dict(transfer.transfer(source.module.state_dict(), module.state_dict(), weights))
+    log(
+        f"Weights of {edited_from(task)}: {len(weights.kept)} tensors kept, {len(weights.reshaped)} reshaped, "
+        f"{len(weights.new)} new, {len(weights.dropped)} dropped."
+    )
+    return source
+
+
+def edited_from(task: dict[str, Any]) -> str:
+    """The version whose weights are taken over, as people write it."""
+    source = task["spec"]["resolved_model"]
+    return f"{source['model']}/{source['version']}"
