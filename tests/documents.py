@@ -811,6 +811,10 @@ _WORDS: Final = (
 def damaged(draw: st.DrawFn) -> Any:
     """A document after one mistake, or a few."""
     document: Any = copy.deepcopy(draw(documents()))
+    if draw(st.booleans()):
+        for _ in range(draw(st.sampled_from([1, 1, 2]))):
+            _nudge(draw, document)
+        return document
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 4]))):
         places = list(_places(document))
         if not places:
@@ -838,6 +842,52 @@ def damaged(draw: st.DrawFn) -> Any:
             case _:
                 at[key] = junk
     return document
+
+
+_OPERATIONS: Final = (
+    *("relu", "softmax", "mean", "amax", "var", "norm", "prod", "argmax", "cumsum", "flip", "squeeze", "unsqueeze"),
+    *("flatten", "transpose", "permute", "reshape", "chunk", "split", "roll", "cat", "stack", "maximum", "where", "eq"),
+    *("lt", "logical_not", "logical_and", "masked_fill", "pad", "interpolate", "one_hot", "embedding", "positions"),
+    *("causal_mask", "padding_mask", "masked_mean", "masked_max", "last_valid", "expand_batch", "cast", "clamp", "pow"),
+    *("max_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "layer_norm", "normalize", "matmul", "sqrt", "log_softmax"),
+    *("scaled_dot_product_attention", "unflatten", "pixel_shuffle", "pixel_unshuffle", "argmin", "std", "minimum"),
+)
+_KINDS: Final = (
+    *("Linear", "Conv1d", "Conv2d", "ConvTranspose2d", "BatchNorm1d", "BatchNorm2d", "InstanceNorm1d", "LayerNorm"),
+    *("RMSNorm", "MaxPool1d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "Flatten", "PReLU"),
+    *("ReLU", "Softmax", "GLU", "Dropout", "LSTM", "GRU", "RNN", "GRUCell", "LSTMCell", "Embedding", "EmbeddingBag"),
+    *("MultiheadAttention", "TransformerEncoderLayer", "Upsample", "Identity", "Parameter", "Buffer", "Threshold"),
+)
+
+
+def _nudge(draw: st.DrawFn, document: Any) -> None:
+    """A mistake that only shapes show, as a rule: another number, name, operation or kind."""
+    numbers, kinds, lines = [], [], []
+    for at, key in _places(document):
+        if isinstance(at[key], int) and not isinstance(at[key], bool):
+            numbers.append((at, key))
+        elif key == "type" and at[key] not in ("Graph", "Sequential", "Use", "Repeat"):
+            kinds.append((at, key))
+        elif isinstance(at, list) and isinstance(at[key], str) and re.search(r"[=(]", at[key]):
+            lines.append((at, key))
+    wanted = draw(st.sampled_from([numbers, numbers, lines, lines, lines, kinds]))
+    at, key = draw(st.sampled_from(wanted or numbers or lines or kinds))
+    if key == "type":
+        at[key] = draw(st.sampled_from(_KINDS))
+    elif isinstance(at[key], int):
+        at[key] = max(0, at[key] + draw(st.sampled_from([-2, -1, 1, 1, 2, 5])))
+    else:
+        words = re.split(r"(\W+)", at[key])
+        kept = ("", "return", "dim", "keepdim", "lengths", "B")
+        place = draw(st.sampled_from([place for place in range(0, len(words), 2) if words[place] not in kept] or [0]))
+        word, inside = words[place], re.findall(r"\bv\d+\w*|\bx\b|\b[a-z]+_\d+\b", " ".join(map(str, at)))
+        if word.isdecimal():
+            words[place] = draw(st.sampled_from(["0", "1", "2", "3", "-1", "-2"]))
+        elif word in inside:
+            words[place] = draw(st.sampled_from(inside))
+        else:
+            words[place] = draw(st.sampled_from(_OPERATIONS))
+        at[key] = "".join(words)
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

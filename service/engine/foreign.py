@@ -89,13 +89,13 @@ class Wishes:
     Args:
         architecture: its document, judged; None to take the file's own.
         inputs: what the net takes, as documents say it; None to derive it.
-        forward: the root's forward, in the forward language or as Python text.
+        forward: forwards by path or class, in the forward language or as Python text; "" is the root.
         rename: rules for keys, applied in order.
     """
 
     architecture: Architecture | None = None
     inputs: Sequence[Mapping[str, Any]] | None = None
-    forward: Sequence[str] | None = None
+    forward: translate.Forwards | None = None
     rename: Sequence[tuple[str, str]] = ()
 
 
@@ -240,8 +240,12 @@ def _found(
         judgement = _with_time_first(document, judgement, limits, report)
     if not judgement.valid:
         told = "; ".join(f"{error.layer or error.pointer}: {error.detail}" for error in judgement.errors[:5])
-        what = "inputs" if wishes.inputs is None else "architecture"
-        report.needs.append(translate.Need(what, f"The net that the file describes is refused: {told}"))
+        if wishes.inputs is None:
+            shapes = ", ".join(f"{spec['name']} {spec['shape']}".replace("'", "") for spec in document["inputs"])
+            detail = f"With inputs guessed from the first layers ({shapes}) the net is refused: {told} Send `inputs`."
+            report.needs.append(translate.Need("inputs", detail))
+        else:
+            report.needs.append(translate.Need("architecture", f"The net that the file describes is refused: {told}"))
         return None
     return judgement.architecture
 
@@ -260,7 +264,13 @@ def _guessed_forward(root: Module) -> list[str] | None:
     names = [child.path.rpartition(".")[2] for child in root.children]
     if not names or root.parameters or root.buffers or not all(name.isidentifier() for name in names):
         return None
-    return [f"x = {name}(x)" for name in names[:-1]] + [f"return {names[-1]}(x)"]
+    *first, last = root.children
+    if translate.short_name(last.kind) in translate.SEVERAL:
+        return None
+    several = [translate.short_name(child.kind) in translate.SEVERAL for child in first]
+    return [
+        f"x, _ = {name}(x)" if more else f"x = {name}(x)" for name, more in zip(names[:-1], several, strict=True)
+    ] + [f"return {names[-1]}(x)"]
 
 
 def _with_time_first(document: dict[str, Any], judgement: Judgement, limits: Limits, report: Report) -> Judgement:

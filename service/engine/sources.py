@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from service.schemas.document import nearest_hint
 from service.schemas.steps import OPERATIONS
 
 _MOST_SOURCE: Final = 262_144
@@ -44,22 +45,52 @@ class Translation:
     problems: tuple[str, ...] = ()
 
 
-def translate(source: str, instance: Instance) -> Translation:
-    """Read the forward of a class, or of bare `def forward`, or its statements alone.
+def translate(source: str, instance: Instance, *, bare: bool = False) -> Translation:
+    """Read the forward of a class, or a `def forward` alone.
 
     Args:
         source: Python text; anything may stand in it.
+        bare: the text is the statements of a forward that takes `x`.
     """
     try:
         if len(source) > _MOST_SOURCE:
             raise _Untranslatable(f"The source has more than {_MOST_SOURCE:,} characters.")
-        methods = _methods(source)
+        if bare:
+            lines = _dedented(source.expandtabs(4).splitlines()).splitlines()
+            methods = _methods("def forward(self, x):\n" + "\n".join(f"    {line}" for line in lines))
+            for method in methods.values():
+                for node in ast.walk(method):
+                    if hasattr(node, "lineno"):
+                        node.lineno -= 1  # as the client counts
+        else:
+            methods = _methods(source)
         forward = methods.get("forward")
         if forward is None:
             raise _Untranslatable("There is no `forward` in this source.")
         return _Translator(instance, methods).whole(forward)
     except _Untranslatable as stop:
         return Translation((), (), (stop.message,))
+
+
+def classes(source: str) -> dict[str, str]:
+    """The text of every class that stands at the top of a source, by name; none where it cannot be read."""
+    if "class " not in source or len(source) > _MOST_SOURCE:
+        return {}
+    try:
+        module = ast.parse(_dedented(source.expandtabs(4).splitlines()))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found = {}
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            text = ast.get_source_segment(_dedented(source.expandtabs(4).splitlines()), node)
+            found[node.name] = text or ""
+    return found
+
+
+def is_python(source: str) -> bool:
+    """Whether a forward is written as a method is, not in the forward language."""
+    return "self." in source or any(line.lstrip().startswith(("def ", "class ")) for line in source.splitlines())
 
 
 class _Untranslatable(Exception):
@@ -133,13 +164,21 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
+class _Packed:
+    """A sequence with its lengths, as pack_padded_sequence makes it."""
+
+    text: str
+    lengths: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Layer:
     """A child of the instance, not yet called."""
 
     name: str
 
 
-_Value: TypeAlias = _Text | _Known | _Batch | _Size | _Zeros | _Group | _Layer
+_Value: TypeAlias = _Text | _Known | _Batch | _Size | _Zeros | _Group | _Packed | _Layer
 
 _FUNCTIONS: Final[Mapping[str, str]] = {
     **{name: name for name in OPERATIONS if name not in ("getitem", "neg", "add", "sub", "mul", "div")},
@@ -474,6 +513,10 @@ class _Translator:
         match node.func:
             case ast.Attribute(value=ast.Name(id="self"), attr=name) if name in self._instance.layers:
                 return self._call_layer(name, node, scope)
+            case ast.Attribute(attr=("pack_padded_sequence" | "pad_packed_sequence") as name):
+                return self._packed(name, node, scope)
+            case ast.Name(id=("pack_padded_sequence" | "pad_packed_sequence") as name):
+                return self._packed(name, node, scope)
             case ast.Attribute(value=ast.Name(id="self"), attr=name) if name in self._methods:
                 return self._inlined(self._methods[name], node, scope)
             case ast.Attribute(value=ast.Name(id="self"), attr=name) if name in self._instance.constants:
@@ -481,7 +524,9 @@ class _Translator:
                     raise _Untranslatable(f"`self.{name}` is None and called.", node)
                 raise _Untranslatable(f"`self.{name}` is a function of its own.", node)
             case ast.Attribute(value=ast.Name(id="self"), attr=name):
-                raise _Untranslatable(f"`self.{name}` is neither a layer nor a method that the file holds.", node)
+                near = nearest_hint(name, [*self._instance.layers, *self._methods])
+                detail = f"`self.{name}` is neither a layer nor a method that the file holds."
+                raise _Untranslatable(f"{detail} {near}" if near else detail, node)
             case ast.Subscript(value=ast.Attribute(value=ast.Name(id="self"), attr=name)):
                 raise _Untranslatable(f"A layer inside `self.{name}` is called by itself.", node)
             case ast.Attribute(value=space, attr=name) if _dotted(space) in _NAMESPACES:
@@ -503,10 +548,14 @@ class _Translator:
 
     def _call_layer(self, name: str, node: ast.Call, scope: dict[str, _Value]) -> _Value:
         given: list[str] = []
+        lengths: list[str] = []
         for arg in node.args:
             value = self._value(arg, scope)
             if self._instance.layers[name] in _RECURRENT and _is_zero(value):
                 continue  # what it starts from by itself
+            if isinstance(value, _Packed):
+                lengths = [f"lengths={value.lengths}"]
+                value = _Text(value.text)
             given.append(self._argument(value, node))
         for word in node.keywords:
             value = self._value(word.value, scope)
@@ -514,7 +563,21 @@ class _Translator:
                 continue
             text = str(value.value) if isinstance(value, _Known) and isinstance(value.value, bool) else None
             given.append(f"{word.arg}={text or self._argument(value, node)}")
-        return _Text(f"{name}({', '.join(given)})")
+        return _Text(f"{name}({', '.join([*given, *lengths])})")
+
+    def _packed(self, name: str, node: ast.Call, scope: dict[str, _Value]) -> _Value:
+        """Packing is what a recurrent layer does by itself here, when it is given `lengths`."""
+        words = {word.arg: word.value for word in node.keywords}
+        first = node.args[0] if node.args else words.get("input", words.get("sequence"))
+        if first is None:
+            raise _Untranslatable(f"`{name}` is called without a sequence.", node)
+        text = self._tensor(self._value(first, scope), node)
+        if name == "pad_packed_sequence":
+            return _Group((_Text(text), _Size()))
+        lengths = node.args[1] if len(node.args) > 1 else words.get("lengths")
+        if lengths is None:
+            raise _Untranslatable("`pack_padded_sequence` is called without lengths.", node)
+        return _Packed(text, self._tensor(self._value(lengths, scope), node))
 
     def _argument(self, value: _Value, node: ast.AST) -> str:
         if isinstance(value, _Group):

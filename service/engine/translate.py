@@ -9,12 +9,12 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
 from service.engine.inspection import Inspection, Module, TensorInfo
-from service.engine.sources import Instance, Translation, translate
+from service.engine.sources import Instance, Translation, classes, is_python, translate
 from service.schemas.layers import LAYER_KINDS
 from service.schemas.leaf import RESERVED_NAMES
 
@@ -65,15 +65,20 @@ class Tree:
     unused: tuple[str, ...] = ()
 
 
-def tree_of(inspection: Inspection, *, forward: Sequence[str] | None = None) -> Tree:
+Forwards: TypeAlias = Mapping[str, Sequence[str]]
+"""Forwards as a client writes them, by a module's path ("" is the root) or its class's name: lines of the forward
+language, or Python text of the method, of its class, or of several classes."""
+
+
+def tree_of(inspection: Inspection, *, forward: Forwards | None = None) -> Tree:
     """The document of the module tree that a file holds.
 
     Args:
         inspection: of a file that holds a module.
-        forward: the root's forward as the client wrote it: lines of the forward language, or Python text.
+        forward: what the client knows of the forwards.
     """
     assert inspection.module is not None
-    reader = _Reader(inspection, tuple(forward) if forward else None)
+    reader = _Reader(inspection, forward or {})
     document = reader.layer(inspection.module, "")
     prefix = ""
     if not reader.needs:
@@ -105,18 +110,20 @@ def is_torchs(name: str) -> bool:
 @dataclass
 class _Reader:
     inspection: Inspection
-    forward: tuple[str, ...] | None
+    forward: Forwards
     classes: list[str] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inputs: tuple[str, ...] = ()
     unused: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     translated: bool = False
 
     def __post_init__(self) -> None:
         root = self.inspection.module
         self.modules: dict[str, Module] = {} if root is None else {each.path: each for each in root.walk()}
+        self.sent = {name: text for lines in self.forward.values() for name, text in classes("\n".join(lines)).items()}
         self.rows: dict[str, TensorInfo] = {tensor.name: tensor for tensor in self.inspection.tensors}
 
     def layer(self, module: Module, path: str) -> dict[str, Any]:
@@ -137,7 +144,7 @@ class _Reader:
     def wrapped(self, document: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """A lone layer that gives several values, or takes the time before the batch, inside a graph that does not."""
         kind = document["type"]
-        several, first = kind in _SEVERAL, bool(_member(document, "batch_first"))
+        several, first = kind in SEVERAL, bool(_member(document, "batch_first"))
         if not several and (first or kind not in _TIME_FIRST):
             return document, ""
         inputs = (
@@ -244,34 +251,45 @@ class _Reader:
         constants |= {name: None for name, key in tensors.items() if key is None}
         instance = Instance(children, frozenset(tensors) - set(constants), constants)
         where = f"`{path}` ({module.kind})" if path else module.kind
-        if not path and self.forward is not None:
-            if not any("self." in line or line.lstrip().startswith(("def ", "class ")) for line in self.forward):
-                self.translated = True
-                return _inputs_of(self.forward, names), self.forward
-            text = "\n".join(self.forward)
-        elif module.kind in self.inspection.sources:
-            text = self.inspection.sources[module.kind]
-        else:
-            self.needs.append(
-                Need(
-                    "forward",
+        text = self._text(module, path)
+        if isinstance(text, tuple):
+            self.translated = True
+            return _inputs_of(text, names), text
+        if text is None:
+            if module.kind not in self.asked:
+                self.asked.add(module.kind)
+                key = f'{{"{short_name(module.kind)}": […]}}' if path else "lines"
+                detail = (
                     f"{where}: the file does not say how it calls its layers: {', '.join(names[:20])}. Send `forward` "
-                    "as lines, or as the Python text of the method, or a whole `architecture`.",
+                    f"as {key}, as the Python text of its class, or send a whole `architecture`."
                 )
-            )
+                self.needs.append(Need("forward", detail))
             return None
         translation = _translated(text, instance)
         if translation.problems:
             told = " ".join(translation.problems)
-            self.needs.append(
-                Need("forward", f"{where}: its forward cannot be said in the forward language. {told} Send `forward`.")
-            )
+            detail = f"{where}: its forward cannot be said in the forward language. {told}"
+            self.needs.append(Need("forward", f"{detail} Send `forward` as lines of the forward language."))
             return None
         self.translated = True
         return translation.inputs, translation.lines
 
+    def _text(self, module: Module, path: str) -> str | tuple[str, ...] | None:
+        """What is known of a module's forward: lines of the forward language, or Python text."""
+        name = short_name(module.kind)
+        for key in (path, module.kind, name):
+            lines = self.forward.get(key)
+            if lines is None:
+                continue
+            text = "\n".join(lines)
+            if name in classes(text):
+                return classes(text)[name]
+            if not any(line.lstrip().startswith("class ") for line in lines):
+                return text if is_python(text) else tuple(lines)
+        return self.sent.get(name) or self.inspection.sources.get(module.kind)
 
-_SEVERAL: Final = frozenset({"RNN", "LSTM", "GRU", "MultiheadAttention"})
+
+SEVERAL: Final = frozenset({"RNN", "LSTM", "GRU", "MultiheadAttention"})
 _TIME_FIRST: Final = frozenset({"TransformerEncoderLayer", "TransformerEncoder", "Transformer"})
 
 
@@ -283,8 +301,7 @@ def _member(document: Mapping[str, Any], name: str) -> Any:
 def _translated(text: str, instance: Instance) -> Translation:
     if "def forward" in text or "class " in text:
         return translate(text, instance)
-    body = "\n".join(f"    {line}" for line in text.splitlines())
-    return translate(f"def forward(self, x):\n{body}\n", instance)
+    return translate(text, instance, bare=True)
 
 
 def _inputs_of(lines: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

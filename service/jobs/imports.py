@@ -105,7 +105,7 @@ def import_file(task: dict[str, Any], folder: Path, threads: int) -> dict[str, A
     wishes = foreign.Wishes(
         architecture=given,
         inputs=[each.model_dump(mode="json", exclude_defaults=True) for each in spec.inputs] if spec.inputs else None,
-        forward=spec.forward,
+        forward={"": spec.forward} if isinstance(spec.forward, tuple) else spec.forward,
         rename=[(rule.from_, rule.to) for rule in spec.rename],
     )
     understood, report = foreign.understand(inspection, wishes)

@@ -95,13 +95,24 @@ def _named(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-Initializer = Annotated[
-    Annotated[
-        Constant | Filled | Normal | TruncatedNormal | Uniform | Xavier | Kaiming | Orthogonal,
-        Field(discriminator="type"),
-    ],
-    BeforeValidator(_named),
+_Document = Annotated[
+    Constant | Filled | Normal | TruncatedNormal | Uniform | Xavier | Kaiming | Orthogonal, Field(discriminator="type")
 ]
+_Name = Literal[
+    "zeros",
+    "ones",
+    "eye",
+    "dirac",
+    "normal",
+    "trunc_normal",
+    "uniform",
+    "xavier_uniform",
+    "xavier_normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "orthogonal",
+]
+Initializer = Annotated[_Document, BeforeValidator(_named, json_schema_input_type=_Name | _Document)]
 """One way to fill a tensor; `"normal"` is short for `{"type": "normal"}`."""
 
 MATRICES: Final = frozenset({"eye", "dirac", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",

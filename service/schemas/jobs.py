@@ -200,11 +200,18 @@ class RenameRule(Document):
     to: Annotated[str, StringConstraints(max_length=255, pattern=r"^[A-Za-z0-9_.*-]*$")]
 
 
+ForwardLines = Annotated[
+    tuple[Annotated[str, StringConstraints(max_length=4096)], ...], Field(min_length=1, max_length=4096)
+]
+ForwardOf = Annotated[str, StringConstraints(max_length=255)]
+
+
 class ImportSpec(Document):
     """Make a version from weights: of an uploaded file, inline, or initialised from the seed.
 
-    An upload may bring its architecture along; `inputs` say what such a net takes and `forward` how it calls its
-    layers, where the file does not. `part` names the weights in a checkpoint that has several sets of them.
+    An upload may bring its architecture along; `inputs` say what such a net takes, `forward` how it and its parts call
+    their layers (lines for the net itself, or lines by path or class), where the file does not. `part` names the
+    weights in a checkpoint that has several sets of them.
     """
 
     kind: Literal["import"]
@@ -212,10 +219,7 @@ class ImportSpec(Document):
     upload: UploadId | None = None
     state_dict: dict[str, Any] | None = None
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=64)] | None = None
-    forward: (
-        Annotated[tuple[Annotated[str, StringConstraints(max_length=4096)], ...], Field(min_length=1, max_length=4096)]
-        | None
-    ) = None
+    forward: ForwardLines | Annotated[dict[ForwardOf, ForwardLines], Field(min_length=1, max_length=256)] | None = None
     rename: Annotated[tuple[RenameRule, ...], Field(max_length=256)] = ()
     part: Annotated[str, StringConstraints(max_length=255)] | None = None
     allow_nonfinite: bool = False

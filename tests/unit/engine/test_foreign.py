@@ -82,7 +82,7 @@ def test_a_class_without_its_text_is_a_tree_and_says_what_it_needs(written, writ
 )
 def test_a_forward_may_be_sent_as_lines_or_as_python(written, forward):
     case = written["today", "zbx", "zip"]
-    understood, report, inspection = read(case.path, forward=forward)
+    understood, report, inspection = read(case.path, forward={"": forward})
     assert understood is not None
     assert report.outcome == "translated"
     assert understood.architecture.inputs[0].shape == ("B", 3, 8, 8)
@@ -121,6 +121,68 @@ def test_tied_weights_stay_one_tensor_and_what_is_never_called_is_left_out(writt
     assert [note for note in report.repaired if "never used" in note]
     module = net_of(case.path, understood, inspection)
     assert module.out.weight is module.embed.weight  # type: ignore[union-attr]
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + torch.relu(self.lin(x))
+
+
+class Nested(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(), Block()])
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x)
+
+
+WHOLE = """
+class Block(nn.Module):
+    def forward(self, x):
+        return x + torch.relu(self.lin(x))
+
+class Nested(nn.Module):
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x)
+"""
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        {"": WHOLE.splitlines()},
+        {"": ["x = blocks(x)", "return fc(x)"], "Block": ["return x + relu(lin(x))"]},
+        {"": ["return self.fc(self.blocks(x))"], "blocks.0": ["return x + relu(lin(x))"],
+         "blocks.1": ["def forward(self, x):", "    return x + F.relu(self.lin(x))"]},
+    ],
+)  # fmt: skip
+def test_forwards_of_inner_classes_are_sent_by_path_by_class_or_as_their_text(tmp_path, forward):
+    net = Nested().eval()
+    torch.save(net, tmp_path / "net.pt")
+    _, report, _ = read(tmp_path / "net.pt")
+    assert len(report.needs) == 2  # one for each class, not for each module
+    understood, report, inspection = read(tmp_path / "net.pt", forward=forward)
+    assert understood is not None, report.needs
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        assert torch.allclose(net_of(tmp_path / "net.pt", understood, inspection)(x), net(x), atol=1e-6)
+
+
+def test_a_slip_in_the_text_is_told_in_its_own_line_with_the_nearest_name(written):
+    case = written["today", "zbx", "zip"]
+    _, report, _ = read(case.path, forward={"": ["x = F.relu(self.convl(x))", "return self.head(self.pool(x))"]})
+    assert "Line 1: `self.convl`" in report.needs[0].detail
+    assert "'conv1'" in report.needs[0].detail
 
 
 def test_three_values_make_attention(written):

@@ -31,7 +31,7 @@ def test_free_tensors_come_first_in_the_state_dict_and_are_read_by_name():
     judged = require(graph(FREE, "return first(x) * scale + shift + count")).architecture
     assert judged is not None
     confirm(judged)
-    module = build(judged)
+    module: Any = build(judged)
     assert list(module.state_dict()) == list(state_rows(judged)) == ["scale", "shift", "first.weight", "first.bias"]
     x = torch.randn(3, 4)
     assert torch.equal(module(x), module.first(x) * module.scale + module.shift)
@@ -43,7 +43,7 @@ def test_tied_weights_are_one_tensor_and_counted_once():
     judgement = require(document)
     assert judgement.architecture is not None
     assert judgement.summary is not None
-    module = build(judgement.architecture)
+    module: Any = build(judgement.architecture)
     assert module.b.weight is module.a.weight
     assert judgement.summary["parameters"] == 24 == sum(p.numel() for p in module.parameters())
     assert list(module.state_dict()) == list(state_rows(judgement.architecture))
@@ -73,7 +73,7 @@ def test_rules_say_initial_weights_in_their_order():
     judged = require(document).architecture
     assert judged is not None
     torch.manual_seed(0)
-    module = build(judged)
+    module: Any = build(judged)
     assert module.a.weight.abs().max() < 0.1
     assert module.a.bias.tolist() == [0] * 4
     assert torch.equal(module.b.weight, torch.eye(4))
@@ -93,3 +93,21 @@ def test_rules_say_initial_weights_in_their_order():
 def test_a_wrong_rule_is_told(rule, pointer, code):
     judgement = judge(graph([linear("a")], "return a(x)", init=[rule]))
     assert [(error.pointer, error.code) for error in judgement.errors] == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"type": "Parameter", "init": "xavier_uniform"}, "shape-mismatch"),
+        ({"type": "Parameter", "init": "eye"}, "shape-mismatch"),
+        ({"type": "Buffer", "init": "dirac"}, "shape-mismatch"),
+        ({"type": "Buffer", "init": "normal", "dtype": "int64"}, "dtype-mismatch"),
+        ({"type": "Buffer", "init": "normal", "persistent": False}, "invalid"),
+        ({"type": "Buffer", "init": {"type": "constant", "value": 0.5}, "dtype": "int64"}, "dtype-mismatch"),
+        ({"type": "Buffer", "init": {"type": "constant", "value": -1}, "dtype": "uint8"}, "dtype-mismatch"),
+    ],
+)
+def test_values_that_a_free_tensor_cannot_begin_with_are_told(members, code):
+    (error,) = judge(graph([{"name": "free", "shape": [4], **members}], "return x + free")).errors
+
+    assert (error.pointer, error.code, error.layer) == ("/root/layers/0/init", code, "free")

@@ -597,11 +597,11 @@ def test_a_long_sequence_is_confirmed_at_once():
     raw = net([LSTM | {"num_layers": 4}], {"x": ["B", 4096, 6]}, ["out, _ = lstm(x)", "return out[:, -1]"])
     judgement = require(raw)
     assert judgement.architecture is not None
-    started = time.perf_counter()
+    started = time.process_time()
 
     confirm(judgement.architecture)
 
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_fractional_pools_are_random_in_training_alone():
@@ -706,10 +706,10 @@ def test_many_deep_stacks_are_refused_before_their_tensors_are_listed():
     deep = {**ENCODER, "num_layers": 1024}
     layers = [{**deep, "name": f"e{number}"} for number in range(200)]
     lines = ["x = " + f"e{number}(x)" for number in range(200)]
-    started = time.perf_counter()
+    started = time.process_time()
 
     assert [code for code, _ in refused(net(layers, {"x": ["B", 4, 6]}, [*lines, "return x"]))] == ["too-large"]
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 # Damaged documents.

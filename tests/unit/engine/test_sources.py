@@ -39,6 +39,9 @@ def lines(body: str, **members) -> list[str]:
         ("out, _ = self.lstm(x)\nreturn self.fc1(out[:, -1, :])", ["out, _ = lstm(x)", "return fc1(out[:, -1])"]),
         ("h0 = torch.zeros(2, x.size(0), 8).to(x.device)\nout, (h, c) = self.lstm(x, (h0, h0))\nreturn self.fc1(h[-1])",
          ["out, (h, c) = lstm(x)", "return fc1(h[-1])"]),
+        ("e = self.fc1(x)\np = nn.utils.rnn.pack_padded_sequence(e, n.cpu(), batch_first=True, enforce_sorted=False)\n"
+         "o, (h, c) = self.lstm(p)\no, _ = pad_packed_sequence(o, batch_first=True)\nreturn self.fc2(o[:, 0])",
+         ["e = fc1(x)", "o, (h, c) = lstm(e, lengths=n)", "return fc2(o[:, 0])"]),
         ("x = F.dropout(x, p=0.3, training=self.training)\nreturn self.fc1(x)",
          ["x = dropout(x, p=0.3)", "return fc1(x)"]),
         ("x = F.max_pool2d(self.conv1(x), (2, 2))\nreturn x.mean([2, 3])",
@@ -59,6 +62,9 @@ def lines(body: str, **members) -> list[str]:
 )  # fmt: skip
 def test_what_people_write_is_read(body, wanted):
     constants = {"down": None, "width": 8}
+    if "n.cpu()" in body:
+        assert list(translated(body, inputs="x, n").lines) == wanted
+        return
     if wanted is None:
         assert translated(body, constants=constants).problems
         return

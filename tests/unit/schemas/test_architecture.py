@@ -266,21 +266,21 @@ def nested(depth: int) -> dict[str, Any]:
 def test_depth_is_limited_before_anything_recurses():
     parse(nested(32))
     for raw in (nested(33), nested(100_000)):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ArchitectureTooLarge) as caught:
             parse(raw)
         assert caught.value.limit == {"name": "depth", "value": 32, "got": 33}
-        assert time.perf_counter() - started < 0.5
+        assert time.process_time() - started < 0.5
 
 
 def test_the_number_of_layers_is_limited_before_any_is_read():
     for raw in (sequential(*[{"type": "ReLU"}] * 100_000), sequential(*[sequential(*[{}] * 300)["root"]] * 300)):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ArchitectureTooLarge) as caught:
             parse(raw)
         assert caught.value.limit is not None
         assert caught.value.limit["name"] == "layers"
-        assert time.perf_counter() - started < 0.5
+        assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -339,10 +339,10 @@ def test_hostile_layers_are_refused_with_entries(layer):
     ids=["types", "members", "inputs", "graph-inputs", "lines", "typos", "symbols"],
 )
 def test_very_many_mistakes_are_told_in_good_time(raw):
-    started = time.perf_counter()
+    started = time.process_time()
 
     assert refused(raw)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_the_schema_is_json_and_names_every_kind():

@@ -142,8 +142,8 @@ def test_a_diff_is_a_document():
 
 def test_long_nets_are_compared_in_time():
     a, b = [RELU, {"type": "Tanh"}] * 1500, [{"type": "Tanh"}, {"type": "Sigmoid"}] * 1400
-    began = time.perf_counter()
+    began = time.process_time()
     found = diff(sequential(*a), sequential(*b))
 
     assert found.changes
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10

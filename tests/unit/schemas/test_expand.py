@@ -483,11 +483,11 @@ def doubling(levels: int, **args: Any) -> dict[str, Any]:
     ids=["doubling blocks", "doubling blocks with arguments", "repeats", "computed repeats", "one long repeat"],
 )
 def test_what_grows_beyond_all_limits_is_refused_unmade(raw, limit):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ArchitectureTooLarge) as caught:
         parse(raw)
 
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
     assert caught.value.limit is not None
     assert caught.value.limit["name"] == limit
 
@@ -495,11 +495,11 @@ def test_what_grows_beyond_all_limits_is_refused_unmade(raw, limit):
 def test_a_repeat_of_nothing_ends():
     nothing = linear("${i + j + k}", 1) | {"if": "${i < 0}"}
     raw = document(repeat("${1024}", repeat("${1024}", repeat("${1024}", nothing, index="k"), index="j")))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ArchitectureTooLarge) as caught:
         parse(raw)
 
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert caught.value.limit == {"name": "expansion", "value": 40_000, "got": 40_001}
 
 
@@ -528,20 +528,20 @@ def test_a_long_chain_of_blocks_ends():
     ids=["long forwards", "long lists"],
 )
 def test_what_is_long_is_not_written_out_again_and_again(layer):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ArchitectureTooLarge):
         parse(document(repeat(1024, layer)))
 
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_very_many_mistakes_are_told_in_good_time():
     blocks = {f"block{k}": DENSE for k in range(200)}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ArchitectureInvalid) as caught:
         parse(document(sequential(*[use(f"blok{k}", n="${m}") for k in range(5_000)]), blocks=blocks))
 
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(caught.value.errors) + caught.value.more == 5_000
 
 

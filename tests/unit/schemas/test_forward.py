@@ -175,12 +175,12 @@ def test_a_misspelt_layer_is_told_once_with_the_right_one():
     ids=lambda line: repr(line[:40]),
 )
 def test_what_is_not_in_the_language_is_refused_at_its_line(line):
-    started = time.perf_counter()
+    started = time.process_time()
     compiled = program("h = hidden(x)", line, "return predict(h)")
 
     assert {fault.line for fault in compiled.faults} == {1}
     assert all(len(fault.detail) < 400 for fault in compiled.faults)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -365,11 +365,11 @@ def test_every_promised_operation_is_there():
 
 
 def test_thousands_of_lines_are_read_in_good_time():
-    started = time.perf_counter()
+    started = time.process_time()
     compiled = program(*["x = relu(x)"] * 4000, "return predict(hidden(x))")
 
     assert compiled.faults == ()
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert len(json.dumps([step.inputs for step in compiled.steps])) < 10**6
 
 

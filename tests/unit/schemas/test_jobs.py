@@ -155,9 +155,9 @@ def test_mistakes_of_the_job_and_sizes_that_disagree_come_together() -> None:
 
 
 def test_of_very_many_mistakes_the_first_are_told_and_the_others_counted() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     error = refused({"kind": "train", **{f"k{i}": i for i in range(100_000)}})
 
     assert len(error.errors) == 100
     assert error.more == 100_000 + 6 - 100  # six members are missing
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -226,6 +226,7 @@ def test_the_batch_may_come_second_meanwhile():
     lines = ["t = transpose(x, 0, 1)", "h = relu(t) + t", "return cat(h[0], h[-1], mean(h, 0), dim=1)"]
     judgement = judge(graph(*lines, shapes=[("B", 5, 3)]))
     assert judgement.errors == ()
+    assert judgement.summary is not None
     assert judgement.summary["outputs"][0]["shape"] == ["B", 9]
 
 
@@ -239,6 +240,8 @@ FREE = [
 def test_free_tensors_are_values_of_the_forward():
     judgement = judge(graph("return (x * scale) @ matrix + shift", shapes=[("B", 3)], layers=FREE))
     assert judgement.errors == ()
+    assert judgement.summary is not None
+    assert judgement.architecture is not None
     assert judgement.summary["parameters"] == 15
     assert judgement.summary["outputs"][0]["shape"] == ["B", 4]
     assert list(state_rows(judgement.architecture)) == ["scale", "matrix", "shift"]
@@ -355,6 +358,31 @@ def test_sizes_that_must_be_equal_are_named():
     assert entry.detail.startswith("H and W must be equal")
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "symbols"),
+    [
+        (LINEAR, ("B", "F"), "F"),
+        ({"type": "BatchNorm1d", "num_features": "auto"}, ("B", "T"), "T"),
+        ({"type": "LayerNorm", "normalized_shape": "auto"}, ("B", 4, "T"), "T"),
+    ],
+)
+def test_auto_is_one_number_and_cannot_follow_a_size_that_varies(layer, shape, symbols):
+    (entry,) = judge(sequential(layer, shape=shape)).errors
+
+    assert (entry.pointer, entry.code) == (f"/inputs/0/shape/{shape.index(symbols)}", "size-forced")
+    assert entry.detail == f'{symbols} cannot vary: "auto" is one number, and here it depends on {symbols}.'
+    assert entry.layer == "0"
+
+
+def test_sizes_that_vary_are_tried_smaller_where_the_first_are_too_large():
+    pixels = "p = transpose(flatten(x, 2), 1, 2)"
+    lines = (pixels, "return softmax(p @ transpose(p, 1, 2), dim=-1)")
+    judgement = judge(graph(*lines, shapes=[("B", 3, "H", "W")]))
+
+    assert judgement.valid
+    assert judgement.sizes == {"H": 32, "W": 32}
+
+
 def test_a_size_that_not_every_value_fits_is_a_warning():
     layers = [{"type": "PixelUnshuffle", "downscale_factor": 2}]
     judgement = judge(sequential(*layers, shape=("B", 3, "H", 8)))
@@ -371,10 +399,10 @@ def test_a_size_that_not_every_value_fits_is_a_warning():
 def too_large(raw: Any, **limits: int) -> dict[str, Any]:
     times = []
     for _ in range(3):  # the best of three, since the machine has other work
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ArchitectureTooLarge) as caught:
             require(raw, limits=Limits(**limits))
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 0.05
     assert caught.value.errors[0].code == "too-large"
     assert caught.value.limit is not None
@@ -414,13 +442,13 @@ def test_graphs_that_double_with_every_level_are_cut_off():
     for _ in range(30):
         layer = {"type": "Graph", "name": "f", "layers": [layer], "forward": ["return f(f(x))"]}
     del layer["name"]
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ArchitectureTooLarge) as caught:
         require(document(layer, ("B", 3)))
 
     assert caught.value.limit is not None
     assert caught.value.limit["name"] == "calls"
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_every_limit_is_named_where_it_is_passed():
@@ -443,19 +471,19 @@ def test_the_layer_to_blame_is_named():
 
 def test_a_large_net_is_judged_in_good_time():
     raw = sequential(*[LINEAR] * 19_000, shape=("B", 10))
-    started = time.perf_counter()
+    started = time.process_time()
 
     assert summary(raw)["parameters"] == 19_000 * 110
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_small_net_is_judged_in_about_a_millisecond():
     raw = cifar()
     times = []
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.process_time()
         judge(raw)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
 
     assert min(times) < 0.005
 
