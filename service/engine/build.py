@@ -96,15 +96,22 @@ def initialise(module: nn.Module, architecture: Architecture) -> None:
                     _fill(parameter, rule.init)
 
 
+MOST_CONFIRMED: Final = 1_000
+"""Calls of layers and operations. A call costs about a millisecond on meta; a larger net is taken by the judge's word
+until a worker runs it."""
+
+
 def confirm(architecture: Architecture) -> None:
     """See that torch makes of a document what the judge said, on the meta device and with batches of 2 and 3.
+
+    Nets of more than MOST_CONFIRMED calls are left to the worker that runs them.
 
     Raises:
         ArchitectureInvalid: it does not; the layer is named.
     """
     judgement = require(architecture)
     judged = judgement.architecture
-    if judged is None:  # pragma: no cover - `require` gives one
+    if judged is None or judgement.calls > MOST_CONFIRMED:
         return
     module = build(judged, device="meta").eval()  # in training some layers read numbers, which meta has none of
     for batch in (2, 3):
@@ -237,7 +244,8 @@ _FILLED: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
 
 def _leaf(layer: Leaf) -> nn.Module:
     # The short form: sizes as people write them, so that the net prints as if they had written it.
-    written = layer.model_dump(exclude={"type", "name"})
+    # Never in place: a value may be an input's memory, or be read again.
+    written = layer.model_dump(exclude={"type", "name", "inplace"})
     arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()}
     for name in arguments:
         member = getattr(layer, name)

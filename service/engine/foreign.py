@@ -175,23 +175,49 @@ def _renamed(inspection: Inspection, rules: Sequence[tuple[str, str]], report: R
 def _rewritten(name: str, source: str, target: str) -> str:
     if not source:
         return f"{target}.{name}"
-    found = _pattern(source).fullmatch(name)
+    found = _captured(_tokens(source), name)
     if found is None:
         return name
-    *captured, rest = found.groups(default="")
+    *captured, rest = found
     given = iter(captured)
     out = re.sub(r"\*+", lambda _: next(given, ""), target)
     return f"{out}{rest}" if out else rest.removeprefix(".")
 
 
 @lru_cache(maxsize=256)
-def _pattern(source: str) -> re.Pattern[str]:
-    """A rule's left side: `*` is a name or a part of it, `**` several; a whole key, or the beginning of one."""
-    text = "".join(
-        r"(.*)" if part.startswith("**") else r"([^.]*)" if part == "*" else re.escape(part)
-        for part in re.split(r"(\*+)", source)
-    )
-    return re.compile(rf"{text}((?:\..*)?)")
+def _tokens(source: str) -> tuple[str, ...]:
+    """A rule's left side in pieces: letters, `*` (a name or a part of it) and `**` (several)."""
+    return tuple(part for part in re.split(r"(\*+)", source) if part)
+
+
+def _captured(tokens: Sequence[str], name: str) -> list[str] | None:
+    """What the stars stand for, and what is left of the key, which is empty or begins with a dot.
+
+    Longest first. A place that has failed once is not tried again, so that no pattern takes long.
+    """
+    dead: set[tuple[int, int]] = set()
+
+    def follow(token: int, at: int) -> list[str] | None:
+        if token == len(tokens):
+            return [name[at:]] if at == len(name) or name[at] == "." else None
+        if (token, at) in dead:
+            return None
+        piece = tokens[token]
+        if piece[0] != "*":
+            found = follow(token + 1, at + len(piece)) if name.startswith(piece, at) else None
+        else:
+            stop = len(name) if len(piece) > 1 or "." not in name[at:] else name.index(".", at)
+            found = None
+            for end in range(stop, at - 1, -1):
+                rest = follow(token + 1, end)
+                if rest is not None:
+                    found = [name[at:end], *rest]
+                    break
+        if found is None:
+            dead.add((token, at))
+        return found
+
+    return follow(0, 0)
 
 
 # Documents.
@@ -380,6 +406,7 @@ def _matched(
     )
     if any(items for items, _ in wrong):
         told = ", ".join(f"{len(items)} {word}" for items, word in wrong if items)
+        report.outcome = "refused"
         detail = f"The tensors do not fit the architecture: {told}. Mend the document, or send `rename` rules."
         report.needs.append(translate.Need("architecture", detail))
         return None

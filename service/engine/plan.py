@@ -347,11 +347,8 @@ def _max_pool(_: Any, module: Any) -> Function | None:
     return lambda x: function(x, kernel, stride, padding, dilation, ceil_mode)
 
 
-def _plain(function: Function, in_place: Function | None = None) -> Callable[[Any, Any], Function | None]:
-    def compiled(layer: Any, _: Any) -> Function | None:
-        return in_place if getattr(layer, "inplace", False) else function
-
-    return compiled
+def _plain(function: Function) -> Callable[[Any, Any], Function | None]:
+    return lambda *_: function
 
 
 _COMPILED: Final[Mapping[type[Leaf], Callable[[Any, Any], Function | None]]] = {
@@ -363,7 +360,7 @@ _COMPILED: Final[Mapping[type[Leaf], Callable[[Any, Any], Function | None]]] = {
     norms.LayerNorm: _layer_norm,
     layers.Flatten: _flatten,
     pools.MaxPool2d: _max_pool,
-    layers.ReLU: _plain(torch.relu, torch.relu_),
+    layers.ReLU: _plain(torch.relu),
     layers.Tanh: _plain(torch.tanh),
     layers.Sigmoid: _plain(torch.sigmoid),
 }

@@ -19,6 +19,8 @@ from service.schemas.steps import OPERATIONS
 _MOST_SOURCE: Final = 262_144
 _MOST_LINES: Final = 4096
 _MOST_DEPTH: Final = 48
+_MOST_WALKED: Final = 50_000
+"""Expressions that are looked at, each time they come round in a loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def translate(source: str, instance: Instance, *, bare: bool = False) -> Transla
         return _Translator(instance, methods).whole(forward)
     except _Untranslatable as stop:
         return Translation((), (), (stop.message,))
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        return Translation((), (), ("The source cannot be read.",))
 
 
 def classes(source: str) -> dict[str, str]:
@@ -217,6 +221,7 @@ class _Translator:
         self._lines: list[str] = []
         self._taken: set[str] = set(instance.layers) | set(instance.tensors) | set(OPERATIONS)
         self._depth = 0
+        self._walked = 0
         self._inside = 0
 
     def whole(self, forward: ast.FunctionDef) -> Translation:
@@ -341,6 +346,7 @@ class _Translator:
                 if not isinstance(count, _Known) or not isinstance(count.value, int) or not 0 <= count.value <= 64:
                     raise _Untranslatable("A loop needs a known number of rounds, 64 at most.", loop)
                 for turn in range(count.value):
+                    self._walked += 1
                     self._assign(loop.target, _Known(turn), scope)
                     result = self._body(loop.body, scope)
                     if result is not None:
@@ -410,7 +416,10 @@ class _Translator:
 
     def _value(self, node: ast.expr, scope: dict[str, _Value]) -> _Value:
         self._depth += 1
+        self._walked += 1
         try:
+            if self._walked > _MOST_WALKED:
+                raise _Untranslatable("The forward does too much to be followed: its loops or methods multiply.", node)
             if self._depth > _MOST_DEPTH * 4:
                 raise _Untranslatable("The source nests too deeply.", node)
             return self._expression(node, scope)
@@ -538,8 +547,8 @@ class _Translator:
                 assert isinstance(layer, _Layer)
                 return self._call_layer(layer.name, node, scope)
             case ast.Name(id=("int" | "float") as name):
-                (value,) = [self._value(arg, scope) for arg in node.args] or [_Size()]
-                if isinstance(value, _Known) and isinstance(value.value, (int, float)):
+                value = self._value(node.args[0], scope) if len(node.args) == 1 else _Size()
+                if isinstance(value, _Known) and isinstance(value.value, (int, float)) and math.isfinite(value.value):
                     return _Known(int(value.value) if name == "int" else float(value.value))
                 return _Size()
             case ast.Name(id=name) if name in _FUNCTIONS:

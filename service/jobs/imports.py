@@ -85,6 +85,8 @@ def import_file(task: dict[str, Any], folder: Path, threads: int) -> dict[str, A
         {key: value for key, value in task["spec"].items() if key in ImportSpec.model_fields}
     )
     given, _ = judged(task["spec"]["architecture"]) if task["spec"]["architecture"] else (None, None)
+    if not Path(task["upload"]).exists():
+        raise JobFailed("data_error", "The upload was deleted before this job could read it.", hint="Upload it again.")
     log(f"Attempt {task['attempt']}: reading the uploaded file, {Path(task['upload']).stat().st_size} bytes.")
     scratch = folder / "weights"
     scratch.unlink(missing_ok=True)
@@ -127,6 +129,16 @@ def import_file(task: dict[str, Any], folder: Path, threads: int) -> dict[str, A
     module = build.build(architecture, device="meta")
     sources = {key: source.keys if source is not None else None for key, source in understood.sources.items()}
     state = checkpoint.assemble(inspected.path, inspection, sources, module.state_dict())
+    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken and not spec.allow_nonfinite:
+        report.outcome = "refused"
+        raise JobFailed(
+            "checkpoint_refused",
+            f"{len(broken)} tensors have numbers that are not finite: {', '.join(broken[:5])}.",
+            hint='Send "allow_nonfinite": true to take them as they are.',
+            reason="not-finite",
+            report=report.to_dict(),
+        )
     module.load_state_dict(state, strict=True, assign=True)
     build.complete(module, architecture)
     lineage = {

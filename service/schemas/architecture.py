@@ -278,7 +278,7 @@ def _canonical_layer(layer: Any, name: str | None) -> dict[str, Any]:
                 members["layers"] = [_canonical_layer(child, child_name) for child_name, child in children]
             members["forward"] = [step.model_dump(mode="json", exclude_defaults=True) for step in layer.steps]
         case _:
-            members |= layer.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
+            members |= layer.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name", "inplace"})
     return members
 
 

@@ -41,7 +41,7 @@ class Limits:
     parameters: int = 10**9
     activations_per_row: int = 200_000_000
     size: int = 2**24
-    calls: int = 50_000
+    calls: int = 25_000
     """Layers and operations that one forward runs: graphs that call each other twice double with each level."""
 
 
@@ -63,6 +63,8 @@ class Judgement:
     summary: dict[str, Any] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     limit: Mapping[str, Any] | None = None
+    calls: int = 0
+    """Layers and operations that one forward runs."""
 
     @property
     def valid(self) -> bool:
@@ -255,7 +257,10 @@ class _Walk:
                 case Call():
                     place = places[step.layer]
                     if getattr(graph.layers[place], "inplace", False) and last[step.inputs[0]] >= number:
-                        detail = f"`{step.layer}` is in place and changes a value that is read again afterwards."
+                        detail = (
+                            f"`{step.layer}` is in place, and what it is given is read again afterwards: torch would "
+                            "read the changed value there. Here nothing is computed in place."
+                        )
                         self.warnings.append(Entry(where, "overwrites", detail, path or None, "Leave inplace out."))
                     child_path, child_at = _join(path, step.layer), f"{at}/layers/{place}"
                     named = {
@@ -439,6 +444,7 @@ class _Judge:
             warnings=tuple(warnings),
             summary=self._summary(totals, walk, good),
             sizes=sizes,
+            calls=walk.calls,
         )
 
     # Sizes that vary.

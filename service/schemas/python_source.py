@@ -353,7 +353,7 @@ def _constructor(layer: Leaf, *, module: str) -> str:
     leading = True
     for member_name, info in type(layer).model_fields.items():
         name = info.alias or member_name
-        if member_name in ("type", "name"):
+        if member_name in ("type", "name", "inplace"):  # nothing is computed in place
             continue
         if name not in written:
             leading = False

@@ -267,11 +267,19 @@ def test_keys_are_renamed_by_rules(tmp_path, names, rename, wanted):
         assert report.needs
 
 
+def test_no_rule_takes_long(tmp_path):
+    torch.save({"a" * 200: torch.ones(1)}, tmp_path / "weights.pt")
+    architecture = require(SEQUENTIAL).architecture
+    understood, _, _ = read(tmp_path / "weights.pt", architecture=architecture, rename=[("**a" * 12 + "b", "x")])
+    assert understood is None
+
+
 def test_what_does_not_fit_is_listed_all_of_it(tmp_path):
     state = {"0.weight": torch.ones(10, 2), "0.bias": torch.ones(10, dtype=torch.int64), "3.weight": torch.ones(1)}
     torch.save(state, tmp_path / "weights.pt")
     understood, report, _ = read(tmp_path / "weights.pt", architecture=require(SEQUENTIAL).architecture)
     assert understood is None
+    assert report.outcome == "refused"
     assert report.missing == ["2.weight", "2.bias"]
     assert report.unexpected == ["3.weight"]
     assert report.mismatched == [

@@ -1,12 +1,15 @@
 """Free parameters and buffers, tied weights and initial weights by rule, as torch has them."""
 
+import time
 from typing import Any
 
 import pytest
 import torch
 
 from service.engine.build import build, confirm
+from service.engine.plan import compile_plan
 from service.schemas.architecture import canonical_form, state_rows
+from service.schemas.initial import matches
 from service.schemas.judgement import judge, require
 
 
@@ -111,3 +114,48 @@ def test_values_that_a_free_tensor_cannot_begin_with_are_told(members, code):
     (error,) = judge(graph([{"name": "free", "shape": [4], **members}], "return x + free")).errors
 
     assert (error.pointer, error.code, error.layer) == ("/root/layers/0/init", code, "free")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("**.weight", "weight", True),
+        ("**.weight", "a.b.weight", True),
+        ("features.**", "features.0.conv.weight", True),
+        ("features.**", "features", True),
+        ("a.*.b", "a.xx.b", True),
+        ("a.*.b", "a.x.y.b", False),
+        ("**.conv*.weight", "layer1.0.conv2.weight", True),
+        ("*1*2.b", "a1b2.b", True),
+        ("*1*2.b", "a2b1.b", False),
+        ("**", "a.b", True),
+        ("a", "b", False),
+    ],
+)
+def test_patterns_fit_names(pattern, name, fits):
+    assert matches(pattern, name) == fits
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("**." * 100 + "zz", "a." * 29 + "w"), ("*a" * 30 + "*b.w", "a" * 64 + ".w")]
+)
+def test_no_pattern_takes_long(pattern, name):
+    started = time.process_time()
+    assert not matches(pattern, name)
+    assert time.process_time() - started < 0.1
+
+
+def test_nothing_is_computed_in_place_and_a_value_that_is_read_again_is_warned_of():
+    layers = [{"name": "r", "type": "SiLU", "inplace": True}, {"name": "p", "type": "Parameter", "shape": [4]}]
+    document = graph(layers, "y = r(x)", "return x + y * p")
+    judgement = require(document)
+    assert judgement.architecture is not None
+    assert [warning.code for warning in judgement.warnings] == ["overwrites"]
+    module = build(judgement.architecture)
+    x = torch.randn(3, 4)
+    kept = x.clone()
+    compile_plan(judgement.architecture, module.eval())(x)
+    module(x)
+    assert torch.equal(x, kept)
+    without = graph([{"name": "r", "type": "SiLU"}, layers[1]], "y = r(x)", "return x + y * p")
+    assert judgement.digest == require(without).digest

@@ -132,6 +132,19 @@ def test_a_deep_expression_is_refused_and_not_followed():
     assert translated(body).problems
 
 
+@pytest.mark.parametrize("body", ["n = int(1e999)\nreturn x", "n = int(1, 2)\nreturn self.fc1(x)", "return x * 1e999"])
+def test_odd_numbers_are_no_fault(body):
+    assert translated(body) is not None
+
+
+def test_loops_that_multiply_are_stopped():
+    body = (
+        "".join(f"{' ' * 4 * depth}for a{depth} in range(64):\n" for depth in range(7)) + " " * 28 + "n = 1\nreturn x"
+    )
+    (problem,) = translated(body).problems
+    assert "multiply" in problem
+
+
 def test_the_statements_alone_and_a_bare_def_are_read():
     bare = "def forward(self, x):\n    return self.fc1(x)"
     assert translate(bare, Instance(LAYERS)).lines == ("return fc1(x)",)
