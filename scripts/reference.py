@@ -1,4 +1,4 @@
-"""Writes docs/reference/layers.md, operations.md and initial-weights.md from the documents in `service/schemas`.
+"""Writes layers.md, operations.md, initial-weights.md and training.md in docs/reference from `service/schemas`.
 
 `scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. It
 knows no torch: what a layer makes of an input is asked of the rules that judge architectures.
@@ -17,7 +17,7 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 
-from service.schemas import initial
+from service.schemas import initial, objectives, optimizers, schedulers
 from service.schemas.architecture import json_schema
 from service.schemas.layers import LAYER_KINDS, Buffer, Graph, Parameter, Sequential
 from service.schemas.leaf import Argument, Leaf, Value
@@ -48,6 +48,7 @@ def pages() -> dict[str, str]:
         "layers.md": "\n".join(_layers()),
         "operations.md": "\n".join(_operations()),
         "initial-weights.md": "\n".join(_initial()),
+        "training.md": "\n".join(_training()),
     }
 
 
@@ -311,6 +312,79 @@ def _given(field: Mapping[str, Any]) -> str:
     return f" ({json.dumps(field['default'])})" if "default" in field else ""
 
 
+# Training.
+
+_TRAINING: Final = """\
+# Objectives, optimizers, schedulers
+
+{note}
+
+What the members `objective`, `optimizer` and `scheduler` of a [train request](../guide/training.md) may be: torch's
+own, with its names and defaults for their settings.
+"""
+
+_TARGETS: Final = {
+    "numbers": "numbers to be met",
+    "classes": "one class a row",
+    "binary": "0 or 1 for each output",
+    "probabilities": "probabilities",
+    "signs": "-1 or 1",
+    "label_lists": "indices of labels, ended by -1",
+}
+
+_OPTIMIZERS: Final = """
+## Optimizers
+
+Each may also have `groups`: of `{"match": "layer4", "lr_scale": 0.1}` the parameters under layer4 learn at a tenth of
+the rate. `match` is a pattern over paths, as in [edits](../guide/edits.md); beside it stand `lr` or `lr_scale`, and
+`weight_decay`. Of several groups that name a parameter the first has it.
+
+| type | what it is | settings |
+| --- | --- | --- |"""
+
+_SCHEDULERS: Final = """
+## Schedulers
+
+`interval` is what one step of a scheduler is: `"epoch"`, or `"step"` for every update of the weights. A length of
+`"budget"` is all that the job's budget has. A warm-up is a LinearLR before another, in a SequentialLR, whose parts are
+any of the first eight.
+
+| type | what it does | settings |
+| --- | --- | --- |"""
+
+
+def _training() -> Iterator[str]:
+    yield _TRAINING.format(note=_NOTE)
+    yield "## Objectives\n\n| type | what it is | targets | settings |\n| --- | --- | --- | --- |"
+    for objective in get_args(objectives.AnyObjective):
+        told = _TARGETS[objective.targets]
+        yield f"| `{_tag(objective)}` | {_cell(_sentence(objective))} | {told} | {_settings(objective)} |"
+    yield from _left_out(objectives.LEFT_OUT)
+    yield _OPTIMIZERS
+    for kind in get_args(optimizers.AnyOptimizer):
+        yield f"| `{_tag(kind)}` | {_cell(_sentence(kind))} | {_settings(kind, 'groups')} |"
+    yield from _left_out(optimizers.LEFT_OUT)
+    yield _SCHEDULERS
+    for kind in get_args(schedulers.AnyScheduler):
+        yield f"| `{_tag(kind)}` | {_cell(_sentence(kind))} | {_settings(kind, 'schedulers')} |"
+    yield from _left_out(schedulers.LEFT_OUT)
+
+
+def _tag(kind: type[BaseModel]) -> str:
+    tag: str = get_args(kind.model_fields["type"].annotation)[0]
+    return tag
+
+
+def _settings(kind: type[BaseModel], *without: str) -> str:
+    properties = _properties(kind.model_json_schema(by_alias=True), without=("type", *without))
+    return _cell("; ".join(f"`{name}`: {_words(field)}{_given(field)}" for name, field in properties.items()))
+
+
+def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
+    yield "\nOf torch's these are not there:\n"
+    yield from (f"- `{name}`: {reason}" for name, reason in reasons.items())
+
+
 # Members in words.
 
 _OF_EVERY: Final = ("type", "name", "if")
@@ -376,7 +450,7 @@ def _words(field: Mapping[str, Any], *, several: bool = False) -> str:
     one, many = _KINDS.get(field.get("type", ""), ("anything", "anything"))
     match field.get("type"):
         case "array":
-            inner = _words(field.get("items", {}), several=True)
+            inner = _words(field.get("items") or field.get("prefixItems", [{}])[0], several=True)
             return f"lists of {inner}" if several else f"a list of {inner}"
         case "object":
             values = field.get("additionalProperties")
@@ -410,7 +484,7 @@ _KINDS: Final = {
 _EXPRESSION: Final = {"$ref": "#/$defs/Expression"}
 _REFERENCES: Final = {
     "Layer": ("a layer", "layers"),
-    "Constant": ("a number, a boolean or a list of these", "numbers, booleans or lists of these"),
+    "ParamValue": ("a number, a boolean or a list of these", "numbers, booleans or lists of these"),
     "Block": ("a [Block](#block)", "[Blocks](#block)"),
     "InputSpec": ("an [InputSpec](#inputspec)", "[InputSpecs](#inputspec)"),
     "Tie": ("a [Tie](#tie)", "[Ties](#tie)"),

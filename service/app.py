@@ -74,6 +74,7 @@ def create_app(
             memory_bytes=settings.job_memory_bytes,
             timeout_s=settings.job_timeout_s,
             stall_s=settings.job_stall_s,
+            devices=settings.job_devices,
         ),
         metrics=metrics,
     )
@@ -90,12 +91,15 @@ def create_app(
             memory_bytes=settings.job_memory_bytes,
             max_queued=settings.max_queued_jobs,
             reserve_bytes=settings.reserve_bytes,
+            devices=settings.job_devices,
         ),
         wake=supervisor.wake,
     )
     runtime = Runtime(models, budget_bytes=settings.model_memory_bytes, metrics=metrics)
     data = DataPlane(
         models,
+        queue,
+        root,
         runtime,
         limits=PredictionLimits(rows=settings.max_rows, elements=settings.max_elements),
         metrics=metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -75,6 +76,10 @@ def serve(
             err=True,
         )
         raise typer.Exit(EXIT_USAGE)
+    refused = _unbindable(settings.host, settings.port)
+    if refused is not None:
+        typer.echo(refused, err=True)
+        raise typer.Exit(EXIT_CONFLICT)
     # By name, so that nothing but this command ever loads torch.
     server = importlib.import_module("service.server")
     try:
@@ -172,6 +177,25 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _unbindable(host: str, port: int) -> str | None:
+    """Why nothing can listen there, in a sentence with what to do; told now, not after seconds of starting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as the server: one that just ended is no hindrance
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            detail = f"Port {port} of {host} is in use: another server listens there."
+            return f"{detail} Stop that one, or choose another port with --port; --port 0 takes a free one."
+        if error.errno == errno.EACCES:
+            return f"Port {port} of {host} may not be bound by this user. Choose one above 1023 with --port."
+        return f"{host} cannot be listened on: {error.strerror or error}. Choose another address with --host."
+    return None
 
 
 def _free_port() -> int:

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, assert_never
 
 import orjson
 
-from service.engine import build, bundle, checkpoint, data, export, profile
+from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, export, profile
 from service.engine.agreement import agree, agree_with_version
+from service.engine.checkpoints import Kept
+from service.engine.evaluate import default_metrics
 from service.errors import (
     ArchitectureInvalid,
     ArchitectureTooLarge,
@@ -31,31 +34,33 @@ from service.errors import (
     JobFailed,
     ModelQuarantined,
     NotFound,
+    ServiceError,
     ShapeMismatch,
     StoreError,
     ValidationFailed,
 )
-from service.jobs.launchers import Launcher
+from service.jobs.launchers import Launcher, sweep
 from service.jobs.queue import Job, JobQueue
-from service.jobs.supervisor import folder_of_job
+from service.jobs.rehearsal import Rehearsals
+from service.jobs.supervisor import folder_of_job, materials
 from service.schemas import architecture as architectures
-from service.schemas import edits, examples
+from service.schemas import catalogue, edits, examples
 from service.schemas.architecture import Architecture
-from service.schemas.datasets import Csv, DatasetManifest, DatasetRequest, Npz
+from service.schemas.datasets import DatasetManifest, DatasetRequest, uploads_of
 from service.schemas.diff import DiffRequest, OfVersion, diff
-from service.schemas.document import digest, new_id
-from service.schemas.edits import EditedArchitecture, EditRequest, FromVersion
-from service.schemas.jobs import EvaluateSpec, ExportSpec, Given, ImportSpec, JobState, TrainSpec, parse_job
+from service.schemas.document import digest, nearest_hint, new_id
+from service.schemas.edits import EditedArchitecture, EditRequest, FromCatalogue, FromVersion
+from service.schemas.jobs import EvaluateSpec, ExportSpec, Given, ImportSpec, JobState, Output, TrainSpec, parse_job
 from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.mermaid import mermaid
 from service.schemas.preprocessing import Preprocessing
 from service.schemas.python_source import python_source
 from service.schemas.table import table
-from service.schemas.versions import Manifest, Reference, check_name, parse_reference
+from service.schemas.versions import Manifest, parse_reference, reference_of
 from service.schemas.views import Reading
 from service.store.architectures import ArchitectureRecord, ArchitectureStore
 from service.store.datasets import DatasetRecord, DatasetStore, not_ready_hint
-from service.store.files import remove_tree, require_space, translated, write_atomic
+from service.store.files import make_folder, remove_tree, require_space, translated, write_atomic
 from service.store.idempotency import IdempotencyKey
 from service.store.models import ModelStore
 from service.store.uploads import UploadStore
@@ -73,6 +78,7 @@ class Resources:
     memory_bytes: int
     max_queued: int
     reserve_bytes: int | None = None
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,7 @@ class ControlPlane:
         self._measured: dict[tuple[str, str, int], _Measured] = {}  # a line for each version that was downloaded
         self._measuring = threading.Lock()
         self._closing = threading.Event()
+        self._rehearsals = Rehearsals(root, launcher, memory_bytes=resources.memory_bytes)
 
     def warm(self) -> None:
         """Pay for torch's first operation on meta (a second) before the first request does."""
@@ -129,6 +136,7 @@ class ControlPlane:
     def close(self) -> None:
         """End the readers; what is half read is swept at the next start."""
         self._closing.set()
+        self._rehearsals.close()
         self._readers.shutdown(cancel_futures=True)
 
     # -- architectures ----------------------------------------------------------------------------------------------
@@ -162,6 +170,7 @@ class ControlPlane:
         authored = architectures.parse(edited.document)
         judgement = self._judged(authored, prefix="/edits")
         created = None if request.dry_run else self._keep(authored, judgement)[1]
+        left = () if request.dry_run else _left_behind(edited, origin)
         return {
             "digest": judgement.digest,
             "document": edited.document,
@@ -169,8 +178,8 @@ class ControlPlane:
             "freeze": list(edited.freeze),
             "frozen": list(edited.frozen),
             "source": origin,
-            "summary": judgement.summary,
-            "warnings": [entry.to_dict() for entry in (*edited.judgement.warnings, *edited.odd)],
+            "summary": edited.judgement.summary,
+            "warnings": [entry.to_dict() for entry in (*edited.judgement.warnings, *edited.odd, *left)],
             "stored": created is not None,
         }, created
 
@@ -191,7 +200,7 @@ class ControlPlane:
     def _side(self, given: OfVersion | str | dict[str, Any], *, at: str) -> Any:
         try:
             if isinstance(given, OfVersion):
-                found = self.models.resolve(Reference(given.model, version=given.version))
+                found = self.models.resolve(reference_of(given.model, given.version, at=at))
                 return self.models.document(found.model, found.version, "architecture.json")
             return self.architectures.get(given).canonical if isinstance(given, str) else given
         except NotFound as error:
@@ -299,17 +308,17 @@ class ControlPlane:
     def _begin_dataset(
         self, source: Any, *, name: str | None, at: str, idempotency: IdempotencyKey | None = None
     ) -> tuple[DatasetRecord, Future[None] | None]:
-        upload = None
-        if isinstance(source, (Csv, Npz)):
+        uploads = {}
+        for member, upload in uploads_of(source).items():
             try:
-                upload = self.uploads.path(source.upload)
+                uploads[member] = self.uploads.path(upload)
             except NotFound as error:
-                raise error.at(f"{at}/upload") from None
+                raise error.at(f"{at}/{member}") from None
         record = self.datasets.begin(
             name, source.model_dump(mode="json", exclude_unset=True), _source_digest(source), idempotency=idempotency
         )
-        if upload is not None:
-            return record, self._readers.submit(self._read, record.id, source, upload, at)
+        if uploads:
+            return record, self._readers.submit(self._read, record.id, source, uploads, at)
         try:
             _, staged = self.datasets.stage()
             try:
@@ -321,11 +330,16 @@ class ControlPlane:
             self.datasets.discard(record.id, idempotency=idempotency)
             raise
 
-    def _read(self, dataset_id: str, source: Any, upload: Path, at: str) -> None:
-        """In a thread: have a worker read an upload; what it says is wrong becomes our error."""
+    def _read(self, dataset_id: str, source: Any, uploads: Mapping[str, Path], at: str) -> None:
+        """In a thread: have a worker read the uploads; what it says is wrong becomes our error."""
         _, staged = self.datasets.stage()
         try:
-            task = {"kind": "dataset", "source": source.model_dump(mode="json"), "upload": str(upload), "at": at}
+            task = {
+                "kind": "dataset",
+                "source": source.model_dump(mode="json"),
+                "uploads": {member: str(path) for member, path in uploads.items()},
+                "at": at,
+            }
             write_atomic(staged / "task.json", json.dumps(task).encode())
             handle = self._launcher.launch(staged, threads=1, memory_bytes=self._resources.memory_bytes)
             deadline = time.monotonic() + _READ_TIMEOUT_S
@@ -356,7 +370,7 @@ class ControlPlane:
             self.datasets.fail(dataset_id, {"code": "internal", "detail": "The reader could not be started."})
             raise StoreError("The reader could not be started.") from error
         finally:
-            remove_tree(staged)
+            sweep(staged)
 
     def preview(self, dataset_id: str, *, limit: int) -> dict[str, Any]:
         """The first rows of a dataset."""
@@ -443,26 +457,223 @@ class ControlPlane:
                 plan = self._plan_evaluation(spec)
             case ExportSpec():
                 plan = self._plan_export(spec)
-        require_space(self._root, reserve_bytes=self._resources.reserve_bytes)
-        job, earlier = self.queue.enqueue(
-            id=new_id("job"),
+        return self._enqueue(
+            plan,
             kind=spec.kind,
             spec=body,
-            resolved_spec={**plan.resolved, "threads": self._resources.threads},
-            dataset={"id": plan.dataset.id, "digest": plan.dataset.digest} if plan.dataset else None,
             seed=getattr(spec, "seed", None),
-            output=plan.output,
-            warnings=[entry.to_dict() for entry in plan.warnings],
             labels=dict(spec.labels),
-            max_queued=self._resources.max_queued,
             idempotency=idempotency,
         )
-        if earlier is not None:
-            return None, earlier
-        self._wake()
-        return job, None
 
-    def _plan_training(self, spec: TrainSpec, given: Given) -> _Plan:
+    def _enqueue(
+        self, plan: _Plan, *, idempotency: IdempotencyKey | None, **given: Any
+    ) -> tuple[Job | None, dict[str, Any] | None]:
+        require_space(self._root, reserve_bytes=self._resources.reserve_bytes)
+        job_id = new_id("job")
+        job: Job | None = None
+        try:
+            if plan.checkpoint is not None:
+                self._take(plan.checkpoint, folder_of_job(self._root, job_id) / "checkpoints")
+            job, earlier = self.queue.enqueue(
+                id=job_id,
+                resolved_spec={"threads": self._resources.threads, **plan.resolved},
+                dataset={"id": plan.dataset.id, "digest": plan.dataset.digest} if plan.dataset else None,
+                output=plan.output,
+                warnings=[entry.to_dict() for entry in plan.warnings],
+                max_queued=self._resources.max_queued,
+                idempotency=idempotency,
+                **given,
+            )
+        finally:
+            if job is None and plan.checkpoint is not None:
+                remove_tree(folder_of_job(self._root, job_id))
+        if job is not None:
+            self._wake()
+        return job, earlier
+
+    def _take(self, one: Kept, folder: Path) -> None:
+        """Give a checkpoint a second name, under which its file stays when the worker removes the first."""
+        with translated():
+            make_folder(folder, parents=True)
+            try:
+                (folder / one.entry["file"]).hardlink_to(one.folder / one.entry["file"])
+            except FileNotFoundError:
+                raise Conflict(
+                    "The job's worker replaced its checkpoint just now.", hint="Send the request again."
+                ) from None
+            name = Path(one.entry["file"]).with_suffix(".json")
+            write_atomic(folder / name, json.dumps(dict(one.entry)).encode())
+
+    # -- before anything is queued ----------------------------------------------------------------------------------
+
+    def examine(self, body: object) -> dict[str, Any]:
+        """What a job request would come to, without queueing it: its resolved spec, plan, memory, time and warnings.
+
+        Mistakes that a submit refuses because data, net and objective do not agree are among the warnings, with the
+        severity "error". Each warning has a patch that mends the request, or None.
+
+        Raises:
+            InvalidInput, NotFound, Conflict: as for `submit`, where the request cannot be understood at all.
+        """
+        spec, given = parse_job(body, limits=self._limits)
+        assert isinstance(body, dict)
+        match spec:
+            case TrainSpec():
+                return self._examine_training(spec, given, body)
+            case ImportSpec():
+                plan = self._plan_import(spec, given)
+            case EvaluateSpec():
+                plan = self._plan_evaluation(spec)
+            case ExportSpec():
+                plan = self._plan_export(spec)
+        reason = f"Only trainings are measured; this is a job of the kind {spec.kind}."
+        return _examination(
+            plan,
+            threads=self._resources.threads,
+            estimate={"reason": reason},
+            told=[_told(entry, "warning", None) for entry in plan.warnings],
+        )
+
+    def _examine_training(self, spec: TrainSpec, given: Given, body: dict[str, Any]) -> dict[str, Any]:
+        problems: list[Entry] = []
+        plan = self._plan_training(spec, given, found=problems)
+        dataset, judgement = plan.dataset, plan.judgement
+        assert dataset is not None
+        assert dataset.manifest is not None
+        assert judgement is not None
+        assert judgement.summary is not None
+        warnings = list(plan.warnings)
+        batch = min(spec.batch_size or dataset.manifest.rows, dataset.manifest.rows)
+        memory = doctor.memory(
+            judgement.summary,
+            sizes=judgement.sizes,
+            batch=batch,
+            optimizer=plan.resolved["optimizer"],
+            data_bytes=dataset.manifest.size_bytes,
+        )
+        warnings += _too_much(memory, batch=batch, limit=self._resources.memory_bytes)
+        estimate: dict[str, Any] = {"reason": "What does not agree must be mended before steps can be measured."}
+        if not problems:
+            task = {"kind": "train", "job": "", "attempt": 0, "spec": plan.resolved}
+            task |= materials(plan.resolved, dataset.id, models=self.models, datasets=self.datasets)
+            estimate = self._rehearsals.run(task, threads=self._resources.threads)
+            warnings += _measured_warnings(estimate, spec)
+        told = []
+        for severity, entries in (("error", problems), ("warning", warnings)):
+            for entry in entries:
+                patch = doctor.patch_for(entry, body)
+                if patch is not None and not self._mends(body, patch, entry):
+                    patch = None
+                told.append(_told(entry, severity, patch))
+        return _examination(
+            plan, threads=self._resources.threads, estimate=estimate, told=told, memory=memory, spec=spec
+        )
+
+    def _mends(self, body: dict[str, Any], patch: doctor.Patch, entry: Entry) -> bool:
+        """Whether the request is free of a mistake after a patch, and has no new one."""
+        try:
+            changed = doctor.patched(body, patch)
+            if entry.code in _MEASURED:
+                parse_job(changed, limits=self._limits)
+                return True  # tried by the steps themselves
+            spec, given = parse_job(changed, limits=self._limits)
+            assert isinstance(spec, TrainSpec)
+            problems: list[Entry] = []
+            plan = self._plan_training(spec, given, found=problems)
+        except (ServiceError, LookupError, TypeError, ValueError):
+            return False
+        return (entry.pointer, entry.code) not in {(one.pointer, one.code) for one in (*problems, *plan.warnings)}
+
+    def replay(
+        self, job_id: str, *, idempotency: IdempotencyKey | None = None
+    ) -> tuple[Job | None, dict[str, Any] | None]:
+        """Queue a training again as it was resolved; at its end it says whether the weights are the same.
+
+        It publishes nothing. A budget of seconds becomes one of the steps that were done.
+
+        Raises:
+            Conflict: the job is no training that made a version, or that version or its dataset is gone.
+        """
+        if idempotency is not None:
+            earlier = self.queue.answered(idempotency)
+            if earlier is not None:
+                return None, earlier
+        source = self.queue.get(job_id)
+        output = source.output or {}
+        if source.kind != "train" or source.state is not JobState.SUCCEEDED or "version" not in output:
+            detail = f"This is a job of the kind {source.kind} that is {source.state.value}."
+            hint = "Only a training that has made a version can be compared with another run."
+            raise Conflict(f"There is nothing to replay. {detail}", hint=hint)
+        assert source.dataset is not None
+        try:
+            manifest = self.models.version(output["model"], output["version"]).manifest
+            dataset = self.datasets.get(source.dataset["id"])
+        except NotFound as error:
+            raise Conflict(f"It cannot be replayed: {error.message}") from None
+        resolved = dict(source.resolved_spec)
+        if resolved["budget"].get("max_seconds") is not None:
+            resolved["budget"] = {**resolved["budget"], "max_seconds": None, "steps": manifest.lineage["steps"]}
+        resolved["replay_of"] = {
+            "job": job_id,
+            "model": manifest.model,
+            "version": manifest.version,
+            "weights_digest": manifest.weights_digest,
+        }
+        plan = _Plan(resolved, dataset, None, ())
+        return self._enqueue(plan, kind="train", spec=source.spec, seed=source.seed, labels={}, idempotency=idempotency)
+
+    def promote(
+        self, job_id: str, output: Output | None, *, idempotency: IdempotencyKey | None = None
+    ) -> tuple[Job | None, dict[str, Any] | None]:
+        """Queue the import of a job's best checkpoint, by default into the job's own model, without an alias.
+
+        Raises:
+            Conflict: the job has made a version itself, or keeps no checkpoint.
+        """
+        if output is None:
+            own = self.queue.get(job_id).resolved_spec.get("output")
+            asked = {"model": own["model"]} if own else {}
+        else:
+            asked = output.model_dump(mode="json", exclude_none=True)
+        return self.submit({"kind": "import", "job": job_id, "output": asked}, idempotency=idempotency)
+
+    def _plan_checkpoint(self, spec: ImportSpec) -> _Plan:
+        assert spec.job is not None
+        try:
+            job = self.queue.get(spec.job)
+        except NotFound as error:
+            raise error.at("/job") from None
+        found = checkpoints.kept(folder_of_job(self._root, spec.job) / "checkpoints") if job.kind == "train" else ()
+        if job.kind != "train" or job.state is JobState.SUCCEEDED or not found:
+            if job.kind != "train":
+                detail, hint = f"A job of the kind {job.kind} keeps no checkpoint.", "Name a train job."
+            elif job.state is JobState.SUCCEEDED:
+                detail, hint = "The job has succeeded: its version is its `output`.", "Use that version."
+            else:
+                detail = f"The job is {job.state.value} and keeps no checkpoint yet."
+                hint = "It keeps one every `checkpoint.every_s` seconds, and when it is paused or cancelled."
+            raise Conflict(detail, errors=[Entry("/job", "conflict", detail, hint=hint)])
+        assert job.dataset is not None
+        best = found[0]
+        resolved = {
+            **{name: value for name, value in job.resolved_spec.items() if name not in ("resolved_model", "replay_of")},
+            "kind": "import",
+            "job": spec.job,
+            "output": spec.output.model_dump(mode="json"),
+            "checkpoint_of": {"job": spec.job, "step": best.step, "epoch": best.epoch, "state": job.state.value},
+        }
+        dataset = self.datasets.get(job.dataset["id"])
+        return _Plan(resolved, dataset, {"model": spec.output.model}, (), checkpoint=best)
+
+    def _plan_training(self, spec: TrainSpec, given: Given, *, found: list[Entry] | None = None) -> _Plan:
+        """What a training comes to.
+
+        Args:
+            spec: the request.
+            given: its architecture.
+            found: gets what does not agree, instead of an error, and then nothing is kept.
+        """
         authored, judgement, lineage, odd = self._architecture_of(given)
         held = set(lineage.get("edited", {}).get("frozen", ()))
         if held and judgement.architecture is not None:
@@ -474,18 +685,33 @@ class ControlPlane:
         assert dataset.manifest is not None
         assert judgement.architecture is not None
         problems, warnings = agree(self.datasets.folder(dataset.id), dataset.manifest, spec, judgement)
-        if problems:
+        problems += _unmeasured(spec)
+        problems += _no_device(spec, self._resources.devices)
+        kept: Mapping[str, Any]
+        if found is not None:
+            found += problems
+            kept, digest = architectures.canonical_form(judgement.architecture), judgement.digest
+        elif problems:
             raise _refusal(problems, "The dataset, the architecture and the objective do not agree.")
-        record, _ = self._keep(authored, judgement)
+        else:
+            record, _ = self._keep(authored, judgement)
+            kept, digest = record.canonical, record.digest
         resolved = spec.model_dump(mode="json", exclude={"architecture", "dataset"})
         resolved["shuffle"] = spec.shuffle if spec.shuffle is not None else spec.batch_size is not None
-        resolved["architecture"] = record.canonical
-        resolved["architecture_digest"] = record.digest
+        resolved["architecture"] = kept
+        resolved["architecture_digest"] = digest
         resolved["dataset"] = dataset.id
         resolved |= lineage
-        return _Plan(resolved, dataset, {"model": spec.output.model}, (*judgement.warnings, *odd, *warnings))
+        warned = (*judgement.warnings, *odd, *warnings)
+        return _Plan(resolved, dataset, {"model": spec.output.model}, warned, judgement=judgement)
 
     def _plan_import(self, spec: ImportSpec, given: Given) -> _Plan:
+        if spec.job is not None:
+            return self._plan_checkpoint(spec)
+        if spec.output.condition is not None:
+            at, detail = "/output/alias_on_success", "An import measures nothing, so there is nothing to compare."
+            hint = "Give the alias alone, or set it after an evaluate job."
+            raise _refusal([Entry(at, "unknown-metric", detail, hint=hint)], detail)
         if spec.upload is not None:
             try:
                 upload = self.uploads.get(spec.upload)
@@ -594,15 +820,18 @@ class ControlPlane:
         """A net after its edits, and what was edited: a version, whose weights are meant too, or a document."""
         if isinstance(request.from_, FromVersion):
             try:
-                check_name(request.from_.model, at=f"{at}/from/model")
-                found = self.models.resolve(Reference(request.from_.model, version=request.from_.version))
+                named = reference_of(request.from_.model, request.from_.version, at=f"{at}/from")
+                found = self.models.resolve(named)
             except NotFound as error:
                 raise error.at(f"{at}/from/" + ("model" if request.from_.version is None else "version")) from None
             origin: dict[str, Any] = {"model": found.model, "version": found.version}
             document = architectures.parse(self.models.document(found.model, found.version, "architecture.json"))
         else:
-            given = request.from_.architecture
-            where = f"{at}/from/architecture"
+            if isinstance(request.from_, FromCatalogue):
+                given: dict[str, Any] | str = request.from_.model_dump()
+                where = f"{at}/from"
+            else:
+                given, where = request.from_.architecture, f"{at}/from/architecture"
             parsed = given if isinstance(given, str) else architectures.parse(given, prefix=where)
             document, judged = self._architecture(parsed, at=where)
             origin = {"architecture": judged.digest}
@@ -615,9 +844,10 @@ class ControlPlane:
             try:
                 record = self.architectures.get(given)
             except NotFound:
+                hint = catalogue.hint_for(given) or "Send the document, or POST it to /v1/architectures first."
                 raise NotFound(
                     "There is no architecture with this digest.",
-                    errors=[Entry(at, "not-found", "Send the document, or POST it to /v1/architectures first.")],
+                    errors=[Entry(at, "not-found", "There is no architecture with this digest.", hint=hint)],
                 ) from None
             given = architectures.parse(record.authored, prefix=at)
         assert given is not None
@@ -637,6 +867,44 @@ class ControlPlane:
             )
         self._wake()
         return job, before.state is not job.state
+
+    def pause(self, job_id: str) -> tuple[Job, bool]:
+        """Ask a job to give its slot back and keep its checkpoint; the flag says whether anything changed.
+
+        Raises:
+            Conflict: the job has ended, or is being cancelled.
+        """
+        return self._changed(job_id, self.queue.request_pause)
+
+    def resume(self, job_id: str) -> tuple[Job, bool]:
+        """Let a paused job go on from its checkpoint; the flag says whether anything changed.
+
+        Raises:
+            Conflict: the job has ended, or is still stopping.
+        """
+        return self._changed(job_id, self.queue.resume)
+
+    def retry(self, job_id: str, *, from_start: bool = False) -> tuple[Job, bool]:
+        """Give a failed or cancelled job another attempt; the flag says whether anything changed.
+
+        Args:
+            job_id: the job.
+            from_start: begin anew, without the checkpoints that are kept.
+
+        Raises:
+            Conflict: the job has succeeded, or is paused or stopping.
+        """
+        kept = folder_of_job(self._root, job_id) / "checkpoints"
+        trains = self.queue.get(job_id).kind == "train"  # an import's checkpoint is what it is about
+        forget = partial(remove_tree, kept) if from_start and trains else None
+        return self._changed(job_id, partial(self.queue.retry, forget=forget))
+
+    def _changed(self, job_id: str, act: Callable[[str], Job]) -> tuple[Job, bool]:
+        before = self.queue.state(job_id)
+        job = act(job_id)
+        if job.state is not before:
+            self._wake()
+        return job, job.state is not before
 
     def delete_job(self, job_id: str) -> None:
         """Forget a finished job, its events and its files."""
@@ -692,26 +960,10 @@ class ControlPlane:
         return [{key: value for key, value in entry.items() if key != "file"} for entry in found]
 
     def metrics(self, job_id: str, *, points: int) -> dict[str, Any]:
-        """The metric series of a job over its steps, thinned to at most `points` values each.
-
-        A resumed attempt starts at its checkpoint's step; what an earlier attempt reported after that is replaced.
-        """
+        """The metric series of a job over its steps, thinned to at most `points` values each."""
         self.queue.get(job_id)
-        series: dict[str, dict[int, tuple[int, float]]] = {}
+        series, thinned = self.queue.series(job_id)
         total = 0
-        thinned = False
-        after = 0
-        while True:
-            events = self.queue.events(job_id, after=after, limit=500, types=("metrics",))
-            for event in events:
-                thinned = thinned or event.data.get("stride", 1) > 1
-                for part in event.data["series"]:
-                    values = series.setdefault(part["name"], {})
-                    for step, epoch, value in zip(part["steps"], part["epochs"], part["values"], strict=True):
-                        values[step] = (epoch, value)
-            if len(events) < 500:
-                break
-            after = events[-1].id
         found = []
         for name, values in sorted(series.items()):
             steps = sorted(values)
@@ -743,6 +995,21 @@ class _Plan:
     dataset: DatasetRecord | None
     output: dict[str, Any] | None
     warnings: tuple[Entry, ...]
+    checkpoint: Kept | None = None
+    """Of another job, for this one to publish."""
+    judgement: Judgement | None = None
+    """Of the net that is trained."""
+
+
+def _left_behind(edited: edits.Edited, origin: Mapping[str, Any]) -> list[Entry]:
+    """That the digest of an edited net names the net alone, where its edits were about more."""
+    lost = ["weights"] if "model" in origin and (edited.weights.kept or edited.weights.reshaped) else []
+    lost += ["freezes"] if edited.frozen else []
+    if not lost:
+        return []
+    detail = f"The digest names the net alone: it carries no {' and no '.join(lost)}."
+    hint = 'Send {"from": …, "edits": …} as the job\'s architecture, instead of the digest, to train with them.'
+    return [Entry("", "net-alone", detail, hint=hint)]
 
 
 def _safetensors(folder: Path, _: Manifest, __: int) -> export.Assembly:
@@ -763,6 +1030,124 @@ def _thin(steps: list[int], points: int) -> list[int]:
 def _source_digest(source: Any) -> str:
     """Equal sources have equal digests; inline rows may be megabytes, so this is not the (slow) canonical form."""
     return digest(orjson.dumps(source.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS))
+
+
+_MEASURED: Final = frozenset({"learning-rate-high", "learning-rate-low", "memory-limit"})
+"""Warnings that come from numbers and not from comparing documents."""
+
+
+def _told(entry: Entry, severity: str, patch: doctor.Patch | None) -> dict[str, Any]:
+    return {**entry.to_dict(), "severity": severity, "patch": patch}
+
+
+def _too_much(memory: Mapping[str, int], *, batch: int, limit: int) -> list[Entry]:
+    """That a training will hardly fit into the memory of a worker, and the batch that would."""
+    total = memory["total"]
+    if total <= limit:
+        return []
+    rest = limit - (total - memory["activations"])
+    fitting = int(rest * batch / memory["activations"]) if memory["activations"] else 0
+    detail = f"The job needs about {total // 2**20} MiB, and a worker may take {limit // 2**20} MiB."
+    if fitting < 1:
+        hint = "Use a smaller net, or allow more by MODELYARD_JOB_MEMORY_BYTES."
+        return [Entry("/architecture", "memory-limit", detail, hint=hint)]
+    hint = f"Use a batch_size of {fitting} or less."
+    return [Entry("/batch_size", "memory-limit", detail, hint=hint, expected=str(fitting), got=str(batch))]
+
+
+def _measured_warnings(found: Mapping[str, Any], spec: TrainSpec) -> list[Entry]:
+    """What the first steps showed that is wrong."""
+    rate = spec.optimizer.lr
+    if found.get("upwards"):
+        losses = found["losses"]
+        detail = f"With the learning rate {rate:g} the loss grows in the first {found['steps']} steps"
+        detail += f", from {losses[0]:.4g} to {losses[-1]:.4g}." if len(losses) == 2 else " until it is not finite."
+        lower = found.get("suggested_lr")
+        hint = "Scale the inputs, or set clip_grad_norm; no lower learning rate helped."
+        expected = None
+        if lower is not None:
+            expected, hint = f"{lower:.6g}", f"With {lower:g} it goes down."
+        return [Entry("/optimizer/lr", "learning-rate-high", detail, hint=hint, expected=expected, got=f"{rate:g}")]
+    failure = found.get("failure")
+    if failure is None:
+        return []
+    detail = f"The first steps failed: {failure['detail']}"
+    return [Entry(failure.get("pointer") or "", failure["code"], detail, hint=failure.get("hint"))]
+
+
+def _examination(
+    plan: _Plan,
+    *,
+    threads: int,
+    estimate: Mapping[str, Any],
+    told: list[dict[str, Any]],
+    memory: Mapping[str, int] | None = None,
+    spec: TrainSpec | None = None,
+) -> dict[str, Any]:
+    """The answer to a dry run."""
+    steps = epochs = seconds = None
+    per_epoch = estimate.get("steps_per_epoch")
+    if spec is not None and per_epoch:
+        limits = [spec.budget.steps, None if spec.budget.epochs is None else spec.budget.epochs * per_epoch]
+        steps = min((limit for limit in limits if limit is not None), default=None)
+        epochs = None if steps is None else -(-steps // per_epoch)
+        bounds = [None if steps is None else steps * estimate["step_s"], spec.budget.max_seconds]
+        seconds = min((bound for bound in bounds if bound is not None), default=None)
+        if "failure" in estimate:
+            seconds = None
+    summary = plan.judgement.summary if plan.judgement is not None and plan.judgement.summary is not None else {}
+    reason = estimate.get("reason")
+    if seconds is None and reason is None:
+        reason = "The first steps failed; see the warnings."
+    return {
+        "valid": not any(entry["severity"] == "error" for entry in told),
+        "resolved_spec": {"threads": threads, **plan.resolved},
+        "plan": {
+            "dataset": None if plan.dataset is None else {"id": plan.dataset.id, "digest": plan.dataset.digest},
+            "rows": estimate.get("rows"),
+            "steps_per_epoch": per_epoch,
+            "steps": steps,
+            "epochs": epochs,
+            "parameters": summary.get("parameters"),
+            "trainable_parameters": summary.get("trainable_parameters"),
+            "threads": threads,
+        },
+        "memory_bytes": None if memory is None else memory["total"],
+        "memory": None if memory is None else dict(memory),
+        "estimate_s": seconds,
+        "estimate": {
+            "step_s": estimate.get("step_s"),
+            "measured_steps": estimate.get("steps"),
+            "losses": estimate.get("losses"),
+            "reason": reason,
+        },
+        "warnings": told,
+    }
+
+
+def _no_device(spec: TrainSpec, devices: tuple[str, ...]) -> list[Entry]:
+    if spec.device == "cpu" or spec.device in devices or (spec.device == "cuda" and devices):
+        return []
+    detail = f"This server has no {spec.device} for jobs."
+    hint = "Leave `device` out; an operator names devices by MODELYARD_JOB_DEVICES."
+    return [Entry("/device", "no-device", detail, hint=hint, expected=", ".join(("cpu", *devices)), got=spec.device)]
+
+
+def _unmeasured(spec: TrainSpec) -> list[Entry]:
+    """A condition on something that the job will not measure can never hold."""
+    condition = spec.output.condition
+    if condition is None:
+        return []
+    measured = ["loss", *(spec.metrics if spec.metrics is not None else default_metrics(spec.objective))]
+    held_out = ["val_"] if spec.split is not None and spec.split.validation else []
+    held_out += ["test_"] if spec.split is not None and spec.split.test else []
+    known = [f"{part}{name}" for part in ("", *held_out) for name in dict.fromkeys(measured)]
+    if any(condition.metric == name or condition.metric.startswith(f"{name}_") for name in known):
+        return []
+    at = f"/output/alias_on_success/{spec.output.alias}"
+    detail = f"The job will not measure {condition.metric}, so this could never hold."
+    hint = nearest_hint(condition.metric, known) or "Name it in `metrics`; val_ and test_ need rows that are held out."
+    return [Entry(at, "unknown-metric", detail, hint=hint, expected=", ".join(known)[:200], got=condition.metric)]
 
 
 def _refusal(problems: list[Entry], sentence: str) -> InvalidInput:

@@ -1,4 +1,4 @@
-"""The way of one prediction: reference to version, version to answer, with its deadline and its metrics.
+"""The way of one prediction: reference to version or checkpoint, to its answer, with its deadline and its metrics.
 
 It meets the control plane only in the store: an alias change gives the store's generation file a later modification
 time than it ever had; that is looked at on each request, so the next one is answered by the new version. Knows no
@@ -8,18 +8,23 @@ HTTP.
 from __future__ import annotations
 
 import contextvars
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar, assert_never
 
 import orjson
 
-from service.errors import DeadlinePassed, Entry, NotFound, ValidationFailed
+from service.errors import Conflict, DeadlinePassed, Entry, NotFound, ValidationFailed
 from service.inference.codec import Limits
-from service.inference.runtime import Prediction, Runtime
-from service.schemas.versions import Reference, parse_reference
+from service.inference.runtime import Loaded, Prediction, Runtime, Trial
+from service.jobs.queue import Job, JobQueue
+from service.jobs.supervisor import folder_of_job
+from service.schemas.jobs import JobState
+from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, parse_reference
 from service.store.models import ModelStore, Resolved
 from service.telemetry import Metrics
 
@@ -31,8 +36,12 @@ _THREADS: Final = 40
 class DataPlane:
     """Answers predictions from the versions of a store, in threads of its own: slow work elsewhere holds none up."""
 
-    def __init__(self, models: ModelStore, runtime: Runtime, *, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, models: ModelStore, jobs: JobQueue, root: Path, runtime: Runtime, *, limits: Limits, metrics: Metrics
+    ) -> None:
         self._models = models
+        self._jobs = jobs
+        self._root = root
         self._runtime = runtime
         self._limits = limits
         self._metrics = metrics
@@ -85,20 +94,52 @@ class DataPlane:
         """
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlinePassed
+        asked = _reference(reference, model)
         try:
-            found = self.resolve(_reference(reference, model))
+            job = self._job(asked)
+            found = self.resolve(asked) if job is None else self._published(job)
         except NotFound as error:
             raise error.at("/model") from None
-        loaded = self._runtime.get(found.model, found.version)
+        if found is not None:
+            loaded = self._runtime.get(found.model, found.version)
+        else:
+            assert job is not None
+            loaded = self._trial(job)
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlinePassed
         prediction = loaded.predict(inputs, limits=self._limits)
         self._metrics.inference_seconds.observe(prediction.seconds)
-        labels = (found.model, str(found.version))
+        labels = ("", "") if found is None else (found.model, str(found.version))
         self._metrics.predictions.labels(*labels).inc()
         rows = len(next(iter(prediction.outputs.values())))
         self._metrics.predicted_rows.labels(*labels).inc(rows)
-        return _encode(prediction, found), prediction
+        return _encode(prediction, job, found), prediction
+
+    def _job(self, reference: Reference) -> Job | None:
+        """The job that a reference names; None where it names a model."""
+        if re.fullmatch(JOB_REFERENCE, reference.model) is None or reference.version is not None:
+            return None
+        return self._jobs.get(reference.model)
+
+    def _published(self, job: Job) -> Resolved | None:
+        """The version that a job has made; None while there is none."""
+        output = job.output or {}
+        if job.state is not JobState.SUCCEEDED or "version" not in output:
+            return None
+        return self.resolve(Reference(output["model"], version=output["version"]))
+
+    def _trial(self, job: Job) -> Loaded:
+        """The checkpoint of a job that has made no version.
+
+        Raises:
+            Conflict: it keeps none.
+        """
+        try:
+            return self._runtime.trial(job.id, folder_of_job(self._root, job.id) / "checkpoints")
+        except NotFound:
+            detail = f"The job is {job.state.value} and keeps no checkpoint that could answer."
+            hint = "A train job keeps one every `checkpoint.every_s` seconds, and when it is paused or cancelled."
+            raise Conflict(detail, errors=[Entry("/model", "conflict", detail, hint=hint)]) from None
 
 
 def _reference(path: Reference | None, body: str | None) -> Reference:
@@ -108,7 +149,7 @@ def _reference(path: Reference | None, body: str | None) -> Reference:
                 errors=[Entry("/model", "missing", "Say which model is asked.", expected="name, name@alias or name/3")]
             )
         return path
-    given = parse_reference(body)
+    given = Reference(body) if re.fullmatch(JOB_REFERENCE, body) else parse_reference(body)
     if path is None:
         return given
     if given.model != path.model or (path.version is not None and given.version not in (None, path.version)):
@@ -125,17 +166,30 @@ def _reference(path: Reference | None, body: str | None) -> Reference:
     return path if path.version is not None else given
 
 
-def _encode(prediction: Prediction, found: Resolved) -> bytes:
-    manifest = prediction.manifest
+def _encode(prediction: Prediction, job: Job | None, found: Resolved | None) -> bytes:
     outputs = prediction.outputs
-    answer: dict[str, Any] = {"model": manifest.model, "version": manifest.version}
-    if found.alias is not None:
-        answer["alias"] = found.alias
-    answer["digest"] = manifest.digest
+    warnings = list(prediction.warnings)
+    match prediction.source:
+        case Manifest() as manifest:
+            answer: dict[str, Any] = {"model": manifest.model, "version": manifest.version}
+            if found is not None and found.alias is not None:
+                answer["alias"] = found.alias
+            answer["digest"] = manifest.digest
+            if job is not None:
+                answer["job"] = job.id
+        case Trial() as trial:
+            assert job is not None
+            answer = {"model": None, "version": None, "digest": None}
+            answer |= {"job": trial.job, "step": trial.step, "epoch": trial.epoch}
+            detail = f"This is the checkpoint of step {trial.step} of a job that is {job.state.value}: no version."
+            hint = f"POST /v1/jobs/{trial.job}/promote publishes it."
+            warnings.append(Entry("/model", "unpublished", detail, hint=hint))
+        case unknown:
+            assert_never(unknown)
     answer["outputs"] = next(iter(outputs.values())) if len(outputs) == 1 else outputs
     if prediction.labels is not None:
         answer["labels"] = prediction.labels
         answer["probabilities"] = prediction.probabilities
         answer["classes"] = prediction.classes
-    answer["warnings"] = [entry.to_dict() for entry in prediction.warnings]
+    answer["warnings"] = [entry.to_dict() for entry in warnings]
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

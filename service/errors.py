@@ -400,6 +400,7 @@ FAILURE_CODES: Final = (
     "shape_error",
     "data_error",
     "label_out_of_range",
+    "not_deterministic",
     "timeout",
     "stalled",
     "worker_lost",

@@ -31,6 +31,11 @@ def _memory() -> int:
 _MEMORY = _memory()
 
 
+def _devices() -> tuple[str, ...]:
+    """The accelerators of this machine, as torch counts them."""
+    return tuple(f"cuda:{place}" for place, _ in enumerate(Path("/dev").glob("nvidia[0-9]*")))
+
+
 class Settings(BaseSettings):
     """What an operator may set. Environment names are the fields' names with the prefix `MODELYARD_`."""
 
@@ -56,6 +61,9 @@ class Settings(BaseSettings):
     )
     job_threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         max(1, (_CORES - 1) // (2 if _CORES >= 4 else 1)), description="CPU threads of one job."
+    )
+    job_devices: tuple[Annotated[str, Field(pattern=r"^cuda:[0-9]{1,2}$")], ...] = Field(
+        _devices(), description="Accelerators for jobs that ask for one (JSON list), one job at a time on each."
     )
     job_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before a job is failed.")
     job_memory_bytes: Annotated[int, Field(ge=256 * MIB)] = Field(

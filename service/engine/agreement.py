@@ -11,42 +11,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from service.engine.evaluate import default_metrics
-from service.engine.examples import Examples, class_indices, open_dataset, split_rows
+from service.engine.examples import open_dataset, split_rows
+from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
+from service.engine.suitability import row_shapes, step_mistakes
+from service.engine.targets import (
+    NET,
+    Size,
+    fits,
+    fitted_mistakes,
+    metric_mistakes,
+    scaling_mistakes,
+    target_mistakes,
+    watched_mistakes,
+)
 from service.errors import DatasetRefused, Entry, shorten
+from service.schemas.architecture import Architecture, state_rows
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import nearest_hint
+from service.schemas.edits import frozen
 from service.schemas.jobs import EvaluateSpec
 from service.schemas.judgement import Judgement
 from service.schemas.layers import Graph, Layer, Sequential
+from service.schemas.objectives import L1, BceWithLogits, CrossEntropy, Huber, Mse, Objective, SmoothL1
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.steps import Call, Return
-from service.schemas.training import (
-    L1,
-    BceWithLogits,
-    CrossEntropy,
-    MetricName,
-    MinMax,
-    Mse,
-    Objective,
-    OneHot,
-    SmoothL1,
-    Standardize,
-    TrainingConfig,
-)
+from service.schemas.training import TrainingConfig
+from service.schemas.transforms import Log, MinMax, Normalize, PreprocessingStep, Resize, Standardize
 from service.schemas.versions import Signature
 
-Size = int | str
-"""A size of a shape, or the symbol of one that varies."""
-
-_NET: Final = "/architecture/root"
-"""Where a job request has the net, when it has one."""
-
-_CLASS_METRICS: Final = frozenset({"loss", "accuracy"})
-_NUMBER_METRICS: Final = frozenset({"loss", "mae", "r2"})
+_LOOKED_THROUGH: Final = 2**24
+"""Bytes of a dataset whose rows are compared before a job is queued."""
 
 
 def agree(
@@ -70,27 +65,50 @@ def agree(
     outputs: list[dict[str, Any]] = judgement.summary["outputs"]
     found: list[Entry] = []
     train_rows = None
+    leaks: list[Entry] = []
     try:
-        train_rows = split_rows(config.split, examples)["train"].numpy()
+        rows = split_rows(config.split, examples)
+        train_rows = rows["train"].numpy()
+        if manifest.size_bytes <= _LOOKED_THROUGH:  # of a larger one the worker tells
+            leaks = [leak.warning(len(rows[leak.part])) for leak in leakage(examples, rows)]
     except DatasetRefused as refused:
         found += refused.errors
-    found += _step_mistakes(manifest, config)
-    found += _metric_mistakes(config.objective, config.metrics)
-    found += _stopping_mistakes(config)
-    warnings = _loss_warnings(judgement.architecture.root, config.objective)
-    if len(specs) != 1 or len(outputs) != 1:
+    steps = step_mistakes(examples, config.preprocessing, config.objective)
+    found += steps
+    found += metric_mistakes(config.objective, config.metrics)
+    found += watched_mistakes(config)
+    found += _pattern_mistakes(config, judgement.architecture)
+    warnings = [*_loss_warnings(judgement.architecture.root, config.objective), *leaks]
+    warnings += [Entry(**{**told, "pointer": "/dataset"}) for told in manifest.warnings]
+    parts = {name for name, _ in examples.parts}
+    if len(outputs) != 1 or ((parts or len(specs) != 1) and parts != {spec.name for spec in specs}):
         detail = f"Training takes nets with one input and one output; this one has {len(specs)} and {len(outputs)}."
-        found.append(Entry("/architecture", "shape-mismatch", detail))
+        hint = "Let the forward return one value, such as the last one of a sequence: a net with several outputs can be"
+        hint += " imported and served, not trained."
+        if len(outputs) == 1:
+            ours = ", ".join(spec.name for spec in specs)
+            detail = (
+                f"The net has the inputs {ours}, the dataset has {', '.join(sorted(parts)) or 'one without a name'}."
+            )
+            named = ", ".join(f'"{spec.name}": …' for spec in specs)
+            hint = f'Name the columns or arrays of each input in the source: "inputs": {{{named}}}.'
+            if not parts and len(specs) > 1:
+                hint += " A net that takes lengths beside its rows trains without them too, on rows of one length."
+        found.append(Entry("/architecture", "shape-mismatch", detail, hint=hint))
         return found, warnings
+    place_of = {spec.name: place for place, spec in enumerate(specs)}
     if train_rows is not None:
-        row_shape = manifest.row_shape
-        if manifest.layout == "table":
-            row_shape = (_table_width(examples, train_rows),)
-        found += _row_mistakes(row_shape, tuple(specs[0].shape)[1:])
+        for name, row_shape in row_shapes(examples, config.preprocessing, train_rows) if not steps else ():
+            place = place_of[name] if name is not None else 0
+            found += _row_mistakes(row_shape, tuple(specs[place].shape)[1:], place)
         found += _batch_mistakes(config, len(train_rows), warnings)
         warnings += _batches_of_one(judgement, config, len(train_rows))
-    found += _dtype_mistakes(manifest, config, str(specs[0].dtype))
-    found += _target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=_NET)
+    for name, part in examples.parts or ((None, examples),):
+        place = place_of[name] if name is not None else 0
+        own = [step for step in config.preprocessing if name is None or step.input == name]
+        found += _dtype_mistakes(part.manifest, own, str(specs[place].dtype), place)
+    found += target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=NET)
+    found += scaling_mistakes(config)
     return found, warnings
 
 
@@ -108,19 +126,19 @@ def agree_with_version(
         Mistakes, for which the job must be refused.
     """
     examples = open_dataset(folder, manifest)
-    found = _metric_mistakes(spec.objective, spec.metrics)
-    if len(signature.inputs) != 1 or len(signature.outputs) != 1:
+    found = metric_mistakes(spec.objective, spec.metrics) + fitted_mistakes(spec.objective)
+    if (len(signature.inputs) != 1 and preprocessing.inputs is None) or len(signature.outputs) != 1:
         count = f"{len(signature.inputs)} and {len(signature.outputs)}"
         detail = f"Models with one input and one output are measured; this one has {count}."
         return [*found, Entry("/model", "shape-mismatch", detail)]
-    if preprocessing.row is None:
+    if preprocessing.row is None and preprocessing.inputs is None:
         found += _plain_row_mistakes(manifest, tuple(signature.inputs[0].shape)[1:])
     else:
         found += Preprocessor(preprocessing).row_mistakes(examples)
     target = preprocessing.target
     classes = target.classes if isinstance(target, ClassTarget) else None
     output = tuple(signature.outputs[0].shape)[1:]
-    return found + _target_mistakes(examples, spec.objective, output, at="/model", classes=classes)
+    return found + target_mistakes(examples, spec.objective, output, at="/model", classes=classes)
 
 
 def _plain_row_mistakes(manifest: DatasetManifest, wanted: tuple[Size, ...]) -> list[Entry]:
@@ -129,7 +147,7 @@ def _plain_row_mistakes(manifest: DatasetManifest, wanted: tuple[Size, ...]) -> 
     if texts:
         detail = f"Column {shorten(texts[0])} has texts; this model takes numbers."
         return [Entry("/dataset", "text-column", detail, hint="Leave the column out of the inputs.")]
-    if _fits(manifest.row_shape, wanted):
+    if fits(manifest.row_shape, wanted):
         return []
     detail = f"A row of the dataset has the shape {list(manifest.row_shape)}, the model takes {list(wanted)}."
     shapes = {"expected": str(["B", *wanted]), "got": str(["B", *manifest.row_shape])}
@@ -139,17 +157,30 @@ def _plain_row_mistakes(manifest: DatasetManifest, wanted: tuple[Size, ...]) -> 
 def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
     """A net that ends in what the objective does itself learns slowly, and its probabilities are wrong."""
     ends_in = _last(root)
-    if isinstance(objective, (Mse, L1, SmoothL1)) and ends_in.lower() in _NEVER_BELOW_ZERO:
+    if isinstance(objective, (Mse, L1, SmoothL1, Huber)) and ends_in.lower() in _NEVER_BELOW_ZERO:
         detail = f"The net ends in {ends_in}, so that it can never answer below 0, whatever the targets are."
-        return [Entry(_NET, "relu-on-output", detail, hint="Leave the last activation out.")]
+        return [Entry(NET, "relu-on-output", detail, hint="Leave the last activation out.")]
+    if (wanted := _ENDS_IN.get(objective.type)) and ends_in.lower().replace("_", "") not in wanted:
+        name = wanted[0]
+        detail = f"{objective.type} takes what a {name} gives, and the net ends in {ends_in or 'something else'}."
+        other = "bce_with_logits" if objective.type == "bce" else "cross_entropy"
+        hint = f'End the net in a {name}, or use {{"type": "{other}"}}, which takes logits.'
+        return [Entry(NET, f"{name}-missing", detail, hint=hint if objective.type != "kl_div" else None)]
     twice = {CrossEntropy: ("Softmax", "softmax"), BceWithLogits: ("Sigmoid", "sigmoid")}.get(type(objective), ())
     if ends_in not in twice:
         return []
     name = ends_in.lower()
     detail = f"The net ends in a {name}, and {objective.type} applies one too: it takes logits."
     hint = f"Leave the {name} out; a classifier's answers carry probabilities all the same."
-    return [Entry(_NET, f"{name}-twice", detail, hint=hint)]
+    return [Entry(NET, f"{name}-twice", detail, hint=hint)]
 
+
+_ENDS_IN: Final = {
+    "nll": ("logsoftmax",),
+    "kl_div": ("logsoftmax", "logsigmoid"),
+    "bce": ("sigmoid", "hardsigmoid", "softmax"),
+}
+"""What a net ends in whose objective does not do it itself."""
 
 _NEVER_BELOW_ZERO: Final = frozenset({"relu", "relu6", "softplus", "sigmoid", "softmax", "hardsigmoid"})
 
@@ -173,87 +204,8 @@ def _last(layer: Layer) -> str:
             return layer.type
 
 
-def _step_mistakes(manifest: DatasetManifest, config: TrainingConfig) -> list[Entry]:
-    """Steps that name columns which are not there, or not of their kind; text columns without an encoding."""
-    found = []
-    inputs = [column for column in manifest.columns if column.role == "input"]
-    kinds = {column.name: "text" if column.dtype == "text" else "number" for column in inputs}
-    encoded: set[str] = set()
-    for i, step in enumerate(config.preprocessing):
-        at = f"/preprocessing/{i}"
-        if isinstance(step, (Standardize, MinMax)) and step.of == "target":
-            if isinstance(config.objective, (CrossEntropy, BceWithLogits)) or manifest.target != "number":
-                found.append(Entry(f"{at}/of", "invalid", "Only targets that are numbers to be met are scaled."))
-            if step.columns != "*":
-                found.append(Entry(f"{at}/columns", "invalid", "A target has no columns to choose from."))
-            continue
-        wanted = "text" if isinstance(step, OneHot) else "number"
-        if step.columns == "*":
-            encoded |= set(kinds) if wanted == "text" else set()
-            continue
-        if manifest.layout == "array":
-            found.append(
-                Entry(f"{at}/columns", "invalid", "The rows of this dataset have no named columns.", hint='Use "*".')
-            )
-            continue
-        for j, name in enumerate(step.columns):
-            if kinds.get(name) is None:
-                hint = nearest_hint(name, kinds)
-                found.append(
-                    Entry(f"{at}/columns/{j}", "unknown-column", f"There is no input {shorten(name)}.", hint=hint)
-                )
-            elif kinds[name] != wanted:
-                hint = 'Use {"type": "one_hot"}.' if wanted == "number" else None
-                detail = f"Column {shorten(name)} is a column of {kinds[name]}s; this step takes {wanted}s."
-                found.append(Entry(f"{at}/columns/{j}", "wrong-type", detail, hint=hint))
-            elif wanted == "text":
-                encoded.add(name)
-    for name, kind in kinds.items():
-        if kind == "text" and name not in encoded:
-            found.append(
-                Entry(
-                    "/preprocessing",
-                    "text-column",
-                    f"Column {shorten(name)} has texts ({shorten(_first_text(manifest, name))}); a net takes numbers.",
-                    hint='Add {"type": "one_hot"}, or leave the column out of the inputs.',
-                )
-            )
-    return found
-
-
-def _first_text(manifest: DatasetManifest, name: str) -> str:
-    return next((column.classes[0] for column in manifest.columns if column.name == name and column.classes), "")
-
-
-def _metric_mistakes(objective: Objective, metrics: Sequence[MetricName] | None) -> list[Entry]:
-    expected = ", ".join(default_metrics(objective))
-    return [
-        Entry(f"/metrics/{i}", "invalid", f"{metric} does not suit the objective {objective.type}.", expected=expected)
-        for i, metric in enumerate(metrics or ())
-        if metric not in _suited(objective)
-    ]
-
-
-def _stopping_mistakes(config: TrainingConfig) -> list[Entry]:
-    stopping = config.early_stopping
-    if stopping is None or stopping.metric.removeprefix("val_") in _suited(config.objective):
-        return []
-    detail = f"{stopping.metric} does not suit the objective {config.objective.type}."
-    return [Entry("/early_stopping/metric", "invalid", detail)]
-
-
-def _suited(objective: Objective) -> frozenset[str]:
-    return _CLASS_METRICS if isinstance(objective, (CrossEntropy, BceWithLogits)) else _NUMBER_METRICS
-
-
-def _table_width(examples: Examples, train_rows: Any) -> int:
-    """Numbers of a row once its texts are encoded by the categories that the training rows have."""
-    codes = np.asarray(examples.codes)[train_rows]
-    return examples.numbers.shape[1] + sum(len(np.unique(codes[:, i])) for i in range(codes.shape[1]))
-
-
-def _row_mistakes(row: Sequence[int], wanted: Sequence[Size]) -> list[Entry]:
-    if _fits(row, wanted):
+def _row_mistakes(row: Sequence[int], wanted: Sequence[Size], place: int = 0) -> list[Entry]:
+    if fits(row, wanted):
         return []
     hint = None
     numbers = [size for size in wanted if isinstance(size, int)]
@@ -265,7 +217,7 @@ def _row_mistakes(row: Sequence[int], wanted: Sequence[Size]) -> list[Entry]:
         hint = f"A row of the dataset has {row[0]} numbers once preprocessed: use in_features {row[0]}."
     return [
         Entry(
-            "/architecture/inputs/0/shape",
+            f"/architecture/inputs/{place}/shape",
             "shape-mismatch",
             f"A row of the dataset has the shape {list(row)}, the net takes rows of the shape {list(wanted)}.",
             hint=hint,
@@ -298,14 +250,19 @@ def _batches_of_one(judgement: Judgement, config: TrainingConfig, rows: int) -> 
             last = "The last batch of an epoch" if rows > size > 1 else "A batch"
             detail = f"{last} has one row, and `{path}` cannot normalise a single value while training."
             hint = '"drop_last": true leaves that batch out.' if rows > size > 1 else "Use a larger batch_size."
-            return [Entry(_NET, "batch-of-one", detail, layer=path or None, hint=hint)]
+            return [Entry(NET, "batch-of-one", detail, layer=path or None, hint=hint)]
     return []
 
 
-def _dtype_mistakes(manifest: DatasetManifest, config: TrainingConfig, dtype: str) -> list[Entry]:
+def _dtype_mistakes(
+    manifest: DatasetManifest, steps: Sequence[PreprocessingStep], dtype: str, place: int = 0
+) -> list[Entry]:
     if dtype.startswith(("float", "bfloat")):
         return []
-    scaled = any(isinstance(s, (Standardize, MinMax)) and s.of == "inputs" for s in config.preprocessing)
+    scaled = any(
+        (isinstance(s, (Standardize, MinMax, Log)) and s.of == "inputs") or isinstance(s, (Normalize, Resize))
+        for s in steps
+    )
     floats = [c for c in manifest.columns if c.role == "input" and c.dtype == "float"]
     if not floats and not scaled:
         return []
@@ -313,116 +270,24 @@ def _dtype_mistakes(manifest: DatasetManifest, config: TrainingConfig, dtype: st
         f"The net takes {dtype}, but {'scaled inputs are' if scaled else f'{floats[0].name!r} is'} not whole numbers."
     )
     hint = 'Declare the input with "dtype": "float32".'
-    return [Entry("/architecture/inputs/0/dtype", "dtype-mismatch", detail, hint=hint)]
+    return [Entry(f"/architecture/inputs/{place}/dtype", "dtype-mismatch", detail, hint=hint)]
 
 
-def _target_mistakes(
-    examples: Examples,
-    objective: Objective,
-    output: tuple[Size, ...],
-    *,
-    at: str,
-    classes: tuple[str, ...] | None = None,
-) -> list[Entry]:
-    """Targets that the objective cannot take, or not beside the net's answers; `at` points to the net.
-
-    `classes` are those of a version.
-    """
-    manifest = examples.manifest
-    if manifest.target is None or examples.targets is None:
-        return [Entry("/dataset", "no-target", "The dataset has no targets.", hint="Name a target in the source.")]
-    if isinstance(objective, CrossEntropy):
-        return _class_mistakes(examples, output, at=at, classes=classes)
-    if isinstance(objective, BceWithLogits):
-        if classes is not None:
-            try:
-                class_indices(examples, classes=classes)
-            except DatasetRefused as refused:
-                return list(refused.errors)
-        if classes is None and manifest.target == "class" and len(manifest.classes or ()) != 2:
-            detail = f"{objective.type} tells two classes apart; the targets have {len(manifest.classes or ())}."
-            return [Entry("/objective", "invalid", detail, hint='Use {"type": "cross_entropy"}.')]
-        low, high = float(examples.targets.min()), float(examples.targets.max())
-        if low < 0 or high > 1:
-            detail = f"{objective.type} takes targets from 0 to 1; these reach from {low:g} to {high:g}."
-            return [Entry("/dataset", "label-out-of-range", detail)]
-    elif manifest.target == "class":
-        detail = f"The targets are classes; {objective.type} takes numbers."
-        return [Entry("/objective", "invalid", detail, hint='Use {"type": "cross_entropy"}.')]
-    flat = manifest.target_flat or manifest.target == "class"
-    target = (1,) if flat else examples.targets.shape[1:]
-    if _fits(target, output):
-        return []
-    hint = None
-    if target == () and list(output) == [1]:
-        hint = "Give each target as a list: [[1.0], [2.0]], or an array of the shape [N, 1]."
-    elif len(target) == len(output) == 1 and at == _NET:
-        hint = f"Give the last layer {target[0]} outputs."
-    return [
-        Entry(
-            at,
-            "shape-mismatch",
-            f"The net answers {_shown(output)}, the targets have the shape {_shown(target)};"
-            f" {objective.type} would stretch one to the other, and the loss would be a wrong one.",
-            hint=hint,
-            expected=_shown(target),
-            got=_shown(output),
-        )
-    ]
-
-
-def _class_mistakes(
-    examples: Examples, output: tuple[Size, ...], *, at: str, classes: tuple[str, ...] | None
-) -> list[Entry]:
-    if len(output) != 1 or not isinstance(output[0], int):
-        detail = f"Cross entropy takes one logit for each class, [N, classes]; the net answers {_shown(output)}."
-        return [Entry(at, "shape-mismatch", detail, expected="[N, classes]", got=_shown(output))]
-    width = output[0]
-    try:
-        indices, names = class_indices(examples, classes=classes)
-    except DatasetRefused as refused:
-        return list(refused.errors)
-    if classes is not None:
-        return []  # those of a version: each target was found among them
-    named = examples.manifest.target == "class" or examples.manifest.target_labels
-    if named and len(names) != width:
-        more = f"Give the last layer {len(names)} outputs, or " if at == _NET else "To compare them, "
-        shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        return [
-            Entry(
-                at,
-                "label-out-of-range" if len(names) > width else "shape-mismatch",
-                f"The dataset has {len(names)} classes ({shown}), the net has {width} outputs.",
-                hint=f"{more}name all classes in the source's `classes`.",
-                expected=f"[N, {len(names)}]",
-                got=f"[N, {width}]",
-            )
-        ]
-    high = int(indices.max())
-    if high >= width:
-        return [
-            Entry(
-                at,
-                "label-out-of-range",
-                f"Class {high} is not among the net's {width} outputs, which are counted from 0.",
-                hint=f"Give the last layer {high + 1} outputs, or count the classes from 0." if at == _NET else None,
-                expected=f"[N, {high + 1}]",
-                got=f"[N, {width}]",
-            )
-        ]
-    return []
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[Size]) -> bool:
-    """Whether sizes are the wanted ones, each symbol standing for one size."""
-    if len(shape) != len(wanted):
-        return False
-    known: dict[str, int] = {}
-    return all(
-        known.setdefault(want, size) == size if isinstance(want, str) else want == size
-        for size, want in zip(shape, wanted, strict=True)
-    )
-
-
-def _shown(row: Sequence[Size]) -> str:
-    return "[" + ", ".join(["N", *map(str, row)]) + "]"
+def _pattern_mistakes(config: TrainingConfig, architecture: Architecture) -> list[Entry]:
+    """Patterns of groups and of what is frozen that name no tensor of the net."""
+    rows = state_rows(architecture)
+    trained = [name for name, row in rows.items() if row.kind == "parameter"]
+    found = []
+    if config.init is not None and config.init.from_ is not None:
+        hint = 'Say it in the architecture: {"from": {"model": …}, "edits": […]} takes the weights over.'
+        found.append(Entry("/init/from", "unsupported", "Weights cannot be taken over here.", hint=hint))
+    groups = [(f"/optimizer/groups/{i}/match", group.match) for i, group in enumerate(config.optimizer.groups)]
+    init = config.init.freeze if config.init is not None else ()
+    held = [(f"/init/freeze/{i}", glob.removeprefix("!")) for i, glob in enumerate(init)]
+    for known, patterns in ((trained, groups), (list(rows), held)):
+        for at, pattern in patterns:
+            if not frozen(known, (pattern,)):
+                layers = dict.fromkeys(name.rpartition(".")[0] for name in known if "." in name)
+                detail = f"{shorten(pattern)} names no tensor of the net."
+                found.append(Entry(at, "unknown-path", detail, hint=nearest_hint(pattern, list(layers))))
+    return found

@@ -29,7 +29,7 @@ from service.errors import CheckpointReason, CheckpointRefused, shorten
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
 from service.schemas.document import Document, entries
-from service.schemas.preprocessing import Preprocessing, TableRow
+from service.schemas.preprocessing import FIRST_WORD, Preprocessing, TableRow, TextColumn, TokensColumn
 from service.schemas.python_source import python_source
 from service.schemas.versions import Manifest, VersionDraft, VersionFile
 
@@ -369,17 +369,22 @@ def _golden(content: bytes, build: dict[str, str], preprocessing: Preprocessing,
         tensors[each.name] = (
             torch.frombuffer(data, dtype=dtype).reshape(each.shape) if data else torch.empty(each.shape, dtype=dtype)
         )
-    texts = preprocessing.row.texts if isinstance(preprocessing.row, TableRow) else ()
-    taken = [f"input.{place}.{name}" for place in range(inputs) for name in ("numbers", "codes")[: 2 if texts else 1]]
+    rows_of = preprocessing.rows if len(preprocessing.rows) == inputs else preprocessing.rows[:1] * inputs
+    texts = [row.texts if isinstance(row, TableRow) else () for row in rows_of]
+    taken = [
+        f"input.{place}.{name}" for place in range(inputs) for name in ("numbers", "codes")[: 2 if texts[place] else 1]
+    ]
     given = [f"output.{place}" for place in range(len(tensors) - len(taken))]
     if not given or set(tensors) != {*taken, *given}:
         _refuse("damaged", "The golden rows are not those of a net with such inputs.")
     rows = {tensors[name].shape[:1] for name in taken}
     if len(rows) != 1 or rows <= {(), (0,)} or not {tensors[name].dtype for name in taken} <= _OF_ROWS:
         _refuse("damaged", "The golden rows are not as many for each input, or of a type that rows do not have.")
-    for place in range(inputs if texts else 0):
+    for place, columns in enumerate(texts):
+        if not columns:
+            continue
         codes = tensors[f"input.{place}.codes"]
-        sizes = torch.tensor([len(column.categories) for column in texts])
+        sizes = torch.tensor([size for column in columns for size in _code_sizes(column)])
         if codes.dtype != torch.int64 or codes.shape[1:] != sizes.shape or ((codes < -1) | (codes >= sizes)).any():
             _refuse("damaged", "The golden rows have texts that the preprocessing does not have.")
     return {
@@ -390,6 +395,13 @@ def _golden(content: bytes, build: dict[str, str], preprocessing: Preprocessing,
         ],
         "outputs": [tensors[name] for name in given],
     }
+
+
+def _code_sizes(column: TextColumn | TokensColumn) -> list[int]:
+    """How many different codes each place of a column may have."""
+    if isinstance(column, TextColumn):
+        return [len(column.categories)]
+    return [FIRST_WORD + len(column.words)] * column.max_length
 
 
 _OF_ROWS: Final = {torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8} | {
@@ -472,28 +484,28 @@ def golden():
 
 def prepare(rows):
     """What the net takes, of raw rows: numbers [N, ...], and a code for each text (-1 for one that is not known)."""
+    fitted = FITTED.get("inputs") or [FITTED] * len(rows)
     return [
-        prepared(numbers, codes).to(getattr(torch, about.get("dtype", "float32")))
-        for (numbers, codes), about in zip(rows, INPUTS)
+        prepared(numbers, codes, one).to(getattr(torch, about.get("dtype", "float32")))
+        for (numbers, codes), about, one in zip(rows, INPUTS, fitted)
     ]
 
 
-def prepared(numbers, codes):
+def prepared(numbers, codes, fitted):
     """The fitted steps on the rows of one input."""
-    row = FITTED.get("row") or {}
-    columns = row.get("columns", [])
+    columns = (fitted.get("row") or {}).get("columns", [])
     names = [column["name"] for column in columns if column["kind"] == "number"]
-    for step in FITTED.get("steps", []):
-        if step["type"] == "one_hot":
+    encoders = {}
+    for step in fitted.get("steps", []):
+        if step["type"] in ("one_hot", "vocabulary", "tokens"):
+            encoders.update((name, step["type"]) for name in step["columns"])
             continue
         numbers = numbers.double().clone()
         if columns:
             places = [names.index(name) for name in step["columns"]]
-            shift, scale = shift_and_scale(step, ())
-            numbers[:, places] = (numbers[:, places] - shift) / scale
+            numbers[:, places] = changed(numbers[:, places], step, ())
         else:
-            shift, scale = shift_and_scale(step, numbers.shape)
-            numbers = (numbers - shift) / scale
+            numbers = changed(numbers, step, numbers.shape)
     if codes is None:
         return numbers
     parts, number, text = [], 0, 0
@@ -501,10 +513,36 @@ def prepared(numbers, codes):
         if column["kind"] == "number":
             parts.append(numbers[:, number : number + 1].double())
             number += 1
-        else:
-            parts.append((codes[:, text : text + 1] == torch.arange(len(column["categories"]))).double())
-            text += 1
+            continue
+        width = column.get("max_length", 1)
+        own = codes[:, text : text + width]
+        text += width
+        if encoders[column["name"]] == "one_hot":
+            own = own == torch.arange(len(column["categories"]))
+        elif encoders[column["name"]] == "vocabulary":
+            own = torch.where(own < 0, len(column["categories"]), own)
+        parts.append(own.double())
     return torch.cat(parts, dim=1)
+
+
+def changed(numbers, step, shape):
+    """Numbers behind one step; where rows have a shape, `shape` is that of all of them."""
+    if step["type"] == "log":
+        return torch.log(numbers + step["offset"])
+    if step["type"] == "clip":
+        low = [-float("inf") if each is None else each for each in step["low"]]
+        high = [float("inf") if each is None else each for each in step["high"]]
+        low, high = (spread(torch.tensor(part, dtype=torch.float64), shape) for part in (low, high))
+        return torch.minimum(torch.maximum(numbers, low), high)
+    if step["type"] == "impute":
+        return torch.where(numbers.isnan(), torch.tensor(step["value"], dtype=torch.float64), numbers)
+    if step["type"] == "resize":
+        return torch.nn.functional.interpolate(numbers, size=step["size"], mode="bilinear", antialias=True)
+    if step["type"] == "center_crop":
+        (height, width), (top, left) = step["size"], ((a - b) // 2 for a, b in zip(numbers.shape[-2:], step["size"]))
+        return numbers[..., top : top + height, left : left + width]
+    shift, scale = shift_and_scale(step, shape)
+    return (numbers / step.get("scale", 1.0) - shift) / scale
 
 
 def restore(answers):
@@ -512,6 +550,9 @@ def restore(answers):
     answers = [answers] if isinstance(answers, torch.Tensor) else list(answers)
     for step in reversed((FITTED.get("target") or {}).get("steps", [])):
         for place, answer in enumerate(answers):
+            if step["type"] == "log":
+                answers[place] = (answer.double().exp() - step["offset"]).to(answer.dtype)
+                continue
             shift, scale = shift_and_scale(step, answer.shape)
             answers[place] = (answer.double() * scale + shift).to(answer.dtype)
     return answers
@@ -519,11 +560,16 @@ def restore(answers):
 
 def shift_and_scale(step, shape):
     """The two numbers of each column; along the first axis behind the rows where there are several."""
-    if step["type"] == "standardize":
+    if step["type"] != "min_max":
         shift = torch.tensor(step["mean"], dtype=torch.float64)
         scale = torch.tensor(step["std"], dtype=torch.float64)
     else:
         shift = torch.tensor(step["low"], dtype=torch.float64)
         scale = torch.tensor(step["high"], dtype=torch.float64) - shift
-    return (part.reshape([-1] + [1] * (len(shape) - 2) if len(shape) > 1 else part.shape) for part in (shift, scale))
+    return (spread(part, shape) for part in (shift, scale))
+
+
+def spread(part, shape):
+    """One number for each entry of the first axis behind the rows, or for each column."""
+    return part.reshape([-1] + [1] * (len(shape) - 2) if len(shape) > 1 else part.shape)
 '''

@@ -7,237 +7,135 @@ skipped or filled in. Each mistake is told with its line and column.
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
 import numpy as np
 
-from service.engine.readers import (
-    FLOAT32_MAX,
-    MAX_CATEGORIES,
-    MAX_CELLS,
-    MAX_COLUMNS,
-    MAX_FIELD,
-    MAX_LINE,
-    MAX_TEXT,
-    Array,
-    Raw,
-    bad_text,
-    check_class_names,
-    class_order,
-    compact,
-    dtype_of,
-    duplicates,
-    folded,
-    refuse,
-    target_column,
-    too_many_categories,
-)
+from service.engine.mapped import Array, Shelf
+from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
+from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, Entry, shorten
-from service.schemas.datasets import MAX_ROWS, Column, Csv
-from service.schemas.document import nearest_hint
+from service.schemas.datasets import Csv
 
 
-def read_csv(path: Path, source: Csv, *, at: str = "/source") -> Raw:
-    """A CSV file with a header line, by strict rules: UTF-8, equal rows, no missing and no infinite values.
+def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | None = None) -> Raw:
+    """A CSV file with a header line, by strict rules: UTF-8, equal rows, no infinite values, and no missing ones unless
+    the source keeps them.
 
     Raises:
         DatasetRefused: with line and column of each mistake.
     """
-    check_class_names(source.classes, at=at)
+    shelf = shelf or Shelf()
     names = _header(path, source, at)
-    inputs, target = _chosen(names, source, at)
-    columns = [_CsvColumn(i, names[i]) for i in inputs]
-    if target is not None:
-        columns.append(_CsvColumn(target, names[target], is_text=source.classes is not None))
+    columns = chosen(names, source, shelf, at=at)
     rows = _read_columns(path, source, len(names), columns, at)
     late = [column for column in columns if column.late]
     for column in late:  # these looked like numbers for a while; now that they are known to be texts, read them again
-        column.late = False
+        column.begin()
     if late:
         _read_columns(path, source, len(names), late, at)
     if rows == 0:
         refuse([Entry(f"{at}/upload", "no-rows", "The file has a header line but no rows.")])
-    used = set(inputs) | {target}
-    ignored = tuple(Column(name=n, role="ignored", dtype="text") for i, n in enumerate(names) if i not in used)
-    return _assembled(source, columns[: len(inputs)], columns[len(inputs) :], ignored, at)
+    odd = [entry for column in columns if (entry := _nearly_numbers(path, source, column, at)) is not None]
+    return replace(assembled(source, columns, names, shelf, at=at), warnings=tuple(odd[:MAX_ENTRIES]))
 
 
-@dataclass(slots=True)
-class _CsvColumn:
-    """One column while it is read: numbers until a cell is none, then texts."""
-
-    index: int
-    name: str
-    is_text: bool = False
-    late: bool = False
-    """Turned out to be text after blocks of numbers were read; is read again."""
-    numbers: list[Array] = field(default_factory=list)
-    codes: list[Array] = field(default_factory=list)
-    lookup: dict[str, int] = field(default_factory=dict)
-
-    def add(self, cells: Sequence[str], lines: Sequence[int], found: list[tuple[int, str, str]]) -> None:
-        """Take the cells of one block; mistakes go to `found` as (line, code, detail)."""
-        if self.late:
-            return
-        if not self.is_text:
-            numbers = _parse(cells)
-            if numbers is not None:
-                self.numbers.append(numbers)
-                return
-            kinds = [_cell_kind(cell) for cell in cells]
-            if "text" not in kinds:
-                for line, cell, kind in zip(lines, cells, kinds, strict=True):
-                    where = f"line {line}, column {shorten(self.name)}"
-                    if kind == "missing":
-                        found.append((line, "missing-value", f"{where}: A value is missing ({shorten(cell)})."))
-                    elif kind == "infinite":
-                        detail = f"{where}: {shorten(cell)} is not a finite float32 number."
-                        found.append((line, "not-finite", detail))
-                return
-            self.is_text, self.late = True, bool(self.numbers)
-            self.numbers.clear()
-            if self.late:
-                return
-        texts = [cell.strip() for cell in cells]
-        for text in dict.fromkeys(texts):
-            if text not in self.lookup:
-                if problem := bad_text(text):
-                    code, detail = problem
-                    found += [
-                        (line, code, f"line {line}, column {shorten(self.name)}: {detail}")
-                        for line, t in zip(lines, texts, strict=True)
-                        if t == text
-                    ]
-                self.lookup[text] = len(self.lookup)
-        self.codes.append(np.fromiter(map(self.lookup.__getitem__, texts), np.int32, len(texts)))
-
-    def encoded(self, categories: Sequence[str]) -> Array:
-        """Codes [rows] into `categories`."""
-        place = {category: code for code, category in enumerate(categories)}
-        order = np.array([place[text] for text in self.lookup], dtype=np.int32)
-        return order[np.concatenate(self.codes)]
+def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], keep: bool, at: str) -> list[Entry]:
+    """Give the cells of one block to a column: numbers until a cell is none, then texts. What is wrong comes back."""
+    found: list[Entry] = []
+    keep = keep and column.role != "target"
+    if column.late:
+        return found
+    if not column.is_text:
+        numbers = _parse(cells)
+        if numbers is None and keep:
+            numbers = _parse(["nan" if _is_missing(cell) else cell for cell in cells], missing=True)
+        if numbers is not None:
+            column.add_numbers(numbers)
+            return found
+        kinds = [_cell_kind(cell) for cell in cells]
+        if "text" not in kinds:
+            for line, cell, kind in zip(lines, cells, kinds, strict=True):
+                where = f"line {line}, column {shorten(column.name)}"
+                if kind == "missing" and not keep:
+                    detail = f"{where}: A value is missing ({shorten(cell)})."
+                    hint = None if column.role == "target" else _KEEP
+                    found.append(Entry(f"{at}/upload", "missing-value", detail, hint=hint))
+                elif kind == "infinite":
+                    detail = f"{where}: {shorten(cell)} is not a finite float32 number."
+                    found.append(Entry(f"{at}/upload", "not-finite", detail))
+            return found
+        column.turn()
+        if column.late:
+            return found
+    texts: list[str | None] = [cell.strip() or (None if keep else cell) for cell in cells]
+    column.add_texts(texts, [f"line {line}" for line in lines], found, at=f"{at}/upload")
+    return found
 
 
-def _assembled(
-    source: Csv, inputs: list[_CsvColumn], targets: list[_CsvColumn], ignored: tuple[Column, ...], at: str
-) -> Raw:
-    texts = [column for column in inputs if column.is_text]
-    values = [np.concatenate(column.numbers) for column in inputs if not column.is_text]
-    matrix = np.stack(values, axis=1) if values else None
-    dtypes = iter(map(dtype_of, values))
-    columns = [
-        Column(name=column.name, role="input", dtype="text", classes=tuple(sorted(column.lookup)))
-        if column.is_text
-        else Column(name=column.name, role="input", dtype=next(dtypes))
-        for column in inputs
-    ]
-    arrays: dict[str, Array] = {}
-    layout: Literal["table", "array"] = "table"
-    row_shape: tuple[int, ...] = (len(inputs),)
-    if source.shape is not None:
-        if texts or matrix is None:
-            detail = (
-                f"A row with the shape {list(source.shape)} needs numbers, but {texts[0].name!r} is a column of texts."
-            )
-            refuse([Entry(f"{at}/shape", "shape-mismatch", detail)])
-        layout, row_shape = "array", source.shape
-        arrays["inputs"] = compact(folded(matrix, source.shape, at=at))
-        columns = [Column(name="x", role="input", dtype=dtype_of(matrix), shape=row_shape)]
-    else:
-        if matrix is not None:
-            arrays["numeric"] = compact(matrix)
-        if texts:
-            arrays["codes"] = np.stack([column.encoded(sorted(column.lookup)) for column in texts], axis=1)
-    if not targets:
-        if source.classes is not None:
-            refuse([Entry(f"{at}/classes", "invalid", "Classes were given, but no target column.")])
-        return Raw(layout, (*columns, *ignored), arrays, row_shape)
-    target = targets[0]
-    if not target.is_text:
-        arrays["targets"] = compact(np.concatenate(target.numbers))
-        column_of_target = target_column(target.name, arrays["targets"], None)
-        whole = column_of_target.dtype == "int"
-        return Raw(layout, (*columns, column_of_target, *ignored), arrays, row_shape, "number", True, whole)
-    classes = source.classes or tuple(class_order(target.lookup))
-    unknown = [name for name in target.lookup if name not in set(classes)]
-    if unknown:
-        refuse(
-            Entry(
-                f"{at}/classes",
-                "unknown-class",
-                f"Column {target.name!r} holds {shorten(name)}, which is not among `classes`.",
-                hint=nearest_hint(name, classes),
-            )
-            for name in unknown[:MAX_ENTRIES]
-        )
-    codes = target.encoded(classes).astype(np.int64)
-    arrays["targets"] = codes
-    all_columns = (*columns, target_column(target.name, codes, classes), *ignored)
-    return Raw(layout, all_columns, arrays, row_shape, "class", False, False, classes)
+def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> Entry | None:
+    """A warning about a column that a few cells make one of texts; of all others they are numbers."""
+    if not column.is_text or column.free or column.role == "kept" or (column.role == "target" and source.classes):
+        return None
+    odd = {text: code for text, code in column.lookup.items() if _cell_kind(text) == "text"}
+    if 3 * len(odd) > len(column.lookup):
+        return None
+    codes = column.values.whole()
+    cells = int((codes >= 0).sum())
+    count = int(np.isin(codes, list(odd.values())).sum())
+    if 3 * count > cells:
+        return None
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        records = islice(_records(file, source.delimiter, at), 1, None)
+        line, cell = next((line, row[column.index]) for line, row in records if row[column.index].strip() in odd)
+    are = "is" if count == 1 else "are"
+    where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r})"
+    detail = f"Column {shorten(column.name)} is taken as texts: {where}."
+    hint = "Mend it in the file, or leave the column out."
+    if re.fullmatch(r"\s*[+-]?[0-9]+,[0-9]+\s*", cell):
+        hint = f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
+    return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint)
+
+
+_DELIMITERS: Final = (",", ";", "\t", "|")
+
+_KEEP: Final = 'Write "missing": "keep" in the source, and fill it with the step {"type": "impute"}.'
 
 
 def _header(path: Path, source: Csv, at: str) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        first = next(_records(file, source.delimiter, at), None)
+        records = _records(file, source.delimiter, at)
+        first, second = next(records, None), next(records, None)
     if first is None:
         refuse([Entry(f"{at}/upload", "no-rows", "The file is empty; the first line must name the columns.")])
+    if second is None:
+        hint = "Were the ends of its lines lost? curl -d takes them away: send it with --data-binary."
+        refuse([Entry(f"{at}/upload", "no-rows", "The file is one line: a header line but no rows.", hint=hint)])
     names = [name.strip() for name in first[1]]
+    other = max(_DELIMITERS, key=names[0].count)
+    if len(names) == 1 and other in names[0]:
+        detail = f"line 1: the only column would be {shorten(names[0])}, which looks like several."
+        hint = f'Are values parted by another character? Write "delimiter": {json.dumps(other)} in the source.'
+        refuse([Entry(f"{at}/delimiter", "wrong-delimiter", detail, hint=hint, got=source.delimiter)])
     if len(names) > MAX_COLUMNS:
         refuse([Entry(f"{at}/upload", "too-large", f"The file has more than {MAX_COLUMNS} columns.")])
-    found = []
-    for i, name in enumerate(names):
-        if not name or len(name) > MAX_TEXT or not name.isprintable():
-            detail = f"line 1, column {i + 1}: {shorten(name)} cannot be the name of a column."
-            hint = "The first line must name the columns, with 1 to 200 printable characters each."
-            found.append(Entry(f"{at}/upload", "bad-column-name", detail, hint=hint))
-    for name in (
-        sorted({name for name in names if name and names.count(name) > 1}) if len(set(names)) < len(names) else ()
-    ):
-        places = " and ".join(str(i + 1) for i, other in enumerate(names) if other == name)
-        detail = f"line 1, columns {places[:60]}: the name {shorten(name)} stands twice."
-        found.append(
-            Entry(f"{at}/upload", "duplicate-column", detail, hint="Does the file lack a line with names of columns?")
-        )
+    hint = "The first line must name the columns, with 1 to 200 printable characters each."
+    found = name_mistakes(names, at=at, where="line 1", hint=hint)
     if found:
         refuse(found)
     return names
 
 
-def _chosen(names: list[str], source: Csv, at: str) -> tuple[list[int], int | None]:
-    """Indices of the input columns, in order, and of the target."""
-    found: list[Entry] = []
-    place = {name: i for i, name in enumerate(names)}
-
-    def find(name: str, where: str) -> int:
-        if name not in place:
-            detail = f"The file has no column {shorten(name)}."
-            known = ", ".join(names[:20])[:200]
-            found.append(Entry(where, "unknown-column", detail, hint=nearest_hint(name, names), expected=known))
-        return place.get(name, -1)
-
-    target = None if source.target is None else find(source.target, f"{at}/target")
-    if source.inputs == "*":
-        inputs = [i for i in range(len(names)) if i != target]
-        if not inputs:
-            found.append(Entry(f"{at}/inputs", "invalid", "No column is left to be an input."))
-    else:
-        inputs = [find(name, f"{at}/inputs/{i}") for i, name in enumerate(source.inputs)]
-        found += duplicates(source.inputs, at=f"{at}/inputs")
-        if source.target in source.inputs:
-            where = f"{at}/inputs/{source.inputs.index(source.target or '')}"
-            found.append(Entry(where, "invalid", "The target cannot be an input too: the net would only copy it."))
-    if found:
-        refuse(found)
-    return inputs, target
-
-
-def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[_CsvColumn], at: str) -> int:
+def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableColumn], at: str) -> int:
     """Feed the file to `columns` in blocks; the number of rows."""
     rows = 0
+    keep = source.missing == "keep"
     all_numbers = not any(column.is_text for column in columns)
     block_rows = max(1, 400_000 // width)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -245,21 +143,22 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[_CsvCol
         next(records)
         while block := list(islice(records, block_rows)):
             rows += len(block)
-            if rows > MAX_ROWS or rows * width > MAX_CELLS:
-                limit = f"{MAX_ROWS} rows" if rows > MAX_ROWS else f"{MAX_CELLS} cells"
-                refuse([Entry(f"{at}/upload", "too-large", f"The file has more than {limit}.")])
+            check_rows(rows, width, at=at)
             lines = [line for line, _ in block]
+            ragged = [(line, cells) for line, cells in block if len(cells) != width]
             found = [
                 (
                     line,
-                    "ragged-row",
-                    f"line {line}: {'an empty line' if not cells else f'{len(cells)} values'}, but line 1 names {width}"
-                    " columns.",
+                    Entry(
+                        f"{at}/upload",
+                        "ragged-row",
+                        f"line {line}: {f'{len(cells)} values' if cells else 'an empty line'}, but line 1 names {width}"
+                        " columns.",
+                    ),
                 )
-                for line, cells in block
-                if len(cells) != width
+                for line, cells in ragged
             ]
-            if found:  # in the other rows may be more mistakes
+            if ragged:  # in the other rows may be more mistakes
                 block = [(line, cells) for line, cells in block if len(cells) == width]
                 lines = [line for line, _ in block]
             if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
@@ -268,18 +167,21 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[_CsvCol
                 if matrix is not None:
                     matrix = matrix.reshape(-1, width)
                     for column in columns:
-                        column.numbers.append(matrix[:, column.index])
-                    if not found:
+                        column.add_numbers(matrix[:, column.index])
+                    if not ragged:
                         continue
             by_column = list(zip(*(cells for _, cells in block), strict=True))
             for column in columns if block else ():
-                column.add(by_column[column.index], lines, found)
-                if len(column.lookup) > MAX_CATEGORIES:
-                    refuse([too_many_categories(f"{at}/upload", column.name)])
+                told = _add(column, by_column[column.index], lines, keep, at)
+                found += [(_line_of(entry), entry) for entry in told]
             if found:
                 found.sort(key=lambda item: item[0])
-                refuse(Entry(f"{at}/upload", code, detail) for _, code, detail in found[:MAX_ENTRIES])
+                refuse(entry for _, entry in found[:MAX_ENTRIES])
     return rows
+
+
+def _line_of(entry: Entry) -> int:
+    return int(entry.detail.removeprefix("line ").partition(",")[0])
 
 
 def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[str]]]:
@@ -322,8 +224,8 @@ def _lines(file: TextIO, at: str) -> Iterator[str]:
         yield line
 
 
-def _parse(cells: Sequence[str]) -> Array | None:
-    """The cells as float64, or None when one is not a number that fits float32."""
+def _parse(cells: Sequence[str], *, missing: bool = False) -> Array | None:
+    """The cells as float64, or None when one is not a number that fits float32; NaN passes if some may be missing."""
     text = "".join(cells)
     if not text.isascii() or "_" in text:  # float() would take 1_000 and digits of other scripts
         return None
@@ -331,14 +233,19 @@ def _parse(cells: Sequence[str]) -> Array | None:
         numbers = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return None
-    return numbers if bool((np.abs(numbers) <= FLOAT32_MAX).all()) else None
+    fit = np.abs(numbers) <= FLOAT32_MAX
+    return numbers if bool((fit | np.isnan(numbers) if missing else fit).all()) else None
 
 
 _MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."})
 
 
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in _MISSING
+
+
 def _cell_kind(cell: str) -> Literal["number", "missing", "infinite", "text"]:
-    if cell.strip().lower() in _MISSING:
+    if _is_missing(cell):
         return "missing"
     if _parse((cell,)) is not None:
         return "number"

@@ -6,30 +6,43 @@ Knows no store: it is given a folder to write to or read from. Scaling and encod
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
-import numpy as np
-
+from service.engine.cifar_files import read_cifar
 from service.engine.csv_files import read_csv
 from service.engine.examples import Examples, class_indices, open_dataset, split_rows
 from service.engine.generators import gaussian_clouds, polynomial, striped_images
-from service.engine.npz_files import read_npz
+from service.engine.idx_files import read_idx
+from service.engine.json_lines import read_json_lines
+from service.engine.mapped import Shelf, save
+from service.engine.npz_files import read_npy, read_npz
+from service.engine.parquet_files import read_parquet
+from service.engine.picture_files import read_images
 from service.engine.profile import preview, profile
-from service.engine.readers import Array, Raw, read_inline
+from service.engine.readers import Raw, read_inline
 from service.errors import Entry, NotFound
 from service.schemas.datasets import (
+    Cifar10,
+    Cifar100,
+    Column,
     Csv,
     DatasetFile,
     DatasetManifest,
     GaussianClouds,
+    Idx,
+    Images,
     Inline,
+    JsonLines,
+    Npy,
     Npz,
+    Parquet,
     Polynomial,
     Source,
     StripedImages,
+    uploads_of,
 )
 from service.schemas.document import canonical, digest
 
@@ -44,13 +57,21 @@ __all__ = [
 ]
 
 
-def materialize(source: Source, folder: Path, *, upload: Path | None = None, at: str = "/source") -> DatasetManifest:
+def materialize(
+    source: Source,
+    folder: Path,
+    *,
+    upload: Path | None = None,
+    uploads: Mapping[str, Path] | None = None,
+    at: str = "/source",
+) -> DatasetManifest:
     """Read or generate `source` and write its arrays into `folder`; the same source gives the same digest.
 
     Args:
         source: where the examples come from.
         folder: an empty folder; files are written and fsynced, the manifest is not written.
         upload: the uploaded file, for sources that name one.
+        uploads: the uploaded files by the source's members that name them (`upload`, `targets`, `labels`).
         at: pointer to the source in the request, for the entries of a refusal.
 
     Raises:
@@ -58,35 +79,65 @@ def materialize(source: Source, folder: Path, *, upload: Path | None = None, at:
         NotFinite: the only mistakes are inline numbers that are not finite.
         NotFound: the source names an upload and none is given.
     """
-    raw = _read(source, upload, at)
-    files = tuple(_write(folder, f"{name}.npy", array) for name, array in sorted(raw.arrays.items()))
+    given = {**({} if upload is None else {"upload": upload}), **(uploads or {})}
+    missing = {member: name for member, name in uploads_of(source).items() if member not in given}
+    if missing:
+        entries = [
+            Entry(f"{at}/{member}", "not-found", f"There is no upload {name}.") for member, name in missing.items()
+        ]
+        raise NotFound(entries[0].detail, errors=entries)
+    shelf = Shelf(folder)
+    try:
+        raw = _read(source, given, shelf, at)
+        files = []
+        for name, array in sorted(raw.arrays.items()):
+            size, sha256 = save(array, folder / f"{name}.npy")
+            files.append(DatasetFile(name=f"{name}.npy", size_bytes=size, sha256=sha256))
+    finally:
+        shelf.close()
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    content = {
-        "rows": len(next(iter(raw.arrays.values()))),
+    content: dict[str, Any] = {
+        "rows": _rows(raw),
         "layout": raw.layout,
         "row_shape": raw.row_shape,
-        "columns": [column.model_dump(mode="json") for column in raw.columns],
+        "columns": [_column(column) for column in raw.columns],
         "target": raw.target,
         "target_flat": raw.target_flat,
         "target_labels": raw.target_labels,
         "classes": raw.classes,
     }
+    if raw.image is not None:
+        content["image"] = raw.image.model_dump(mode="json")
+    if raw.inputs is not None:
+        content["inputs"] = [part.model_dump(mode="json") for part in raw.inputs]
     identity = {**content, "files": {file.name: file.sha256 for file in files}}
     return DatasetManifest.model_validate(
         {
             **content,
             "digest": digest(canonical(_as_json(identity))),
             "files": files,
+            "warnings": [entry.to_dict() for entry in raw.warnings],
             "size_bytes": sum(file.size_bytes for file in files),
         }
     )
 
 
-def _read(source: Source, upload: Path | None, at: str) -> Raw:
+def _rows(raw: Raw) -> int:
+    name = next(name for name in raw.arrays if not name.startswith("text-") or name.startswith("text-ends-"))
+    return len(raw.arrays[name])
+
+
+def _column(column: Column) -> dict[str, Any]:
+    """A column for the manifest, without what later members say about most columns: nothing."""
+    found = column.model_dump(mode="json")
+    return {name: value for name, value in found.items() if value is not None or name == "classes"}
+
+
+def _read(source: Source, uploads: Mapping[str, Path], shelf: Shelf, at: str) -> Raw:
     match source:
         case Polynomial():
             return polynomial(source, at)
@@ -96,38 +147,24 @@ def _read(source: Source, upload: Path | None, at: str) -> Raw:
             return striped_images(source, at)
         case Inline():
             return read_inline(source, at=at)
-        case Csv() | Npz() if upload is None:
-            detail = f"There is no upload {source.upload}."
-            raise NotFound(detail, errors=[Entry(f"{at}/upload", "not-found", detail)])
         case Csv():
-            return read_csv(upload, source, at=at)
+            return read_csv(uploads["upload"], source, at=at, shelf=shelf)
+        case JsonLines():
+            return read_json_lines(uploads["upload"], source, at=at, shelf=shelf)
+        case Parquet():
+            return read_parquet(uploads["upload"], source, at=at, shelf=shelf)
         case Npz():
-            return read_npz(upload, source, at=at)
+            return read_npz(uploads["upload"], source, at=at, shelf=shelf)
+        case Npy():
+            return read_npy(uploads["upload"], uploads.get("targets"), source, at=at, shelf=shelf)
+        case Images():
+            return read_images(uploads["upload"], source, at=at, shelf=shelf)
+        case Idx():
+            return read_idx(uploads["upload"], uploads.get("labels"), source, at=at, shelf=shelf)
+        case Cifar10() | Cifar100():
+            return read_cifar(uploads["upload"], source, at=at, shelf=shelf)
         case _:
             assert_never(source)
-
-
-class _HashingFile:
-    """A binary file that takes the digest of what is written to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("wb")
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-
-def _write(folder: Path, name: str, array: Array) -> DatasetFile:
-    path = folder / name
-    out = _HashingFile(path)
-    with out.file:
-        np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
-        out.file.flush()
-        os.fsync(out.file.fileno())
-        size = out.file.tell()
-    return DatasetFile(name=name, size_bytes=size, sha256=out.sha256.hexdigest())
 
 
 def _as_json(value: object) -> object:

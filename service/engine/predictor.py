@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.engine import build, checkpoint, plan
+from service.engine import build, checkpoint, lookups, plan
 from service.engine.preprocessing import Preprocessor
-from service.errors import Entry, ShapeMismatch
+from service.errors import MAX_ENTRIES, Entry, ShapeMismatch, ValidationFailed, shorten
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
+from service.schemas.document import pointer
 from service.schemas.judgement import require
 from service.schemas.preprocessing import Preprocessing
 from service.schemas.versions import BatchIndependence
@@ -43,10 +44,15 @@ INDEPENDENT: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Raw rows of one input: numbers [N, …], and category codes [N, m] where a table has texts (−1 = unseen)."""
+    """Raw rows of one input: numbers [N, …], and category codes [N, m] where a table has texts (−1 = unseen).
+
+    `sent` are the rows as a request has them, and `at` is the pointer to them, for mistakes that show late.
+    """
 
     numbers: Array
     codes: Array | None = None
+    sent: Sequence[Any] = ()
+    at: str = "/inputs"
 
 
 class Predictor:
@@ -58,6 +64,7 @@ class Predictor:
         self.module = module.eval()
         self.plan = plan.compile_plan(architecture, self.module)
         self._dtypes = [getattr(torch, spec.dtype) for spec in architecture.inputs]
+        self._pointers = [pointer(["inputs", spec.name]) for spec in architecture.inputs]
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Predictor:
@@ -78,23 +85,61 @@ class Predictor:
 
         Raises:
             ShapeMismatch: the net cannot take rows of these sizes (possible where its shape has free sizes).
+            ValidationFailed: the net looks numbers up that its tables do not have.
         """
         with torch.inference_mode():
-            inputs = [self._input(part, dtype) for part, dtype in zip(rows, self._dtypes, strict=True)]
+            inputs = [
+                self.preprocessor.part(place).inputs(
+                    part.numbers, part.codes, dtype=dtype, at=self._pointers[place] if len(rows) > 1 else "/inputs"
+                )
+                for place, (part, dtype) in enumerate(zip(rows, self._dtypes, strict=True))
+            ]
             try:
                 answer = self.plan(*inputs)
             except (RuntimeError, IndexError) as error:
+                self._refuse_beyond(rows, inputs)
                 raise ShapeMismatch(
                     "The net cannot take these rows.",
-                    errors=[Entry("/inputs", "shape-mismatch", str(error).splitlines()[0][:300])],
+                    errors=[
+                        Entry(
+                            "/inputs",
+                            "shape-mismatch",
+                            str(error).splitlines()[0][:300],
+                            hint="Send rows of other sizes; see the version's signature.",
+                        )
+                    ],
                 ) from error
             outputs = [answer] if isinstance(answer, Tensor) else list(answer)
             if self.preprocessor.scales_target:
                 outputs = [self.preprocessor.invert_target(output) for output in outputs]
         return outputs
 
-    def _input(self, rows: Rows, dtype: torch.dtype) -> Tensor:
-        return self.preprocessor.inputs(rows.numbers, rows.codes, dtype=dtype)
+    def _refuse_beyond(self, rows: Sequence[Rows], inputs: Sequence[Tensor]) -> None:
+        """Name the numbers that are beyond a table of the net, if it is these that it has failed at."""
+        found = lookups.beyond(self.architecture, self.module, inputs)
+        if not found:
+            return
+        told: dict[Entry, None] = {}
+        for one in found:
+            if len(told) >= MAX_ENTRIES:
+                break
+            part, tensor = rows[one.input], inputs[one.input]
+            if one.place is None:
+                size = "x".join(map(str, tensor.shape[1:]))
+                detail = f"A row of {size} is too long: `{one.table}` has {one.rows} positions."
+                told[Entry(part.at, "out-of-range", detail, expected=f"at most {one.rows}", got=size)] = None
+                continue
+            number = shorten(tensor[one.place].item())
+            at = self.preprocessor.part(one.input).pointer_to(part.numbers, part.sent, one.place, at=part.at)
+            if number == str(one.number):
+                detail, expected = f"{number} is beyond the {one.rows} rows of `{one.table}`.", f"0 to {one.rows - 1}"
+            else:
+                detail = f"{number} leads to {one.number}, which is beyond the {one.rows} rows of `{one.table}`."
+                expected = f"a number that leads to 0 to {one.rows - 1}"
+            told[Entry(at, "out-of-range", detail, expected=expected, got=number)] = None
+        raise ValidationFailed(
+            "The net has no rows for these numbers.", errors=list(told), more=max(0, len(found) - len(told))
+        )
 
     def drawn(self, count: int) -> list[Rows]:
         """Rows that the net can take, for a version without data: always the same ones.
@@ -120,10 +165,10 @@ class Predictor:
                 rows.append(Rows(numbers.numpy()))
             try:
                 self.run(rows)
-            except ShapeMismatch:
+            except (ShapeMismatch, ValidationFailed) as error:
                 if largest:
                     continue
-                raise
+                raise ShapeMismatch(error.message, errors=error.errors) from error
             return rows
         raise AssertionError("unreachable")
 

@@ -1,7 +1,7 @@
 """What every reader of foreign data makes (plain arrays, or a refusal), and the reader of inline JSON rows.
 
-The readers of files are `csv_files` and `npz_files`. Knows no dataset folder, no split and no tensor. Whatever is wrong
-is told with its place, at most 20 places at once.
+The readers of files are in modules of their own, one for each format. Knows no dataset folder, no split and no tensor.
+Whatever is wrong is told with its place, at most 20 places at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from itertools import chain, islice
 from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from service.engine.mapped import Array, Shelf, pieces
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, NotFinite, shorten
-from service.schemas.datasets import Column, Inline
+from service.schemas.datasets import Column, ImageRow, Inline, InputPart
 from service.schemas.document import nearest_hint, pointer
 
 MAX_COLUMNS: Final = 100_000
@@ -32,7 +32,8 @@ MAX_MEMBERS: Final = 1024
 MAX_RANK: Final = 7
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
-Array = NDArray[Any]
+MAX_BYTES: Final = 2**32
+"""Of one array that a file holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +43,19 @@ class Raw:
     layout: Literal["table", "array"]
     columns: tuple[Column, ...]
     arrays: dict[str, Array]
-    """`numeric` [rows, k] and `codes` [rows, m], or `inputs` [rows, …]; `targets` [rows, …] where there are any."""
+    """`numeric` [rows, k] and `codes` [rows, m], or `inputs` [rows, …]; `targets` [rows, …] where there are any.
+
+    With several inputs the first three have `-0`, `-1`, … behind their names. What else there may be: see the manifest.
+    """
     row_shape: tuple[int, ...]
     target: Literal["number", "class"] | None = None
     target_flat: bool = False
     target_labels: bool = False
     classes: tuple[str, ...] | None = None
+    image: ImageRow | None = None
+    inputs: tuple[InputPart, ...] | None = None
+    warnings: tuple[Entry, ...] = ()
+    """What was read, and is odd."""
 
 
 def nested_numbers(value: object, *, at: str) -> tuple[Array | None, list[Entry]]:
@@ -86,10 +94,7 @@ def nested_numbers(value: object, *, at: str) -> tuple[Array | None, list[Entry]
 
 def compact(array: Array) -> Array:
     """Floats as float32 where that loses nothing, else as they are."""
-    if array.dtype != np.float64:
-        return array
-    narrow = array.astype(np.float32)
-    return narrow if np.array_equal(narrow, array) else array
+    return Shelf().compact(array)
 
 
 def class_order(names: Iterable[str]) -> list[str]:
@@ -329,9 +334,13 @@ def _as_float(leaf: int | float) -> float:
 
 def dtype_of(array: Array) -> Literal["float", "int"]:
     """What a column of these values is called: "int" when all are whole."""
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "iu" or all(_is_whole(array[part]) for part in pieces(array)):
         return "int"
-    return "int" if bool((array == np.floor(array)).all() and (np.abs(array) <= 2**53).all()) else "float"
+    return "float"
+
+
+def _is_whole(values: Array) -> bool:
+    return bool((values == np.floor(values)).all() and (np.abs(values) <= 2**53).all())
 
 
 def target_column(name: str, targets: Array, classes: tuple[str, ...] | None) -> Column:
@@ -360,7 +369,7 @@ def too_many_categories(at: str, name: str) -> Entry:
         at,
         "too-many-categories",
         f"Column {shorten(name)} has more than {MAX_CATEGORIES} different texts.",
-        hint="Leave it out by naming the inputs.",
+        hint="Leave it out by naming the inputs, or name it in `free_text` for the step `tokens`.",
     )
 
 

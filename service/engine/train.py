@@ -7,26 +7,43 @@ torch's DataLoader draws two numbers an epoch from the global generator, and so 
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from service.engine.evaluate import default_metrics, evaluate, larger_is_better, loss_function
+from service.engine import objectives, optimizers, transfer
+from service.engine.augmentation import Augment
+from service.engine.evaluate import default_metrics, evaluate, larger_is_better
+from service.engine.schedulers import Schedule
+from service.engine.step import AutogradStep, Step
 from service.errors import JobFailed
-from service.schemas import training
+from service.schemas.edits import frozen
+from service.schemas.objectives import AnyObjective
+from service.schemas.schedulers import ReduceLrOnPlateau, needs_total
 from service.schemas.training import TrainingConfig
 
 _BUFFERED_STEPS: Final = 1024
 """Losses that stay on the device before they are read."""
 
+_PLANNING_SHARE: Final = 0.02
+"""Of a budget of seconds, at most, goes into measuring what a step takes; and at most `_PLANNING_S` seconds."""
+_PLANNING_S: Final = 1.0
+_PLANNED_SHARE: Final = 0.95
+"""Of what is left then is planned for, so that the plan's end is reached before the budget's."""
+_ON_DEVICE_SHARE: Final = 0.25
+"""Rows live on a cuda device when they take no more than this of its free memory; else each batch is copied there."""
+
 StopReason = Literal["budget", "early_stopping", "stopped"]
+MakeStep = Callable[[nn.Module, TrainingConfig, AnyObjective], Step]
 
 
 class StopFlag:
@@ -66,6 +83,10 @@ class Report:
     first_step: int
     """The step, from 1, of losses[0]."""
     losses: tuple[float, ...]
+    lr: float = 0.0
+    """Of the first group of parameters, for the next update."""
+    planned_steps: int | None = None
+    """How long a budget of seconds will be, where a scheduler had to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,25 +155,30 @@ class _Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, Best] = field(default_factory=dict)
     best_weights: dict[str, Tensor] | None = None
+    planned_steps: int | None = None
+    frozen_digest: str | None = None
 
 
 class Trainer:
     """Trains a module in place.
 
     Args:
-        module: in training mode on its device; its initial weights were drawn after the seed was set, and nothing drew
-            from the global generator since.
-        config: the training document; `preprocessing`, `split` and `seed` are the caller's business.
-        inputs: one tensor [N, …] for each input of the net, on the module's device.
-        targets: [N, …] as the objective takes them, on the same device.
+        module: in training mode in main memory; its initial weights were drawn after the seed was set, and nothing drew
+            from the global generator since. While it trains it is on the document's device; then it is back.
+        config: the training document; `preprocessing`, `split`, `seed` and `init.from` are the caller's business.
+        inputs: one tensor [N, …] for each input of the net, in main memory.
+        targets: [N, …] as the objective takes them, there too.
         validation: inputs and targets of the held-out rows.
         stop: looked at before every step.
         clock: monotonic seconds.
         report_every_s: seconds between two reports.
         unscale: brings outputs and targets to the target's own units, for mae and r2.
+        frozen: keys of the state_dict that the caller has frozen, by `transfer.freeze`; `init.freeze` adds to them.
+        augment: changes the inputs of a training batch, by the number of the step from 1.
+        make_step: what computes a step; its bits are those of `AutogradStep`.
 
     Raises:
-        JobFailed: there is nothing to train, or not one full batch.
+        JobFailed: there is nothing to train, not one full batch, or not the device; a pattern names nothing.
     """
 
     def __init__(
@@ -167,12 +193,19 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         report_every_s: float = 0.2,
         unscale: Callable[[Tensor], Tensor] | None = None,
+        frozen: Collection[str] = (),
+        augment: Augment | None = None,
+        make_step: MakeStep = AutogradStep,
     ) -> None:
         self.module = module
         self.config = config
+        self.objective: AnyObjective = objectives.fit(config.objective, targets)
+        """The document's, with what it fits to the training rows."""
+        self._device = _device(config)
         self._inputs = tuple(inputs)
         self._targets = targets
         self._validation = validation
+        self._augment = augment
         self._stop = stop or StopFlag()
         self._clock = clock
         self._report_every_s = report_every_s
@@ -190,17 +223,24 @@ class Trainer:
                 pointer="/batch_size",
             )
         self._epoch_rows = self.steps_per_epoch * self._batch if config.drop_last else self._rows
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-        if not self._parameters:
+        self._frozen = self._freeze(frozen)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             raise JobFailed(
                 "data_error",
                 "The net has no parameters to train.",
                 hint='Publish it with a job of the kind "import".',
                 pointer="/architecture",
             )
-        self._loss_of = loss_function(config.objective)
-        self._same_shape = not isinstance(config.objective, training.CrossEntropy)
-        self._optimizer = _optimizer(config.optimizer, self._parameters)
+        for place in optimizers.unmatched(config.optimizer, (name for name, _ in module.named_parameters())):
+            match = config.optimizer.groups[place].match
+            raise _names_nothing(match, f"/optimizer/groups/{place}/match")
+        self._on_device = self._move()
+        if config.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self._make_step = make_step
+        self._step = make_step(module, config, self.objective)
+        self._mean = self.objective.reduction != "sum"
+        self._accumulate = config.accumulate
         epochs, steps = config.budget.epochs, config.budget.steps
         self._total_steps = min(
             math.inf if epochs is None else epochs * self.steps_per_epoch, math.inf if steps is None else steps
@@ -211,15 +251,21 @@ class Trainer:
         self._min_delta = stopping.min_delta if stopping else 0.0
         self._watched = stopping.metric if stopping else "val_loss" if validation else "loss"
         asked = config.metrics if config.metrics is not None else default_metrics(config.objective)
-        needed = (stopping.metric.removeprefix("val_") if stopping else "loss",)
+        plateau = config.scheduler.metric if isinstance(config.scheduler, ReduceLrOnPlateau) else None
+        needed = [metric.removeprefix("val_") for metric in (self._watched, plateau) if metric is not None]
         self._metrics = tuple(dict.fromkeys(("loss", *asked, *needed)))
         # a run that is stopped keeps its best weights, where held-out rows say which these are
         self._keep_best = config.checkpoint.publish == "best" or validation is not None
         # whether each epoch's end must read its losses; else they are read when a report is due
-        self._reads_epochs = validation is not None or stopping is not None or self._keep_best
+        self._reads_epochs = validation is not None or stopping is not None or plateau is not None or self._keep_best
         self._progress = _Progress()
+        if self._frozen:
+            self._progress.frozen_digest = transfer.fingerprint(module, self._frozen)
+        self._schedule: Schedule | None = None
+        if config.scheduler is not None and not self._needs_plan:
+            self._schedule = self._make_schedule()
         # losses wait on the device, in slots that are made once; float64 holds a float32 loss exactly
-        self._losses = torch.zeros(_BUFFERED_STEPS, device=targets.device, dtype=torch.float64)
+        self._losses = torch.zeros(_BUFFERED_STEPS, device=self._device, dtype=torch.float64)
         self._slots = self._losses.unbind()
         self._unread = 0
         self._reported = (0.0, 0)  # when the last report was made, and the rows done by then
@@ -253,14 +299,34 @@ class Trainer:
         """Where `best_weights` come from; None before there are any."""
         return None if self._progress.best_weights is None else self._progress.best[self._watched]
 
+    @property
+    def planned_steps(self) -> int | None:
+        """The steps that a budget of seconds was planned to have, where a scheduler had to know."""
+        return self._progress.planned_steps
+
+    def certificate(self) -> dict[str, Any] | None:
+        """Whether the frozen tensors are what they were when training began: plain data for the lineage.
+
+        Returns:
+            `frozen`, how many tensors these are; `identical`; `digest`, of them as they are now. None if nothing is
+            frozen.
+        """
+        if not self._frozen:
+            return None
+        digest = transfer.fingerprint(self.module, self._frozen)
+        identical = digest == self._progress.frozen_digest
+        return {"frozen": len(self._frozen), "identical": identical, "digest": digest}
+
     def run(self) -> Iterator[Event]:
         """Train until the budget is used up, early stopping says so or the flag is set; ends with `Finished`.
 
         Raises:
-            JobFailed: with `non_finite_loss`, `out_of_memory`, `shape_error`, `label_out_of_range` or `data_error`.
+            JobFailed: with `non_finite_loss`, `out_of_memory`, `shape_error`, `label_out_of_range`, `data_error` or
+                `not_deterministic`.
         """
         try:
-            yield from self._run()
+            with _deterministic(self.config.deterministic):
+                yield from self._run()
         except JobFailed:
             yield from self._tell(self._clock())  # the losses up to the fault are what explains it
             raise
@@ -273,6 +339,8 @@ class Trainer:
         self._reported = (now, self._rows_done(progress.step))
         self._told = progress.step
         self.module.train()
+        if self._needs_plan:
+            self._plan(began)
 
         while (reason := self._reason_to_end()) is None:
             try:
@@ -300,6 +368,8 @@ class Trainer:
         self._read_losses()
         self._check_weights()
         yield from self._tell(clock(), ended=reason != "stopped")
+        if reason != "stopped":  # a state that is kept goes on from where the weights are
+            self._bring_back()
         yield Finished(
             reason, progress.step, progress.epoch, progress.elapsed_s, dict(progress.metrics), dict(progress.best)
         )
@@ -313,9 +383,10 @@ class Trainer:
         return {
             "format": 1,
             "module": self.module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            **self._step.state(gathering=self._is_gathering),
+            "schedule": None if self._schedule is None else self._schedule.state(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": _cuda_generators(),
             "step": progress.step,
             "epoch": progress.epoch,
             "position": progress.position,
@@ -327,6 +398,8 @@ class Trainer:
             "metrics": dict(progress.metrics),
             "best": {name: [best.value, best.step, best.epoch] for name, best in progress.best.items()},
             "best_weights": progress.best_weights,
+            "planned_steps": progress.planned_steps,
+            "frozen_digest": progress.frozen_digest,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -338,7 +411,7 @@ class Trainer:
         if state.get("format") != 1:
             raise ValueError(f"a training state of format {state.get('format')!r} cannot be read")
         self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._step.restore(state)
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
@@ -354,7 +427,14 @@ class Trainer:
             metrics=dict(state["metrics"]),
             best={name: Best(*values) for name, values in state["best"].items()},
             best_weights=state["best_weights"],
+            planned_steps=state.get("planned_steps"),
+            frozen_digest=state.get("frozen_digest", self._progress.frozen_digest),
         )
+        if self._progress.planned_steps is not None:
+            self._total_steps = self._progress.planned_steps
+            self._schedule = self._make_schedule()
+        if self._schedule is not None and state.get("schedule") is not None:
+            self._schedule.restore(state["schedule"])
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -363,21 +443,43 @@ class Trainer:
         if progress.position == 0:
             self._begin_epoch()
         inputs, targets = self._next_batch()
+        if self._augment is not None:
+            inputs = self._augment(tuple(inputs), progress.step + 1)
 
-        outputs = self.module(*inputs)
-        if self._same_shape and outputs.shape != targets.shape:
-            raise _shapes_differ(outputs, targets)
-        loss = self._loss_of(outputs, targets)
-        for parameter in self._parameters:
-            parameter.grad = None  # optimizer.zero_grad() without its ten microseconds of bookkeeping
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if self.config.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.config.clip_grad_norm)
-        self._optimizer.step()
+        if self._accumulate == 1:
+            loss = self._step.backward(inputs, targets, share=None, fresh=True)
+            self._update()
+        else:
+            first, last = self._group()
+            share = len(targets) / self._rows_between(first, last) if self._mean else None
+            loss = self._step.backward(inputs, targets, share=share, fresh=progress.step == first)
+            if progress.step == last - 1:
+                self._update()
 
-        self._slots[self._unread].copy_(loss.detach())  # stays on the device: reading it here would wait for the step
+        self._slots[self._unread].copy_(loss)  # stays on the device: reading it here would wait for the step
         self._unread += 1
         progress.step += 1
+
+    def _update(self) -> None:
+        self._step.update()
+        if self._schedule is not None and self._schedule.interval == "step":
+            self._schedule.step()
+
+    def _group(self) -> tuple[int, int]:
+        """The steps, from 0, whose batches make one update with the one that comes, and the step after them.
+
+        The last update of an epoch, and of a budget of steps, may have fewer batches.
+        """
+        epoch, in_epoch = divmod(self._progress.step, self.steps_per_epoch)
+        first = epoch * self.steps_per_epoch + in_epoch - in_epoch % self._accumulate
+        return first, int(min(first + self._accumulate, (epoch + 1) * self.steps_per_epoch, self._total_steps))
+
+    @property
+    def _is_gathering(self) -> bool:
+        return self._accumulate > 1 and self._group()[0] != self._progress.step
+
+    def _rows_between(self, first: int, last: int) -> int:
+        return self._rows_done(last) - self._rows_done(first)
 
     def _begin_epoch(self) -> None:
         progress = self._progress
@@ -391,17 +493,125 @@ class Trainer:
             generator = torch.Generator().manual_seed(seed)
             progress.order = torch.randperm(self._rows, generator=generator).to(self._targets.device)
 
-    def _next_batch(self) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _next_batch(self) -> tuple[Sequence[Tensor], Tensor]:
         """Inputs and targets [batch, …] of the next step; the last batch of an epoch may be smaller."""
         progress = self._progress
         start = progress.position
         progress.position = stop = start + self._batch
-        if progress.order is not None:
-            rows = progress.order[start:stop]
-            return tuple(part[rows] for part in self._inputs), self._targets[rows]
-        if self._batch == self._rows:
-            return self._inputs, self._targets
-        return tuple(part[start:stop] for part in self._inputs), self._targets[start:stop]
+        return self._rows_of(start, stop, progress.order)
+
+    def _rows_of(self, start: int, stop: int, order: Tensor | None) -> tuple[Sequence[Tensor], Tensor]:
+        inputs: Sequence[Tensor]
+        if order is not None:
+            rows = order[start:stop]
+            inputs = [part.index_select(0, rows) for part in self._inputs]
+            targets = self._targets.index_select(0, rows)
+        elif self._batch == self._rows:
+            inputs, targets = self._inputs, self._targets
+        else:
+            inputs, targets = [part[start:stop] for part in self._inputs], self._targets[start:stop]
+        if self._on_device:
+            return inputs, targets
+        # pinned memory is copied while the device still computes the step before
+        moved = [part.pin_memory().to(self._device, non_blocking=True) for part in (*inputs, targets)]
+        return moved[:-1], moved[-1]
+
+    # -- before the first step ----------------------------------------------------------------------------------------
+
+    def _freeze(self, already: Collection[str]) -> tuple[str, ...]:
+        """Hold what `init.freeze` names; returns the keys of all that is frozen."""
+        init, module = self.config.init, self.module
+        held = set(already)
+        if init is not None and init.freeze:
+            keys = tuple(module.state_dict())
+            for place, glob in enumerate(init.freeze):
+                if not frozen(keys, (glob.removeprefix("!"),)):
+                    raise _names_nothing(glob, f"/init/freeze/{place}")
+            named = transfer.frozen_keys(module, init.freeze, statistics=init.freeze_batchnorm_stats)
+            transfer.freeze(module, named)
+            held |= set(named)
+        held |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        return tuple(sorted(held))
+
+    def _move(self) -> bool:
+        """Bring the net to its device, and the rows if they fit there; whether batches need no copy."""
+        device = self._device
+        self.module.to(device)
+        if device == self._targets.device:
+            return True
+        rows = (*self._inputs, self._targets)
+        room, _ = torch.cuda.mem_get_info(device)
+        if sum(part.nbytes for part in rows) > room * _ON_DEVICE_SHARE:
+            return False
+        self._inputs = tuple(part.to(device) for part in self._inputs)
+        self._targets = self._targets.to(device)
+        return True
+
+    def _bring_back(self) -> None:
+        """The trained net as the caller handed it over: in main memory, laid out as usual."""
+        if self.config.channels_last:
+            self.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.module.to("cpu")
+
+    @property
+    def _needs_plan(self) -> bool:
+        scheduler = self.config.scheduler
+        return scheduler is not None and needs_total(scheduler) and self._total_steps == math.inf
+
+    def _make_schedule(self) -> Schedule:
+        scheduler = self.config.scheduler
+        assert scheduler is not None
+        total = None
+        if self._total_steps < math.inf:
+            epochs, rest = divmod(int(self._total_steps), self.steps_per_epoch)
+            updates = epochs * -(-self.steps_per_epoch // self._accumulate) + -(-rest // self._accumulate)
+            total = updates if scheduler.interval == "step" else epochs + bool(rest)
+        better = isinstance(scheduler, ReduceLrOnPlateau) and larger_is_better(scheduler.metric)
+        return Schedule(
+            scheduler,
+            self._step.optimizer,
+            base_lr=self.config.optimizer.lr,
+            total=total,
+            larger_is_better=better,
+        )
+
+    def _plan(self, began: float) -> None:
+        """Say how many steps a budget of seconds will have, from what steps of a copy of the net take.
+
+        The copy is thrown away and the generators are put back: with this number as the budget's steps another run
+        gives the same bits.
+        """
+        clock, generators = self._clock, (torch.get_rng_state(), _cuda_generators())
+        twin = copy.deepcopy(self.module)
+        step = self._make_step(twin, self.config, self.objective)
+        order = torch.randperm(self._rows).to(self._targets.device) if self._shuffle else None
+        most = min(_PLANNING_S, _PLANNING_SHARE * self._max_seconds)
+        taken: list[float] = []
+        while len(taken) < 3 or (sum(taken) < most and len(taken) < 10_000):
+            since = clock()
+            start = len(taken) % self.steps_per_epoch * self._batch
+            inputs, targets = self._rows_of(start, start + self._batch, order)
+            step.backward(inputs, targets, share=None, fresh=True)
+            if len(taken) % self._accumulate == 0:
+                step.update()
+            self._wait()
+            taken.append(clock() - since)
+        each = sorted(taken)[len(taken) // 2]
+        if self._validation is not None:
+            since = clock()
+            self._measure(twin)
+            each += (clock() - since) / self.steps_per_epoch
+        torch.set_rng_state(generators[0])
+        if generators[1]:
+            torch.cuda.set_rng_state_all(generators[1])
+        left = self._max_seconds - (clock() - began)
+        steps = max(1, int(_PLANNED_SHARE * left / each)) if each > 0 else 1
+        self._progress.planned_steps = self._total_steps = steps
+        self._schedule = self._make_schedule()
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     # -- around the step -----------------------------------------------------------------------------------------------
 
@@ -419,20 +629,18 @@ class Trainer:
         progress = self._progress
         progress.position, progress.order = 0, None
         self._epoch_untold = True
-        if not self._reads_epochs:
-            return
+        if self._reads_epochs:
+            self._judge_epoch()
+        if self._schedule is not None and self._schedule.interval == "epoch":
+            metric = self._schedule.metric
+            self._schedule.step(None if metric is None else progress.metrics.get(metric))
+
+    def _judge_epoch(self) -> None:
+        """Measure the held-out rows; keep the best weights; see whether it still gets better."""
+        progress = self._progress
         self._read_losses()
         if self._validation is not None:
-            inputs, targets = self._validation
-            found = evaluate(
-                self.module,
-                inputs,
-                targets,
-                self.config.objective,
-                self._metrics,
-                prefix="val_",
-                unscale=self._unscale,
-            )
+            found = self._measure(self.module)
             progress.metrics = {"loss": progress.metrics["loss"], **found}
             self._held_out_untold.append(EpochMetrics(progress.epoch, progress.step, found))
             for name, value in found.items():
@@ -447,12 +655,18 @@ class Trainer:
         else:
             progress.epochs_without_improvement += 1
 
+    def _measure(self, module: nn.Module) -> dict[str, float]:
+        """The metrics of the held-out rows."""
+        assert self._validation is not None
+        inputs, targets = self._validation
+        return evaluate(module, inputs, targets, self.objective, self._metrics, prefix="val_", unscale=self._unscale)
+
     def _read_losses(self) -> None:
         """Take the losses from the device, which waits for it; the first that is not finite ends the run."""
         progress, unread = self._progress, self._unread
         self._unread = 0
         first = progress.step - unread + 1
-        mean = self.config.objective.reduction == "mean"
+        mean = self._mean
         for step, loss in enumerate(self._losses[:unread].tolist(), start=first):
             if not math.isfinite(loss):
                 raise self._not_finite(f"The loss of step {step} is {loss}", step)
@@ -499,6 +713,8 @@ class Trainer:
                 samples_per_s=self._samples_per_s,
                 first_step=self._told + 1,
                 losses=losses,
+                lr=float(self._step.optimizer.param_groups[0]["lr"]),
+                planned_steps=progress.planned_steps,
             )
             self._told += len(losses)
         if self._epoch_untold:
@@ -520,6 +736,7 @@ class Trainer:
 
     def _not_finite(self, what: str, step: int) -> JobFailed:
         progress, rate = self._progress, self.config.optimizer.lr
+        lower = min(rate / 100, 0.1)
         epoch = -(-step // self.steps_per_epoch)
         last = ""
         if self._untold:
@@ -530,7 +747,7 @@ class Trainer:
         return JobFailed(
             "non_finite_loss",
             f"{what} (epoch {epoch}, learning rate {rate:g}).{last}",
-            hint=f"Use a lower learning rate, such as {rate / 10:g}; scale the inputs; or set clip_grad_norm.",
+            hint=f"Use a lower learning rate, such as {lower:g}; scale the inputs; or set clip_grad_norm.",
             pointer="/optimizer/lr",
             epoch=epoch,
             step=step,
@@ -547,6 +764,11 @@ class Trainer:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
             detail = f"There was not enough memory for a batch of {self._batch} rows."
             return failed("out_of_memory", detail, "Use a smaller batch_size or a smaller net.", "/batch_size")
+        if "does not have a deterministic implementation" in text:
+            operation = text.split()[0]
+            detail = f"{operation} has no deterministic form on {self._device.type}."
+            hint = "Leave `deterministic` out, or that layer."
+            return failed("not_deterministic", detail, hint, "/deterministic")
         if "Expected more than 1 value per channel" in text:
             detail = f"A batch of one row came to a normalization layer, which needs two ({self._rows} rows in all)."
             return failed("data_error", detail, "Set drop_last, or another batch_size.", "/batch_size")
@@ -564,38 +786,42 @@ _NO_MEMORY: Final = re.compile(r"out of memory|can't allocate memory|not enough 
 _SHAPES: Final = re.compile(r"shape|size|dimension|dtype|expected .* to have|expected .*-dimensional", re.IGNORECASE)
 
 
-def _shapes_differ(outputs: Tensor, targets: Tensor) -> JobFailed:
-    """torch would stretch both to a common shape and train on a wrong loss."""
+def _cuda_generators() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _names_nothing(pattern: str, pointer: str) -> JobFailed:
     return JobFailed(
-        "shape_error",
-        f"The net answers {list(outputs.shape)}, the targets have the shape {list(targets.shape)}.",
-        hint="Give each target as a list: [[1.0], [2.0]] instead of [1.0, 2.0].",
-        pointer="/dataset",
+        "data_error",
+        f"{pattern!r} names no tensor of the net.",
+        hint="Patterns are paths such as features.0 or head.*; the architecture's summary lists them.",
+        pointer=pointer,
     )
 
 
-def _optimizer(document: training.Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
-    match document:
-        case training.Sgd():
-            return torch.optim.SGD(
-                parameters,
-                lr=document.lr,
-                momentum=document.momentum,
-                dampening=document.dampening,
-                weight_decay=document.weight_decay,
-                nesterov=document.nesterov,
-                foreach=True,
-            )
-        case training.Adam() | training.AdamW():
-            kind = torch.optim.Adam if isinstance(document, training.Adam) else torch.optim.AdamW
-            return kind(
-                parameters,
-                lr=document.lr,
-                betas=document.betas,
-                eps=document.eps,
-                weight_decay=document.weight_decay,
-                amsgrad=document.amsgrad,
-                foreach=True,
-            )
-        case _:
-            assert_never(document)
+def _device(config: TrainingConfig) -> torch.device:
+    """The device that is asked for, if there is such a one."""
+    device = torch.device(config.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise JobFailed(
+            "data_error",
+            f"This machine has no device {config.device}: it has {torch.cuda.device_count()} of that kind.",
+            hint='Train on "cpu".',
+            pointer="/device",
+        )
+    return device
+
+
+@contextmanager
+def _deterministic(asked: bool) -> Iterator[None]:
+    """torch refuses operations that have no deterministic form; its setting is as before at the end."""
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, read at its first use
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

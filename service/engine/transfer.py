@@ -6,13 +6,15 @@ Knows tensors and weight maps, and nothing of edits, files or stores.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, assert_never
 
+import torch
 from torch import Tensor, nn
 
 from service.errors import CheckpointRefused, Entry
-from service.schemas.edits import WeightMap
+from service.schemas.edits import WeightMap, frozen
 from service.schemas.surgery import Policy
 
 
@@ -70,6 +72,28 @@ def freeze(module: nn.Module, keys: Collection[str]) -> None:
         statistics = [name for name, _ in layer.named_buffers(prefix=path, recurse=False) if "running_" in name]
         if statistics and all(name in keys for name in statistics):
             layer.register_forward_pre_hook(_as_in_evaluation)
+
+
+def frozen_keys(module: nn.Module, globs: Sequence[str], *, statistics: bool) -> tuple[str, ...]:
+    """The keys of a net's state_dict that globs freeze.
+
+    Args:
+        globs: as `schemas.edits.frozen` takes them.
+        statistics: whether running statistics of norm layers are among them; else parameters alone.
+    """
+    keys = tuple(module.state_dict()) if statistics else tuple(name for name, _ in module.named_parameters())
+    return frozen(keys, globs)
+
+
+def fingerprint(module: nn.Module, keys: Collection[str]) -> str:
+    """The digest of tensors of a net: of their names, types, shapes and values, in the order of their names."""
+    state = module.state_dict()
+    digest = hashlib.sha256()
+    for key in sorted(keys):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return "sha256:" + digest.hexdigest()
 
 
 def _as_in_evaluation(layer: nn.Module, _: object) -> None:

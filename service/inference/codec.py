@@ -6,6 +6,7 @@ at before any array is made. Knows no tensor and no version.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from service.engine import picture_files
 from service.errors import (
     MAX_ENTRIES,
     BatchTooLarge,
@@ -25,8 +27,9 @@ from service.errors import (
     ValidationFailed,
     shorten,
 )
+from service.schemas.datasets import ImageRow
 from service.schemas.document import nearest_hint, pointer
-from service.schemas.preprocessing import TableRow
+from service.schemas.preprocessing import ArrayRow, TableRow, TokensColumn
 from service.schemas.versions import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -71,20 +74,35 @@ class Raw:
         return len(self.numbers)
 
 
-def decode(inputs: object, *, specs: Sequence[TensorSpec], table: TableRow | None, limits: Limits) -> tuple[Raw, ...]:
+def decode(
+    inputs: object,
+    *,
+    specs: Sequence[TensorSpec],
+    limits: Limits,
+    table: TableRow | None = None,
+    rows: Sequence[TableRow | ArrayRow | None] | None = None,
+) -> tuple[Raw, ...]:
     """The `inputs` member of a prediction as raw arrays, one for each input of the version.
 
     Args:
         inputs: a list of rows, or {input name: list of rows}.
         specs: the version's inputs.
-        table: the columns of a row where the version has such; a row may then be an object by column name.
         limits: how much one prediction may hold.
+        table: the columns of a row where the version has such; a row may then be an object by column name.
+        rows: the same for each input, where that is known; it may be pictures too.
 
     Raises:
         InvalidInput: with every place that is wrong (at most 20).
         BatchTooLarge: more rows or numbers than allowed.
     """
+    known = rows if rows is not None and len(rows) == len(specs) else [table] * len(specs)
+    if len(specs) == 1 and isinstance(inputs, dict) and _is_one_object(inputs, specs[0], known[0]):
+        raise _no_list("/inputs", "{…}")
     named = _by_name(inputs, specs)
+    places = {spec.name: "/inputs" if isinstance(inputs, list) else pointer(["inputs", spec.name]) for spec in specs}
+    for spec, row in zip(specs, known, strict=True):
+        if _is_one_list(named[spec.name], spec, row):
+            raise _no_list(places[spec.name], "[…]")
     counts = {name: len(rows) for name, rows in named.items()}
     if len(set(counts.values())) > 1:
         raise ShapeMismatch(
@@ -110,13 +128,46 @@ def decode(inputs: object, *, specs: Sequence[TensorSpec], table: TableRow | Non
             ],
         )
     found = []
-    for spec in specs:
-        at = "/inputs" if isinstance(inputs, list) else pointer(["inputs", spec.name])
-        if table is not None:
-            found.append(_table(named[spec.name], table, at=at))
+    for spec, row in zip(specs, known, strict=True):
+        at = places[spec.name]
+        if isinstance(row, TableRow):
+            found.append(_table(named[spec.name], row, at=at))
+        elif isinstance(row, ArrayRow) and row.image is not None and any(map(_is_picture, named[spec.name])):
+            found.append(_pictures(named[spec.name], row.image, spec, at=at, limits=limits))
         else:
             found.append(_array(named[spec.name], spec, at=at, limits=limits))
     return tuple(found)
+
+
+def _is_one_object(inputs: Mapping[str, Any], spec: TensorSpec, row: TableRow | ArrayRow | None) -> bool:
+    """Whether this is no object of inputs, but one row of columns, or one picture."""
+    if isinstance(inputs.get(spec.name), list):
+        return False
+    if isinstance(row, TableRow):
+        return any(column.name in inputs for column in row.columns)
+    return isinstance(row, ArrayRow) and row.image is not None and spec.name != "image" and set(inputs) == {"image"}
+
+
+def _is_one_list(rows: list[Any], spec: TensorSpec, row: TableRow | ArrayRow | None) -> bool:
+    """Whether this is no list of rows, but one row that is a list."""
+    if isinstance(row, TableRow):
+        columns = len(row.columns)
+        if not rows or isinstance(rows[0], (list, dict)) or not (len(rows) == columns or min(len(rows), columns) > 1):
+            return False
+        return not any(isinstance(item, (list, dict)) for item in rows)
+    shape = spec.shape[1:]
+    if not rows or not shape or (isinstance(shape[0], int) and shape[0] != len(rows)):
+        return False
+    depth, value = 1, rows[0]
+    while isinstance(value, list) and value and depth <= len(shape):
+        depth, value = depth + 1, value[0]
+    return depth == len(shape) and not isinstance(value, (list, str, dict))
+
+
+def _no_list(at: str, row: str) -> ShapeMismatch:
+    detail = "This is one row, where a list of rows is expected."
+    hint = f"Put the row in [ ], as in [{row}]."
+    return ShapeMismatch(errors=[Entry(at, "shape-mismatch", detail, hint=hint, expected="a list of rows")])
 
 
 def require_room(rows: int, *, outputs: Sequence[TensorSpec], limits: Limits) -> None:
@@ -242,10 +293,48 @@ def _array(rows: list[Any], spec: TensorSpec, *, at: str, limits: Limits) -> Raw
     flat: list[float] = []
     boolean = spec.dtype == "bool"
     for place, row in enumerate(rows):
-        _flatten(row, shape, f"{at}/{place}", flat, mistakes, boolean=boolean)
+        _flatten(row, shape, f"{at}/{place}", flat, mistakes, boolean=boolean, shown=spec.shape[1:])
     mistakes.end()
     array = _typed(flat, (len(rows), *shape), spec.dtype, at=at)
     return Raw(array, rows=rows, at=at)
+
+
+def _is_picture(row: object) -> bool:
+    return isinstance(row, str) or (isinstance(row, dict) and set(row) == {"image"})
+
+
+def _pictures(rows: list[Any], image: ImageRow, spec: TensorSpec, *, at: str, limits: Limits) -> Raw:
+    """Rows that are PNG or JPEG files in base64, as texts or as {"image": text}, or nested numbers."""
+    elements = len(rows) * math.prod(image.shape)
+    if elements > limits.elements:
+        raise _too_large("elements", "numbers", most=limits.elements, got=elements)
+    if not picture_files.available():
+        detail = "This server cannot read pictures: Pillow is not installed."
+        raise ValidationFailed(errors=[Entry(at, "extra-missing", detail, hint=picture_files.EXTRA)])
+    mistakes = _Mistakes()
+    numbers = np.zeros((len(rows), *image.shape), dtype=np.float64)
+    for place, row in enumerate(rows):
+        here = f"{at}/{place}"
+        if not _is_picture(row):
+            flat: list[float] = []
+            before = len(mistakes.entries)
+            _flatten(row, image.shape, here, flat, mistakes, boolean=False, shown=image.shape)
+            if len(mistakes.entries) == before and not mistakes.more:
+                numbers[place] = _typed(flat, (1, *image.shape), spec.dtype, at=here)[0]
+            continue
+        text = row["image"] if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            mistakes.add(f"{here}/image", "dtype-mismatch", "Here a text is expected.", expected="base64 of a file")
+            continue
+        try:
+            data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+            numbers[place] = picture_files.read_picture(data, image)
+        except picture_files.PictureRefused as refused:
+            mistakes.add(here, refused.code, refused.detail, expected="a PNG or JPEG file in base64")
+        except ValueError:
+            mistakes.add(here, "bad-image", "This is not base64.", expected="a PNG or JPEG file in base64")
+    mistakes.end()
+    return Raw(numbers, rows=rows, at=at)
 
 
 def _resolved(shape: Sequence[int | str], row: object) -> tuple[int, ...]:
@@ -260,9 +349,16 @@ def _resolved(shape: Sequence[int | str], row: object) -> tuple[int, ...]:
 
 
 def _flatten(
-    value: object, shape: tuple[int, ...], at: str, flat: list[float], mistakes: _Mistakes, *, boolean: bool
+    value: object,
+    shape: tuple[int, ...],
+    at: str,
+    flat: list[float],
+    mistakes: _Mistakes,
+    *,
+    boolean: bool,
+    shown: Sequence[int | str],
 ) -> None:
-    """Append the numbers of `value`, which must have `shape`, to `flat`."""
+    """Append the numbers of `value`, which must have `shape`, to `flat`; `shown` is the shape as the version has it."""
     allowed = {bool} if boolean else {int, float}
     if not shape:
         if type(value) in allowed:
@@ -271,14 +367,17 @@ def _flatten(
             _wrong_value(value, at, mistakes, boolean=boolean)
         return
     if type(value) is not list:
-        mistakes.add(at, "shape-mismatch", "Here a list is expected.", expected=_shape_text(shape), got=shorten(value))
+        mistakes.add(at, "shape-mismatch", "Here a list is expected.", expected=_shape_text(shown), got=shorten(value))
         return
     if len(value) != shape[0]:
+        free = isinstance(shown[0], str)
         mistakes.add(
             at,
             "shape-mismatch",
-            f"Here are {len(value)} values, but {shape[0]} are expected.",
-            expected=_shape_text(shape),
+            f"Here are {len(value)} values, but {shape[0]} are expected"
+            + (f": {shown[0]} is one size for all rows, and the first row has {shape[0]}." if free else "."),
+            hint="Send rows of other sizes in another prediction, or pad them." if free else None,
+            expected=_shape_text(shown),
             got=f"a list of {len(value)}",
         )
         return
@@ -294,7 +393,7 @@ def _flatten(
             _wrong_value(value[place], f"{at}/{place}", mistakes, boolean=boolean)
         return
     for place, item in enumerate(value):
-        _flatten(item, shape[1:], f"{at}/{place}", flat, mistakes, boolean=boolean)
+        _flatten(item, shape[1:], f"{at}/{place}", flat, mistakes, boolean=boolean, shown=shown[1:])
 
 
 def _wrong_value(value: object, at: str, mistakes: _Mistakes, *, boolean: bool) -> None:
@@ -305,7 +404,7 @@ def _wrong_value(value: object, at: str, mistakes: _Mistakes, *, boolean: bool) 
         mistakes.add(at, "dtype-mismatch", f"Here {expected} is expected.", expected=expected, got=shorten(value))
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: Sequence[int | str]) -> str:
     return f"a list of shape [{', '.join(map(str, shape))}]"
 
 
@@ -361,11 +460,14 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
     mistakes = _Mistakes()
     names = [column.name for column in table.columns]
     known = frozenset(names)
-    codes_of = {column.name: {text: code for code, text in enumerate(column.categories)} for column in table.texts}
+    texts = {column.name: column for column in table.texts}
+    optional = frozenset(
+        column.name for column in table.columns if not isinstance(column, TokensColumn) and column.optional
+    )
     numbers = np.zeros((len(rows), len(table.numbers)), dtype=np.float64)
-    codes = np.full((len(rows), len(table.texts)), -1, dtype=np.int32)
+    codes = np.full((len(rows), table.codes), -1, dtype=np.int64)
     largest = float(np.finfo(np.float32).max)
-    numeric = not codes_of
+    numeric = not texts
     for place, row in enumerate(rows):
         here = f"{at}/{place}"
         if type(row) is list:
@@ -401,16 +503,19 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
             if value is _ABSENT:
                 continue  # told above
             cell = pointer([where[position] if where else position], here)
-            if name in codes_of:
+            if name in texts:
+                width = texts[name].codes
                 if type(value) is str:
-                    codes[place, text] = codes_of[name].get(value, -1)
-                else:
+                    codes[place, text : text + width] = texts[name].encode(value)
+                elif value is not None or name not in optional:
                     mistakes.add(
                         cell, "dtype-mismatch", f"Column {name!r} takes texts.", expected="a string", got=shorten(value)
                     )
-                text += 1
+                text += width
             else:
-                if type(value) not in (int, float):
+                if value is None and name in optional:
+                    numbers[place, number] = np.nan
+                elif type(value) not in (int, float):
                     mistakes.add(
                         cell,
                         "dtype-mismatch",
@@ -430,4 +535,4 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                     numbers[place, number] = value
                 number += 1
     mistakes.end()
-    return Raw(numbers, codes if codes_of else None, rows, at)
+    return Raw(numbers, codes if texts else None, rows, at)

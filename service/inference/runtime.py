@@ -3,6 +3,8 @@
 A version enters a process when it is first asked for: its files are hashed against the manifest, its weights are
 mapped, and its golden rows must come out again. Many callers that wait for one version share one load. Knows no alias
 and no HTTP.
+
+A job's checkpoint answers likewise, while there is no version of it: without golden rows, and only its newest is kept.
 """
 
 from __future__ import annotations
@@ -12,29 +14,44 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.engine import checkpoint
+from service.engine import checkpoint, checkpoints
 from service.engine.predictor import GOLDEN, Predictor, Rows
-from service.errors import Entry, InvalidInput, ModelQuarantined, ServiceError
+from service.errors import Entry, InvalidInput, ModelQuarantined, NotFound, ServiceError
 from service.inference.codec import Limits, decode, require_room
-from service.schemas.preprocessing import ClassTarget, Preprocessing, TableRow
-from service.schemas.versions import Manifest
+from service.schemas.preprocessing import ClassTarget, Preprocessing
+from service.schemas.versions import Manifest, Signature
+from service.store.files import sha256_file
 from service.store.models import ModelStore
 from service.telemetry import Metrics, log
 
 _log = log(__name__)
+_TRIALS: Final = 8
+"""Checkpoints of jobs that stay loaded."""
+_LOOKS: Final = 5
+"""So often a checkpoint is looked for that a worker replaces again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A job's checkpoint that answers: the job, and the step and epoch of the weights."""
+
+    job: str
+    step: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answers of one version: arrays [N, …] by output name, and what a classifier adds."""
+    """The answers of one version or checkpoint: arrays [N, …] by output name, and what a classifier adds."""
 
-    manifest: Manifest
+    source: Manifest | Trial
     outputs: dict[str, Any]
     probabilities: Any | None
     labels: list[str] | None
@@ -44,12 +61,15 @@ class Prediction:
 
 
 class Loaded:
-    """A version in this process."""
+    """A version, or a job's checkpoint, in this process."""
 
-    def __init__(self, manifest: Manifest, predictor: Predictor) -> None:
-        self.manifest = manifest
+    def __init__(
+        self, source: Manifest | Trial, predictor: Predictor, *, signature: Signature, size_bytes: int
+    ) -> None:
+        self.source = source
         self.predictor = predictor
-        self.size_bytes = manifest.size_bytes
+        self.signature = signature
+        self.size_bytes = size_bytes
 
     def predict(self, inputs: object, *, limits: Limits) -> Prediction:
         """Answer the `inputs` member of a request.
@@ -58,21 +78,24 @@ class Loaded:
             InvalidInput: the rows do not fit the version.
             BatchTooLarge: more rows or numbers than allowed.
         """
-        signature = self.manifest.signature
+        signature = self.signature
         preprocessor = self.predictor.preprocessor
         preprocessing = preprocessor.document
-        table = preprocessing.row if isinstance(preprocessing.row, TableRow) else None
-        raw = decode(inputs, specs=signature.inputs, table=table, limits=limits)
+        raw = decode(inputs, specs=signature.inputs, rows=preprocessing.rows, limits=limits)
         require_room(len(raw[0]), outputs=signature.outputs, limits=limits)
-        warnings = preprocessor.unfamiliar(raw[0].numbers, raw[0].codes, rows=raw[0].rows, at=raw[0].at)
+        warnings = [
+            warning
+            for place, part in enumerate(raw[: len(preprocessor.parts)])
+            for warning in preprocessor.parts[place].unfamiliar(part.numbers, part.codes, rows=part.rows, at=part.at)
+        ]
         started = time.perf_counter()
-        answers = self.predictor.run([Rows(part.numbers, part.codes) for part in raw])
+        answers = self.predictor.run([Rows(part.numbers, part.codes, part.rows, part.at) for part in raw])
         seconds = time.perf_counter() - started
         outputs = {spec.name: _array(answer) for spec, answer in zip(signature.outputs, answers, strict=True)}
         for name, output in outputs.items():
             warnings += _not_finite(name, output)
         probabilities, labels, classes = _classified(preprocessing, answers)
-        return Prediction(self.manifest, outputs, probabilities, labels, classes, tuple(warnings), seconds)
+        return Prediction(self.source, outputs, probabilities, labels, classes, tuple(warnings), seconds)
 
 
 def _array(answer: Tensor) -> Any:
@@ -137,6 +160,8 @@ class Runtime:
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._loading: dict[tuple[str, int], _Loading] = {}
         self._verified: set[tuple[str, int]] = set()
+        self._trials: OrderedDict[str, tuple[str, Loaded]] = OrderedDict()  # by job: the file's digest, and what it is
+        self._trying = threading.Lock()
 
     def get(self, model: str, version: int) -> Loaded:
         """The version, loaded if it is not yet.
@@ -163,6 +188,33 @@ class Runtime:
             raise loading.error
         assert loading.loaded is not None
         return loading.loaded
+
+    def trial(self, job_id: str, folder: Path) -> Loaded:
+        """The best checkpoint that a job keeps now, loaded if it is not yet; its worker may go on meanwhile.
+
+        Raises:
+            NotFound: there is none yet, or none that is whole.
+        """
+        for _ in range(_LOOKS):
+            for one in checkpoints.kept(folder):
+                with self._trying:
+                    digest, loaded = self._trials.get(job_id, ("", None))
+                    if loaded is not None and digest == one.entry["sha256"]:
+                        self._trials.move_to_end(job_id)
+                        return loaded
+                    try:
+                        if sha256_file(folder / one.entry["file"])[0] != one.entry["sha256"]:
+                            continue
+                        predictor, signature = checkpoints.load(one)
+                    except (NotFound, FileNotFoundError):
+                        continue  # replaced just now
+                    source = Trial(job_id, one.step, one.epoch)
+                    loaded = Loaded(source, predictor, signature=signature, size_bytes=one.entry["size_bytes"])
+                    self._trials[job_id] = (one.entry["sha256"], loaded)
+                    while len(self._trials) > _TRIALS:
+                        self._trials.popitem(last=False)
+                    return loaded
+        raise NotFound("The job keeps no checkpoint.")
 
     def forget(self, model: str, version: int) -> None:
         """Let a version go; requests in flight keep theirs."""
@@ -214,7 +266,8 @@ class Runtime:
             if deviation is not None:
                 raise self._quarantine(model, version, f"its golden rows do not come out again: {deviation}")
             self._verified.add((model, version))
-        return Loaded(record.manifest, predictor)
+        manifest = record.manifest
+        return Loaded(manifest, predictor, signature=manifest.signature, size_bytes=manifest.size_bytes)
 
     def _quarantine(self, model: str, version: int, reason: str) -> ModelQuarantined:
         _log.error(

@@ -5,6 +5,7 @@ Knows folders and processes; knows no job and no torch.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from service.store.files import remove_tree
 from service.telemetry import log
 
 _log = log(__name__)
@@ -71,6 +73,23 @@ class Launcher(Protocol):
 def was_started(folder: Path) -> bool:
     """Whether a worker ever began to work in `folder`: each folder has one, once."""
     return (folder / "pid").exists()
+
+
+def exit_status(folder: Path) -> int | None:
+    """How a worker that is gone has ended, as the fork server noted it: it may need a moment for that."""
+    for _ in range(20):
+        try:
+            return int((folder / "exit").read_text())
+        except (OSError, ValueError):
+            time.sleep(0.01)
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the folder of a worker that is gone, with what the fork server may just be noting in it."""
+    exit_status(folder)
+    with contextlib.suppress(OSError):  # what is left of it is swept at the next start
+        remove_tree(folder)
 
 
 def lock_folder(folder: Path) -> int | None:

@@ -22,7 +22,7 @@ from service.schemas.versions import VersionFile
 from service.store.files import fsync_file, fsync_folder, sha256_file
 
 
-def evaluate_version(task: dict[str, Any], threads: int) -> dict[str, Any]:
+def evaluate_version(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
     """A version's metrics on a dataset."""
     resolved = task["spec"]["resolved_model"]
     log(
@@ -39,16 +39,16 @@ def evaluate_version(task: dict[str, Any], threads: int) -> dict[str, Any]:
     version = Path(task["version"]["folder"])
     check_digests(version, [VersionFile.model_validate(file) for file in task["version"]["files"]])
     loaded = Predictor.load(version)
-    dtype = getattr(torch, loaded.architecture.inputs[0].dtype)
+    dtypes = {each.name: getattr(torch, each.dtype) for each in loaded.architecture.inputs}
     _, outputs = judged(architectures.canonical_form(loaded.architecture))
     width = outputs[0].shape[-1]
-    inputs = loaded.preprocessor.example_inputs(examples, dtype=dtype)
+    inputs = loaded.preprocessor.all_inputs(examples, dtypes=dtypes, scratch=folder)
     targets = loaded.preprocessor.targets(
         examples, objective=spec.objective, width=width if isinstance(width, int) else None
     )
     metrics = evaluate(
         loaded.module,
-        (inputs,),
+        inputs,
         targets,
         spec.objective,
         spec.metrics,

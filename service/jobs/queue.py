@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from service.errors import Conflict, NotFound, QueueFull
 from service.schemas.document import utc_now
-from service.schemas.jobs import ACTIVE, FINAL, TRANSITIONS, JobState
+from service.schemas.jobs import ACTIVE, FINAL, RETRIABLE, TRANSITIONS, JobState
 from service.store.database import (
     Database,
     Page,
@@ -33,7 +33,10 @@ from service.store.idempotency import IdempotencyKey, IdempotencyStore
 
 _ACCEPTED: Final = 202
 _UNKNOWN_RETRY_S: Final = 30.0
-_UNFINISHED: Final = frozenset(JobState) - FINAL
+_PAUSED: Final = "paused_by_user"
+_ENDED_HINT: Final = "GET the job to see how it ended; a failed or cancelled one can be retried."
+_OVERTAKEN: Final = 10
+"""So often the job that waits longest is passed by for others of a higher priority; then it is its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Job:
         return {
             "id": self.id,
             "kind": self.kind,
+            "replay_of": self.resolved_spec.get("replay_of", {}).get("job"),
             "state": self.state.value,
             "state_reason": self.state_reason,
             "priority": self.priority,
@@ -170,6 +174,7 @@ class JobQueue:
         self._answers = IdempotencyStore(database)
         self._clock = clock
         self._claims: deque[float] = deque(maxlen=16)
+        self._overtaken = 0
         self.changed = Changes()
 
     # -- coming in --------------------------------------------------------------------------------------------------
@@ -242,6 +247,24 @@ class JobQueue:
             self._tell(id)
         return job, None
 
+    def waiting_for(self, job_id: str) -> str | None:
+        """What a queued job waits for, in a sentence; None where it does not wait, or for nothing but its turn now.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with self._database.read() as connection:
+            row = _row(connection, job_id)
+            if row.state != JobState.QUEUED:
+                return None
+            counted = sa.select(sa.func.count()).select_from(jobs)
+            running = connection.execute(counted.where(jobs.c.state.in_(tuple(ACTIVE)))).scalar_one()
+            before = connection.execute(counted.where(_ahead(row))).scalar_one()
+        if not running and not before:
+            return None
+        works = f"{running} {'job is' if running == 1 else 'jobs are'} running"
+        return f"Waiting for a slot: {works}, {before or 'none'} {'is' if before == 1 else 'are'} before it."
+
     def answered(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
         """The answer that this request got before, without adding anything.
 
@@ -253,16 +276,34 @@ class JobQueue:
 
     # -- being worked on --------------------------------------------------------------------------------------------
 
-    def claim(self) -> Job | None:
-        """Take the job that is next: the oldest of the highest priority. It is starting then, in a new attempt."""
+    def claim(self, *, cpu: bool = True, devices: Collection[str] | None = None) -> Job | None:
+        """Take the job that is next: the oldest of the highest priority. It is starting then, in a new attempt.
+
+        So that no job waits for ever, the oldest of all is taken after it was passed by ten times.
+
+        Args:
+            cpu: whether a job without a device may be taken.
+            devices: the devices that are free; None where no job asks for one.
+        """
         with self._database.read() as connection:  # mostly there is nothing, and looking should disturb nobody
-            if connection.execute(_NEXT).first() is None:
+            if connection.execute(_WAITING.limit(1)).first() is None:
                 return None
         now = utc_now()
         with self._database.write() as connection:
-            row = connection.execute(_NEXT).first()
+            waiting = _WAITING
+            if devices is not None:
+                waiting = waiting.where(_fits(connection.dialect.name, cpu=cpu, devices=devices))
+            row = connection.execute(waiting.order_by(jobs.c.priority.desc(), jobs.c.position).limit(1)).first()
             if row is None:
                 return None
+            oldest = connection.execute(waiting.with_only_columns(sa.func.min(jobs.c.position))).scalar()
+            if row.position == oldest:
+                self._overtaken = 0
+            elif self._overtaken >= _OVERTAKEN:
+                self._overtaken = 0
+                row = connection.execute(sa.select(jobs).where(jobs.c.position == oldest)).one()
+            else:
+                self._overtaken += 1
             number = row.attempt + 1
             connection.execute(
                 sa.insert(attempts).values(
@@ -276,7 +317,7 @@ class JobQueue:
         return job
 
     def started(self, job_id: str, attempt: int, *, pid: int, resumed_from_step: int | None = None) -> Job:
-        """Note the worker's process: a starting job runs now, one that is being cancelled only gets the note.
+        """Note the worker's process: a starting job runs now, one that is to stop again only gets the note.
 
         Raises:
             Conflict: the job is in no such state, or in another attempt.
@@ -284,7 +325,7 @@ class JobQueue:
         now = utc_now()
         with self._database.write() as connection:
             row = _current(connection, job_id, attempt)
-            if row.state not in (JobState.STARTING, JobState.CANCELLING):
+            if row.state not in (JobState.STARTING, JobState.PAUSING, JobState.CANCELLING):
                 raise Conflict(f"The job is {row.state}, so it cannot start.")
             note: dict[str, Any] = {"pid": pid}
             if resumed_from_step is not None:
@@ -328,7 +369,7 @@ class JobQueue:
         """
         with self._database.write() as connection:
             row = _current(connection, job_id, attempt)
-            if row.state in FINAL or row.state == JobState.QUEUED:
+            if row.state in FINAL or row.state in (JobState.QUEUED, JobState.PAUSED):
                 raise Conflict(f"The job is {row.state}; its events are closed.")
             known = connection.execute(
                 sa.select(attempts.c.offset).where(attempts.c.job_id == job_id, attempts.c.number == attempt)
@@ -376,6 +417,7 @@ class JobQueue:
         metrics_last: Mapping[str, Any] | None = None,
         metrics_best: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
+        warning: Mapping[str, Any] | None = None,
     ) -> Job:
         """Move a job to another state, with a state event, and a done event after a final one, in one transaction.
 
@@ -392,6 +434,7 @@ class JobQueue:
             metrics_last: updates the job's, name by name.
             metrics_best: likewise.
             environment: replaces the job's.
+            warning: an entry that is told as an event before the change, and kept among the job's warnings.
 
         Raises:
             Conflict: the states do not follow each other, or the attempt is not the current one.
@@ -413,6 +456,9 @@ class JobQueue:
                 values["metrics_last"] = {**row.metrics_last, **metrics_last}
             if metrics_best:
                 values["metrics_best"] = {**row.metrics_best, **metrics_best}
+            if warning is not None:
+                values["warnings"] = [*row.warnings, warning]
+                _add_event(connection, job_id, attempt, "warning", warning, utc_now())
             return self._transition(connection, row, to, reason=reason, attempt_state=attempt_state, **values)
 
     def request_cancel(self, job_id: str) -> Job:
@@ -420,17 +466,83 @@ class JobQueue:
         with self._database.write() as connection:
             row = _row(connection, job_id)
             match JobState(row.state):
-                case JobState.QUEUED | JobState.INTERRUPTED:
+                case JobState.QUEUED | JobState.PAUSED | JobState.INTERRUPTED:
                     error = {"code": "cancelled_by_user", "detail": "The job was cancelled while it waited."}
                     return self._transition(
                         connection, row, JobState.CANCELLED, reason="cancelled_by_user", attempt_state=None, error=error
                     )
-                case JobState.STARTING | JobState.RUNNING:
+                case JobState.STARTING | JobState.RUNNING | JobState.PAUSING:
                     return self._transition(
                         connection, row, JobState.CANCELLING, reason="cancelled_by_user", attempt_state=None
                     )
                 case _:
                     return _get(connection, job_id)
+
+    def request_pause(self, job_id: str) -> Job:
+        """Let a waiting job wait on, and ask a working one to stop; one that is paused or pausing stays as it is.
+
+        Raises:
+            Conflict: the job has ended, or is being cancelled.
+        """
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            match JobState(row.state):
+                case JobState.QUEUED | JobState.INTERRUPTED:
+                    return self._transition(connection, row, JobState.PAUSED, reason=_PAUSED, attempt_state=None)
+                case JobState.STARTING | JobState.RUNNING:
+                    return self._transition(connection, row, JobState.PAUSING, reason=_PAUSED, attempt_state=None)
+                case JobState.PAUSING | JobState.PAUSED:
+                    return _get(connection, job_id)
+                case _:
+                    raise Conflict(f"The job is {row.state}: there is nothing to pause.", hint=_ENDED_HINT)
+
+    def resume(self, job_id: str) -> Job:
+        """Put a paused job back at its old place in the queue; one that waits or works stays as it is.
+
+        Raises:
+            Conflict: the job has ended, or is still stopping.
+        """
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            match JobState(row.state):
+                case JobState.PAUSED:
+                    return self._transition(connection, row, JobState.QUEUED, reason=None, attempt_state=None)
+                case JobState.QUEUED | JobState.STARTING | JobState.RUNNING | JobState.INTERRUPTED:
+                    return _get(connection, job_id)
+                case JobState.PAUSING | JobState.CANCELLING:
+                    hint = "Its worker is writing its checkpoint: wait until the state is no longer " + row.state + "."
+                    raise Conflict(f"The job is {row.state}: it cannot be resumed yet.", hint=hint)
+                case _:
+                    raise Conflict(f"The job is {row.state}: there is nothing to resume.", hint=_ENDED_HINT)
+
+    def retry(self, job_id: str, *, forget: Callable[[], None] | None = None) -> Job:
+        """Put a job that failed or was cancelled back into the queue, for another attempt; one that waits or works
+        stays as it is.
+
+        Args:
+            job_id: the job.
+            forget: called in the transaction when the job is to begin anew; it removes the checkpoints.
+
+        Raises:
+            Conflict: the job has succeeded, or is paused or stopping.
+        """
+        with self._database.write() as connection:
+            row = _row(connection, job_id)
+            if row.state in (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.INTERRUPTED):
+                return _get(connection, job_id)
+            if row.state not in RETRIABLE:
+                hint = {
+                    JobState.SUCCEEDED: "Submit it again, or replay it, for another run.",
+                    JobState.PAUSED: "Resume it.",
+                }.get(JobState(row.state), "Wait until it has stopped.")
+                raise Conflict(f"The job is {row.state}: there is nothing to try again.", hint=hint)
+            changes: dict[str, Any] = {}
+            if forget is not None:
+                changes = {"progress": None, "metrics_last": {}, "metrics_best": {}}
+            job = self._transition(connection, row, JobState.QUEUED, reason=None, attempt_state=None, **changes)
+            if forget is not None:
+                forget()
+            return job
 
     def _transition(
         self,
@@ -445,11 +557,13 @@ class JobQueue:
         now = utc_now()
         if to in FINAL:
             values["finished_at"] = now
+        if to is JobState.QUEUED and row.state in FINAL:
+            values |= {"error": None, "finished_at": None}
         if to is JobState.RUNNING:
             values["started_at"] = row.started_at or now
         _move(connection, row, to, now=now, state_reason=reason, **values)
         if row.attempt and row.state in ACTIVE | {JobState.INTERRUPTED} and to is not JobState.QUEUED:
-            ended = now if to in FINAL or to is JobState.INTERRUPTED else None
+            ended = now if to in FINAL or to in (JobState.INTERRUPTED, JobState.PAUSED) else None
             connection.execute(
                 _attempt(row.id, row.attempt)
                 .where(attempts.c.ended_at.is_(None))
@@ -542,6 +656,31 @@ class JobQueue:
         with self._database.read() as connection:
             return tuple(Event(row.id, row.job_id, row.at, row.type, row.data) for row in connection.execute(query))
 
+    def series(self, job_id: str) -> tuple[dict[str, dict[int, tuple[int, float]]], bool]:
+        """The values of each metric of a job: by name, by step, the epoch and the value; and whether steps were left
+        out when they were written.
+
+        A resumed attempt starts at its checkpoint's step; what an earlier attempt reported after that is replaced.
+        """
+        found: dict[str, dict[int, tuple[int, float]]] = {}
+        thinned = False
+        after = 0
+        while True:
+            told = self.events(job_id, after=after, limit=500, types=("metrics",))
+            for event in told:
+                thinned = thinned or event.data.get("stride", 1) > 1
+                for part in event.data["series"]:
+                    values = found.setdefault(part["name"], {})
+                    for step, epoch, value in zip(part["steps"], part["epochs"], part["values"], strict=True):
+                        values[step] = (epoch, value)
+            if len(told) < 500:
+                return found, thinned
+            after = told[-1].id
+
+    def goes_on_after(self, event: Event) -> bool:
+        """Whether anything happened to the job after an event: after its `done`, if it was retried."""
+        return bool(self.events(event.job_id, after=event.id, limit=1))
+
     def newest_event(self) -> int:
         """The id of the newest event, where a stream of what happens from now on begins."""
         with self._database.read() as connection:
@@ -607,12 +746,24 @@ class JobQueue:
 
 # -- statements -----------------------------------------------------------------------------------------------------
 
-_NEXT: Final = (
-    sa.select(jobs)
-    .where(jobs.c.state == JobState.QUEUED.value)
-    .order_by(jobs.c.priority.desc(), jobs.c.position)
-    .limit(1)
-)
+_WAITING: Final = sa.select(jobs).where(jobs.c.state == JobState.QUEUED.value)
+
+
+def _ahead(row: Row[Any]) -> sa.ColumnElement[bool]:
+    """The waiting jobs that come before this one."""
+    older = sa.and_(jobs.c.priority == row.priority, jobs.c.position < row.position)
+    return sa.and_(jobs.c.state == JobState.QUEUED.value, sa.or_(jobs.c.priority > row.priority, older))
+
+
+def _fits(dialect: str, *, cpu: bool, devices: Collection[str]) -> sa.ColumnElement[bool]:
+    """Whether a job asks for a slot that is free: of the processor, of a certain device, or of any."""
+    spec: sa.ColumnElement[Any] = jobs.c.resolved_spec
+    if dialect == "postgresql":
+        asked: sa.ColumnElement[Any] = sa.cast(spec, sa.JSON)["device"].as_string()
+    else:
+        asked = sa.func.json_extract(spec, "$.device")
+    free = [*devices, *(["cpu"] if cpu else []), *(["cuda"] if devices else [])]
+    return sa.func.coalesce(asked, "cpu").in_(free)
 
 
 def _no_job(job_id: str) -> NotFound:

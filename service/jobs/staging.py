@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from service import __version__
 from service.engine import checkpoint, predictor, transfer
 from service.engine import examples as examples_of
 from service.engine.predictor import Predictor, Rows
+from service.engine.preprocessing import Preprocessor
 from service.errors import (
     CheckpointRefused,
     JobFailed,
@@ -29,7 +29,7 @@ from service.schemas.architecture import Architecture
 from service.schemas.document import canonical, digest, utc_now
 from service.schemas.edits import WeightMap
 from service.schemas.judgement import require
-from service.schemas.preprocessing import ClassTarget, Preprocessing, TableRow
+from service.schemas.preprocessing import ArrayRow, ClassTarget, Preprocessing, TableRow
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
 from service.store.files import fsync_folder, make_folder, sha256_file, write_atomic
 
@@ -108,7 +108,7 @@ def stage(
     fsync_folder(folder)
 
     _, outputs = judged(document)
-    signature = _signature(architecture, outputs, fitted)
+    taken = signature(architecture, outputs, fitted)
     weights_digest = checkpoint.weights_digest(state)
     architecture_digest = architectures.digest_of(architecture)
     preprocessing = fitted.model_dump(mode="json", exclude_none=True)
@@ -116,7 +116,7 @@ def stage(
         "architecture": architecture_digest,
         "weights": weights_digest,
         "preprocessing": preprocessing,
-        "signature": signature.model_dump(mode="json"),
+        "signature": taken.model_dump(mode="json"),
     }
     target = fitted.target
     return VersionDraft(
@@ -124,7 +124,7 @@ def stage(
         architecture_digest=architecture_digest,
         weights_digest=weights_digest,
         metrics=metrics,
-        signature=signature,
+        signature=taken,
         classes=target.classes if isinstance(target, ClassTarget) else None,
         batch_independence=staged.independence(answered),
         lineage={**lineage, "environment": environment(threads)},
@@ -137,16 +137,23 @@ def _file(folder: Path, name: str, content: bytes) -> VersionFile:
     return VersionFile(name=name, size_bytes=len(content), sha256=digest(content).removeprefix("sha256:"))
 
 
-def _signature(architecture: Architecture, outputs: list[TensorSpec], fitted: Preprocessing) -> Signature:
+def signature(architecture: Architecture, outputs: list[TensorSpec], fitted: Preprocessing) -> Signature:
     """What a client sends: the net's inputs, or the raw rows where columns are turned into them."""
     inputs = tuple(
         TensorSpec(name=spec.name, dtype=spec.dtype, shape=tuple(spec.shape)) for spec in architecture.inputs
     )
     columns = None
-    if isinstance(fitted.row, TableRow):
-        columns = tuple(column.name for column in fitted.row.columns)
-        first = inputs[0]
-        inputs = (first.model_copy(update={"shape": (first.shape[0], len(columns))}), *inputs[1:])
+    prepared = {part.name: part.row for part in fitted.inputs or ()}
+    for place, spec in enumerate(inputs):
+        row = prepared.get(spec.name, fitted.row)
+        if isinstance(row, TableRow) and (place == 0 or prepared):
+            columns = tuple(column.name for column in row.columns) if not prepared else None
+            shape: tuple[int | str, ...] = (spec.shape[0], len(row.columns))
+        elif isinstance(row, ArrayRow) and Preprocessor(fitted).part(place).row_shape != row.row_shape:
+            shape = (spec.shape[0], *row.row_shape)
+        else:
+            continue
+        inputs = (*inputs[:place], spec.model_copy(update={"shape": shape}), *inputs[place + 1 :])
     return Signature(inputs=inputs, outputs=tuple(outputs), columns=columns)
 
 
@@ -154,21 +161,7 @@ def golden_rows(examples: examples_of.Examples, fitted: Preprocessing, train: Te
     """A few training rows, spread over all of them, as a client would send them."""
     count = min(GOLDEN_ROWS, len(train))
     chosen = train[torch.linspace(0, len(train) - 1, count).round().long()].numpy()
-    numbers = np.asarray(examples.numbers)[chosen]
-    codes = None
-    if isinstance(fitted.row, TableRow) and fitted.row.texts:
-        stored = [
-            column.classes or ()
-            for column in examples.manifest.columns
-            if column.role == "input" and column.dtype == "text"
-        ]
-        raw = np.asarray(examples.codes)[chosen]
-        index = [{text: code for code, text in enumerate(column.categories)} for column in fitted.row.texts]
-        codes = np.array(
-            [[index[place].get(stored[place][code], -1) for place, code in enumerate(row)] for row in raw],
-            dtype=np.int64,
-        )
-    return [Rows(numbers, codes)]
+    return [Rows(numbers, codes) for numbers, codes in Preprocessor(fitted).raw(examples, chosen)]
 
 
 def environment(threads: int) -> dict[str, Any]:

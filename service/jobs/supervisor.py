@@ -15,17 +15,31 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from service.errors import Busy, Conflict, JobFailed, NotFound, ServiceError, StoreError, StoreFull, StoreLocked
-from service.jobs.launchers import Launcher, WorkerHandle, adopt, was_started
+from service.errors import (
+    Busy,
+    Conflict,
+    Entry,
+    JobFailed,
+    NotFound,
+    PreconditionFailed,
+    ServiceError,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+)
+from service.jobs.launchers import Launcher, WorkerHandle, adopt, exit_status, was_started
 from service.jobs.queue import Job, JobQueue
+from service.schemas import conditions
+from service.schemas.conditions import Verdict
 from service.schemas.document import utc_now
-from service.schemas.jobs import FINAL, JobState
-from service.schemas.versions import VersionDraft
+from service.schemas.jobs import FINAL, JobState, Output
+from service.schemas.versions import Manifest, VersionDraft
+from service.store.aliases import AliasRecord
 from service.store.architectures import ArchitectureStore
 from service.store.datasets import DatasetStore
 from service.store.files import child, make_folder, remove_tree, translated, write_atomic
@@ -53,6 +67,8 @@ class Rules:
     memory_bytes: int
     timeout_s: float
     stall_s: float
+    devices: tuple[str, ...] = ()
+    """Accelerators, such as cuda:0. Each takes one job at a time, which needs no slot beside it."""
 
 
 @dataclass(slots=True)
@@ -67,6 +83,7 @@ class _Running:
     heard: float
     announced: bool
     """Whether the queue knows the worker's pid."""
+    device: str | None = None
     not_started: JobFailed | None = None
     longest_silence: float = 0.0
     cpu_s: float = 0.0
@@ -76,6 +93,10 @@ class _Running:
     refused: str | None = None
     """Why recording was refused the last time; None when all is well."""
     faults: int = 0
+
+
+Series = Mapping[str, Mapping[int, tuple[int, float]]]
+"""Metrics by name and step: the epoch and the value."""
 
 
 class Supervisor:
@@ -198,11 +219,16 @@ class Supervisor:
             self._attend(running)
         if not self._all_taken_up:
             self._take_up()
-        while not self._stopping.is_set() and len(self._running) < self._rules.slots:
-            job = self._queue.claim()
+        while not self._stopping.is_set():
+            taken = [running.device for running in self._running.values()]
+            free = [device for device in self._rules.devices if device not in taken]
+            cpu = taken.count(None) < self._rules.slots
+            if not cpu and not free:
+                break
+            job = self._queue.claim(cpu=cpu, devices=free if self._rules.devices else None)
             if job is None:
                 break
-            self._attend(self._launch(job))
+            self._attend(self._launch(job, free))
         if self._clock() >= self._count_at:
             self._count_at = self._clock() + _COUNT_EVERY_S
             for state, count in self._queue.counts().items():
@@ -238,7 +264,7 @@ class Supervisor:
             state = self._queue.state(running.job.id)
         except NotFound:
             state = None
-        if state is None or state in FINAL or state is JobState.QUEUED:
+        if state is None or state in FINAL or state in (JobState.QUEUED, JobState.PAUSED):
             self._forget(running)  # its end is recorded; only what came after that had failed
             return
         if not running.announced:
@@ -271,15 +297,17 @@ class Supervisor:
 
     # -- starting a worker ------------------------------------------------------------------------------------------
 
-    def _launch(self, job: Job) -> _Running:
+    def _launch(self, job: Job, free: Sequence[str]) -> _Running:
         """Start the worker of a claimed job. From here on the job is watched, whatever happens."""
         folder = self._folder(job)
+        asked = job.resolved_spec.get("device", "cpu")
+        device = None if asked == "cpu" else free[0] if asked == "cuda" and free else asked
         handle = not_started = None
         try:
             with translated():
                 folder.mkdir(parents=True, exist_ok=True)
                 # Not made durable: after a crash of the machine the next attempt gets a task of its own.
-                (folder / "task.json").write_text(json.dumps(self._task(job)))
+                (folder / "task.json").write_text(json.dumps({**self._task(job), "device": device}))
                 handle = self._launcher.launch(
                     folder, threads=self._threads(job), memory_bytes=self._rules.memory_bytes
                 )
@@ -295,6 +323,7 @@ class Supervisor:
                 not_started = JobFailed(code, detail)
         now = self._clock()
         running = _Running(job, folder, handle, 0, now, now, announced=handle is None, not_started=not_started)
+        running.device = device
         self._running[job.id] = running
         return running
 
@@ -307,23 +336,10 @@ class Supervisor:
             "spec": job.resolved_spec,
             "checkpoints": str(self._checkpoints(job)),
         }
-        if job.dataset is not None:
-            record = self._datasets.get(job.dataset["id"])
-            assert record.manifest is not None
-            task["dataset"] = {
-                "id": record.id,
-                "folder": str(self._datasets.folder(record.id)),
-                "manifest": record.manifest.model_dump(mode="json"),
-            }
+        dataset_id = job.dataset["id"] if job.dataset is not None else None
+        task |= materials(job.resolved_spec, dataset_id, models=self._models, datasets=self._datasets)
         if job.resolved_spec.get("upload") is not None:
             task["upload"] = str(child(self._root / "uploads", job.resolved_spec["upload"]))
-        if "resolved_model" in job.resolved_spec:  # what is evaluated, or whose weights are taken over
-            resolved = job.resolved_spec["resolved_model"]
-            version = self._models.version(resolved["model"], resolved["version"])
-            task["version"] = {
-                "folder": str(self._models.folder(resolved["model"], resolved["version"])),
-                "files": [file.model_dump(mode="json") for file in version.manifest.files],
-            }
         return task
 
     def _threads(self, job: Job) -> int:
@@ -380,7 +396,7 @@ class Supervisor:
         return True
 
     def _watch(self, running: _Running, state: JobState) -> None:
-        """Stop a worker that should: cancelled, draining, over its time, or silent and idle for too long."""
+        """Stop a worker that should: cancelled, paused, draining, over its time, or silent and idle for too long."""
         assert running.handle is not None
         now = self._clock()
         if running.told_to_stop is not None:
@@ -389,7 +405,7 @@ class Supervisor:
                 running.handle.signal(signal.SIGKILL)
             return
         silent = now - running.heard
-        if self._stopping.is_set() or state is JobState.CANCELLING:
+        if self._stopping.is_set() or state in (JobState.PAUSING, JobState.CANCELLING):
             pass  # told to stop, below
         elif now - running.since > self._rules.timeout_s:
             running.killed_for = JobFailed(
@@ -437,15 +453,19 @@ class Supervisor:
             if error.get("reason") == "digest-mismatch" and "resolved_model" in job.resolved_spec:
                 self._quarantine(job, error["detail"])
             self._end(job, JobState.FAILED, error=error, report=error.pop("report", None))
+        elif job.state is JobState.PAUSING:
+            # Killed in its grace period or lost on the way, it goes on from the checkpoint before.
+            self._queue.transition(job.id, JobState.PAUSED, attempt=job.attempt, reason=job.state_reason)
+            _log.info("A job was paused.", action="job_paused", job=job.id)
         elif result is not None or running.told_to_stop is not None:  # told to stop by us
             self._interrupt(job, "The server stopped; the job goes on from its checkpoint.", lost=False)
         elif running.handle is None and not was_started(folder):
             self._interrupt(job, "The server ended before it had started the worker.", lost=False)
         else:
-            status = _wait_for_exit(folder)
+            status = exit_status(folder)
             how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
             detail = "The worker ended without a result" + ("." if status is None else f" ({how}).")
-            lost = sum(attempt["state"] == "lost" for attempt in job.attempts) + 1
+            lost = _lost(job) + 1
             if lost >= self._rules.attempts:
                 hint = f"What it printed stands at /v1/jobs/{job.id}/logs."
                 self._end(job, JobState.FAILED, error=JobFailed("worker_lost", detail, hint=hint))
@@ -454,21 +474,29 @@ class Supervisor:
 
     def _succeed(self, job: Job, folder: Path, result: dict[str, Any]) -> None:
         output = {"artifact": result["artifact"]} if result.get("artifact") is not None else None
+        report = result.get("report")
+        warning = None
         try:
-            if result.get("architecture") is not None:  # a file brought it along
+            if "replay_of" in job.resolved_spec:
+                report = self._compared(job, result)
+            elif result.get("architecture") is not None:  # a file brought it along
                 self._architectures.put(**result["architecture"])
-            if result.get("version") is not None:
-                target = job.resolved_spec["output"]
+            if result.get("version") is not None and "replay_of" not in job.resolved_spec:
+                target = Output.model_validate(job.resolved_spec["output"])
                 manifest = self._models.publish(
                     folder / "staged",
-                    model=target["model"],
+                    model=target.model,
                     draft=VersionDraft.model_validate(result["version"]),
                     job_id=job.id,
-                    alias=target.get("alias_on_success"),
+                    alias=target.alias if target.condition is None else None,
                 )
                 output = {"model": manifest.model, "version": manifest.version}
-                if target.get("alias_on_success"):
-                    output["alias"] = target["alias_on_success"]
+                if target.condition is not None:
+                    output["promotion"] = self._promote(job, target, manifest)
+                if target.alias is not None and (target.condition is None or output["promotion"]["promoted"]):
+                    output["alias"] = target.alias
+                elif target.alias is not None:
+                    warning = _refused(output["promotion"])
         except (Busy, StoreLocked):
             raise  # nothing is wrong with the result: publishing is tried again
         except StoreFull as error:
@@ -484,8 +512,72 @@ class Supervisor:
             output=output,
             metrics_last=result.get("metrics"),
             environment=result.get("environment"),
-            report=result.get("report"),
+            report=report,
+            warning=warning,
         )
+
+    def _compared(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        """What a replay found: whether the weights are those of the first run, else where the two part."""
+        first = job.resolved_spec["replay_of"]
+        digest = result["version"]["weights_digest"]
+        report: dict[str, Any] = {
+            "replay_of": first["job"],
+            "identical": digest == first["weights_digest"],
+            "weights_digest": digest,
+            "expected": first["weights_digest"],
+            "first_difference": None,
+            "steps_compared": 0,
+            "environment": {},
+        }
+        try:
+            source = self._queue.get(first["job"])
+        except NotFound:  # its version says enough; its curves are gone
+            return report
+        then, now = source.environment or {}, result.get("environment") or {}
+        report["environment"] = {
+            name: {"then": then.get(name), "now": now.get(name)}
+            for name in _BITS_DEPEND_ON
+            if then.get(name) != now.get(name)
+        }
+        report |= _first_difference(self._queue.series(source.id)[0], self._queue.series(job.id)[0])
+        return report
+
+    def _promote(self, job: Job, target: Output, manifest: Manifest) -> dict[str, Any]:
+        """Point the alias at a version if the condition holds now; what was compared."""
+        assert target.alias is not None
+        assert target.condition is not None
+        about = {"alias": target.alias, "condition": str(target.condition)}
+        while True:
+            present = self._alias(manifest.model, target.alias)
+            if present is not None and present.version == manifest.version:  # done, but its record was lost in a crash
+                told = Verdict(True, manifest.metrics.get(target.condition.metric), None, None, "The alias was set.")
+                return {**about, **told.view()}
+            other = None
+            if target.condition.alias is not None:
+                other = self._alias(manifest.model, target.condition.alias)
+            than = None if other is None else self._models.version(other.model, other.version).manifest.metrics
+            verdict = conditions.judge(target.condition, manifest.metrics, than)
+            if not verdict.holds:
+                return {**about, **verdict.view()}
+            try:
+                self._models.aliases.set(
+                    manifest.model,
+                    target.alias,
+                    manifest.version,
+                    if_match=None if present is None else present.etag,
+                    create=present is None,
+                    by=job.id,
+                    reason=str(target.condition),
+                )
+            except PreconditionFailed:
+                continue  # somebody moved it just now: compare again
+            return {**about, **verdict.view()}
+
+    def _alias(self, model: str, alias: str) -> AliasRecord | None:
+        try:
+            return self._models.aliases.get(model, alias)
+        except NotFound:
+            return None
 
     def _quarantine(self, job: Job, detail: str) -> None:
         """The worker has seen that a version's files are not the published ones: nobody should be served from them."""
@@ -512,8 +604,15 @@ class Supervisor:
             "at": utc_now(),
             "file": "best.pt",
         }
+        documents = {
+            "architecture": _read(folder / "staged" / "architecture.json"),
+            "preprocessing": _read(folder / "staged" / "preprocessing.json"),
+            "signature": result["version"]["signature"],
+        }
         with translated():
             make_folder(checkpoints, parents=True)
+            if not (checkpoints / "documents").exists():
+                write_atomic(checkpoints / "documents", json.dumps(documents).encode())
             if weights.exists():  # else this was done already
                 weights.replace(checkpoints / "best.pt")
             write_atomic(checkpoints / "best.json", json.dumps(entry).encode())
@@ -594,7 +693,8 @@ class Supervisor:
             offset = self._queue.offset(job.id, job.attempt)
             now = self._clock()
             announced = handle is None or job.state is not JobState.STARTING
-            self._running[job.id] = _Running(job, folder, handle, offset, now, now, announced=announced)
+            device = (_read(folder / "task.json") or {}).get("device")
+            self._running[job.id] = _Running(job, folder, handle, offset, now, now, announced=announced, device=device)
             if handle is not None:
                 _log.info("A running job was adopted.", action="job_adopted", job=job.id, pid=handle.pid)
 
@@ -605,9 +705,71 @@ class Supervisor:
         return folder_of_job(self._root, job.id) / "checkpoints"
 
 
+def materials(
+    spec: Mapping[str, Any], dataset_id: str | None, *, models: ModelStore, datasets: DatasetStore
+) -> dict[str, Any]:
+    """What a worker reads: where its dataset and the version lie that its spec names, and what is in them."""
+    found: dict[str, Any] = {}
+    if dataset_id is not None:
+        record = datasets.get(dataset_id)
+        assert record.manifest is not None
+        found["dataset"] = {
+            "id": record.id,
+            "folder": str(datasets.folder(record.id)),
+            "manifest": record.manifest.model_dump(mode="json"),
+        }
+    if "resolved_model" in spec:  # what is evaluated, or whose weights are taken over
+        resolved = spec["resolved_model"]
+        version = models.version(resolved["model"], resolved["version"])
+        found["version"] = {
+            "folder": str(models.folder(resolved["model"], resolved["version"])),
+            "files": [file.model_dump(mode="json") for file in version.manifest.files],
+        }
+    return found
+
+
 def folder_of_job(root: Path, job_id: str) -> Path:
     """Where a job's attempts and checkpoints lie."""
     return root / "jobs" / job_id
+
+
+_BITS_DEPEND_ON: Final = ("torch", "cpu_capability", "threads", "device", "machine", "modelyard")
+
+
+def _first_difference(then: Series, now: Series) -> dict[str, Any]:
+    """Where two runs part first, by step and name, and how many values were compared."""
+    compared = 0
+    parted: list[tuple[int, str]] = []
+    for name in sorted(set(then) & set(now)):
+        steps = sorted(set(then[name]) & set(now[name]))
+        compared += len(steps)
+        parted += [(step, name) for step in steps if then[name][step][1] != now[name][step][1]][:1]
+    if not parted:
+        return {"first_difference": None, "steps_compared": compared}
+    step, name = min(parted)
+    values = {"then": then[name][step][1], "now": now[name][step][1]}
+    told = {"step": step, "epoch": now[name][step][0], "metric": name, **values}
+    return {"first_difference": told, "steps_compared": compared}
+
+
+def _refused(promotion: dict[str, Any]) -> dict[str, Any]:
+    """A promotion that its condition forbade, as a warning."""
+    entry = Entry(
+        "/output/alias_on_success",
+        "promotion-refused",
+        f"The alias {promotion['alias']} was not moved: {promotion['detail']}",
+        hint="The version is published; set the alias yourself if you want it.",
+        expected=promotion["condition"],
+        got=None if promotion["value"] is None else f"{promotion['value']:.6g}",
+    )
+    return entry.to_dict()
+
+
+def _lost(job: Job) -> int:
+    """How many workers were lost since the job was submitted or last retried."""
+    states = [attempt["state"] for attempt in job.attempts]
+    ends = [place for place, state in enumerate(states) if state in FINAL]
+    return states[ends[-1] + 1 if ends else 0 :].count("lost")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -625,13 +787,3 @@ def _cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _wait_for_exit(folder: Path) -> int | None:
-    """How the worker ended, as the fork server noted it: it may need a moment for that."""
-    for _ in range(20):
-        try:
-            return int((folder / "exit").read_text())
-        except (OSError, ValueError):
-            time.sleep(0.01)
-    return None

@@ -6,27 +6,35 @@ Writes events as lines and the version into a staged folder. Knows no queue and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from service.engine import build, checkpoint, transfer
+from service.engine import build, checkpoint, checkpoints, doctor, objectives, transfer
 from service.engine import examples as examples_of
 from service.engine import preprocessing as fitting
+from service.engine.augmentation import augmentation
 from service.engine.evaluate import evaluate
+from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
 from service.engine.train import Best, CheckpointDue, EpochEnd, Finished, Report, StopFlag, Trainer
-from service.jobs.staging import environment, golden_rows, inherit, judged, log, parameters, stage
+from service.errors import Entry, JobFailed
+from service.jobs.staging import environment, golden_rows, inherit, judged, log, parameters, signature, stage
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import utc_now
-from service.schemas.training import TrainingConfig
+from service.schemas.preprocessing import Preprocessing
+from service.schemas.training import Budget, TrainingConfig
 from service.store.files import make_folder, sha256_file, write_atomic
 
 _KEPT_CHECKPOINTS: Final = 2
 _POINTS_BEFORE_THINNING: Final = 100_000
+_RATES_TRIED: Final = 12
+_STEPS_TRIED: Final = 40
 
 
 class _Events:
@@ -43,6 +51,34 @@ class _Events:
             rest = rest[self._stream.write(rest) :]
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """A dataset cut into parts, with the preprocessing that its training rows gave."""
+
+    examples: examples_of.Examples
+    rows: Mapping[str, Tensor]
+    fitted: Preprocessing
+    preprocessor: Preprocessor
+    warnings: tuple[Entry, ...]
+
+    @property
+    def unscale(self) -> Callable[[Tensor], Tensor] | None:
+        """Brings answers and targets to the target's own units."""
+        return self.preprocessor.invert_target if self.preprocessor.scales_target else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What the first steps showed."""
+
+    steps_per_epoch: int
+    steps: int
+    step_s: float
+    losses: list[float]
+    upwards: bool
+    failure: dict[str, Any] | None
+
+
 class Training:
     """One attempt at a training job."""
 
@@ -54,65 +90,34 @@ class Training:
         self._checkpoints = Path(task["checkpoints"])
         self._events = _Events(folder / "events.jsonl")
         spec = task["spec"]
-        self._config = TrainingConfig.model_validate({key: spec[key] for key in TrainingConfig.model_fields})
+        given = {key: spec[key] for key in TrainingConfig.model_fields}
+        if task.get("device"):  # "cuda" asks for any; this one is free
+            given["device"] = task["device"]
+        self._config = TrainingConfig.model_validate(given)
         self._seed: int = spec["seed"]
         self._architecture, self._outputs = judged(spec["architecture"])
         self._points = 0
         self._stride = 1
         self._first_step_at: str | None = None
+        self._documents: bytes | None = None
+        """What a reader of the checkpoints must know beside them; written before the first."""
 
     def run(self) -> dict[str, Any]:
         """Train, and stage a version unless told to stop."""
         config = self._config
-        dataset = self._task["dataset"]
-        examples = examples_of.open_dataset(
-            Path(dataset["folder"]), DatasetManifest.model_validate(dataset["manifest"])
-        )
-        rows = examples_of.split_rows(config.split, examples)
-        classes = None
-        width = self._outputs[0].shape[-1]
-        manifest = examples.manifest
-        if config.objective.type == "cross_entropy":
-            _, classes = examples_of.class_indices(examples, width=width if isinstance(width, int) else None)
-        elif config.objective.type == "bce_with_logits" and manifest.target == "class":
-            _, classes = examples_of.class_indices(examples)
-        fitted, warnings = fitting.fit(
-            config.preprocessing, examples, rows["train"], objective=config.objective, classes=classes
-        )
-        for warning in warnings:
+        data = self._open()
+        for warning in data.warnings:
             self._events.emit("warning", warning.to_dict())
-        preprocessor = Preprocessor(fitted)
-        dtype = getattr(torch, self._architecture.inputs[0].dtype)
-
-        def part(name: str) -> tuple[tuple[Tensor, ...], Tensor]:
-            inputs = preprocessor.example_inputs(examples, rows[name], dtype=dtype)
-            targets = preprocessor.targets(
-                examples, rows[name], objective=config.objective, width=width if isinstance(width, int) else None
-            )
-            return (inputs,), targets
-
-        train_inputs, train_targets = part("train")
-        validation = part("val") if "val" in rows else None
-
-        torch.manual_seed(self._seed)  # as a tutorial does it: seed, net, loop
-        module = build.build(self._architecture)
-        inherit(self._task, module)
-        transfer.freeze(module, self._task["spec"].get("edited", {}).get("frozen", ()))
-        trainer = Trainer(
-            module,
-            config,
-            train_inputs,
-            train_targets,
-            validation=validation,
-            stop=self._stop,
-            unscale=preprocessor.invert_target if preprocessor.scales_target else None,
-        )
-        sizes = ", ".join(f"{len(part_rows)} {_ROWS_OF[name]}" for name, part_rows in rows.items())
+        trainer = self._trainer(data)
+        sizes = ", ".join(f"{len(part_rows)} {_ROWS_OF[name]}" for name, part_rows in data.rows.items())
+        still = sum(each.numel() for each in trainer.module.parameters() if not each.requires_grad)
+        count = f"{parameters(trainer.module)} parameters" + (f", {still} of them frozen," if still else "")
         log(
-            f"Attempt {self._task['attempt']}: training a net of {parameters(module)} parameters on dataset "
-            f"{dataset['id']} ({sizes}) with {config.optimizer.type}, lr {config.optimizer.lr:g}, for "
+            f"Attempt {self._task['attempt']}: training a net of {count} on dataset "
+            f"{self._task['dataset']['id']} ({sizes}) with {config.optimizer.type}, lr {config.optimizer.lr:g}, for "
             f"{config.objective.type}; seed {self._seed}, {self._threads} threads."
         )
+        self._documents = self._described(data.fitted)
         self._resume(trainer)
         finished = self._consume(trainer)
         if finished.reason == "stopped":
@@ -126,49 +131,190 @@ class Training:
             stopped_early = _stopped_early(config, finished)
             self._tell(stopped_early, step=finished.step, epoch=finished.epoch)
         if config.checkpoint.publish == "best" and trainer.best_weights is not None:
-            module.load_state_dict(trainer.best_weights)
-        unscale = preprocessor.invert_target if preprocessor.scales_target else None
-        metrics: dict[str, float] = {}
-        for name, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
-            if name in rows:
-                inputs, targets = part(name)
-                metrics |= evaluate(
-                    module,
-                    inputs,
-                    targets,
-                    config.objective,
-                    config.metrics,
-                    batch_size=config.batch_size,
-                    prefix=prefix,
-                    unscale=unscale,
-                )
+            trainer.module.load_state_dict(trainer.best_weights)
         lineage = {
-            "dataset": {"id": dataset["id"], "digest": dataset["manifest"]["digest"]},
-            "job": self._task["job"],
-            "attempt": self._task["attempt"],
             "seed": self._seed,
             "steps": finished.step,
             "epochs": finished.epoch,
             "stopped_by": finished.reason,
-            "rows": {name: len(part_rows) for name, part_rows in rows.items()},
             "resolved_spec": self._task["spec"],
         }
-        told = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())
-        log(f"Trained {finished.step} steps, {finished.epoch} epochs, in {finished.elapsed_s:.2f} s: {told}.")
-        golden = golden_rows(examples, fitted, rows["train"])
+        done = f"Trained {finished.step} steps, {finished.epoch} epochs, in {finished.elapsed_s:.2f} s"
+        result = self._staged(data, trainer.module, lineage, done)
+        result["environment"] |= {
+            "first_step_at": self._first_step_at,
+            "training_s": round(finished.elapsed_s, 6),
+        }
+        return {**result, "stopped_early": stopped_early}
+
+    def publish(self) -> dict[str, Any]:
+        """Stage a version of another training's checkpoint, whose files lie where the checkpoints of this job would."""
+        data = self._open()
+        entry, weights = self._kept()
+        module = build.build(self._architecture)
+        module.load_state_dict(weights)
+        promoted = self._task["spec"]["checkpoint_of"]
+        spec = {key: value for key, value in self._task["spec"].items() if key != "checkpoint_of"}
+        lineage = {
+            "seed": self._seed,
+            **{"steps": entry["step"], "epochs": entry["epoch"]},
+            "stopped_by": "promotion",
+            "promoted_from": {**promoted, "step": entry["step"], "epoch": entry["epoch"]},
+            "resolved_spec": {**spec, "kind": "train"},
+        }
+        return self._staged(data, module, lineage, f"Took the checkpoint of step {entry['step']} of {promoted['job']}")
+
+    def rehearse(self, seconds: float) -> dict[str, Any]:
+        """Run the first steps for so long: how long one takes, and whether the loss goes down; nothing is kept.
+
+        Where it does not, lower learning rates are tried, each for a few steps, until one does.
+        """
+        data = self._open()
+        trial = self._try(data, self._config, seconds)
+        suggested = None
+        if trial.upwards:
+            rate = self._config.optimizer.lr
+            for _ in range(_RATES_TRIED):
+                rate /= 10
+                lower = {"optimizer": self._config.optimizer.model_copy(update={"lr": rate})}
+                budget = Budget(steps=_STEPS_TRIED)
+                config = self._config.model_copy(update={**lower, "budget": budget, "early_stopping": None})
+                lower_trial = self._try(data, config, seconds / 4)
+                if not lower_trial.upwards and doctor.falls(lower_trial.losses):
+                    suggested = rate
+                    break
+        return {
+            "outcome": "rehearsed",
+            "rows": {name: len(part_rows) for name, part_rows in data.rows.items()},
+            "steps_per_epoch": trial.steps_per_epoch,
+            "steps": trial.steps,
+            "step_s": trial.step_s,
+            "losses": [*trial.losses[:1], *trial.losses[-1:]],
+            "upwards": trial.upwards,
+            "suggested_lr": suggested,
+            **({"failure": trial.failure} if trial.failure is not None else {}),
+        }
+
+    def _try(self, data: _Data, config: TrainingConfig, seconds: float) -> _Trial:
+        stop = StopFlag()
+        trainer = self._trainer(data, config=config, stop=stop)
+        began = first = last = time.perf_counter()
+        first_step = last_step = 0
+        losses: list[float] = []
+        failure = None
+        try:
+            for event in trainer.run():
+                if isinstance(event, Report):
+                    last, last_step = time.perf_counter(), event.step
+                    losses += event.losses
+                    if not first_step:
+                        first, first_step = last, last_step
+                if time.perf_counter() - began >= seconds or self._stop.is_set:
+                    stop.set()
+        except JobFailed as failed:
+            failure = failed.to_dict()
+        step_s = (last - first) / (last_step - first_step) if last_step > first_step else last - began
+        diverged = failure is not None and failure["code"] == "non_finite_loss"
+        upwards = diverged or doctor.grows(losses)
+        return _Trial(trainer.steps_per_epoch, last_step, step_s, losses, upwards, failure)
+
+    def _open(self) -> _Data:
+        """The dataset's parts and what the training rows say about preparing them."""
+        config = self._config
+        dataset = self._task["dataset"]
+        examples = examples_of.open_dataset(
+            Path(dataset["folder"]), DatasetManifest.model_validate(dataset["manifest"])
+        )
+        rows = examples_of.split_rows(config.split, examples)
+        classes = None
+        width = self._outputs[0].shape[-1]
+        manifest = examples.manifest
+        if config.objective.targets == "classes":
+            _, classes = examples_of.class_indices(examples, width=width if isinstance(width, int) else None)
+        elif config.objective.type == "bce_with_logits" and manifest.target == "class":
+            _, classes = examples_of.class_indices(examples)
+        fitted, warnings = fitting.fit(
+            config.preprocessing,
+            examples,
+            rows["train"],
+            objective=config.objective,
+            classes=classes,
+            inputs=[spec.name for spec in self._architecture.inputs],
+        )
+        warnings += [leak.warning(len(rows[leak.part])) for leak in leakage(examples, rows)]
+        return _Data(examples, rows, fitted, Preprocessor(fitted), tuple(warnings))
+
+    def _part(self, data: _Data, name: str) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Inputs and targets of one part of the rows."""
+        dtypes = {spec.name: getattr(torch, spec.dtype) for spec in self._architecture.inputs}
+        width = self._outputs[0].shape[-1]
+        inputs = data.preprocessor.all_inputs(data.examples, data.rows[name], dtypes=dtypes, scratch=self._folder)
+        targets = data.preprocessor.targets(
+            data.examples,
+            data.rows[name],
+            objective=self._config.objective,
+            width=width if isinstance(width, int) else None,
+        )
+        return inputs, targets
+
+    def _trainer(self, data: _Data, *, config: TrainingConfig | None = None, stop: StopFlag | None = None) -> Trainer:
+        """The net with its first weights, and what will train it."""
+        inputs, targets = self._part(data, "train")
+        validation = self._part(data, "val") if "val" in data.rows else None
+        torch.manual_seed(self._seed)  # as a tutorial does it: seed, net, loop
+        module = build.build(self._architecture)
+        inherit(self._task, module)
+        transfer.freeze(module, self._task["spec"].get("edited", {}).get("frozen", ()))
+        return Trainer(
+            module,
+            config or self._config,
+            inputs,
+            targets,
+            validation=validation,
+            stop=stop or self._stop,
+            unscale=data.unscale,
+            augment=augmentation(
+                self._config.preprocessing, [spec.name for spec in self._architecture.inputs], seed=self._seed
+            ),
+        )
+
+    def _staged(self, data: _Data, module: torch.nn.Module, lineage: dict[str, Any], done: str) -> dict[str, Any]:
+        """Measure a net on every part and write its version; the worker's result."""
+        metrics: dict[str, float] = {}
+        objective = self._config.objective
+        for name, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
+            if name in data.rows:
+                inputs, targets = self._part(data, name)
+                if name == "train":
+                    objective = objectives.fit(objective, targets)
+                metrics |= evaluate(
+                    module,
+                    inputs,
+                    targets,
+                    objective,
+                    self._config.metrics,
+                    batch_size=self._config.batch_size,
+                    prefix=prefix,
+                    unscale=data.unscale,
+                )
+        dataset = self._task["dataset"]
+        lineage = {
+            "dataset": {"id": dataset["id"], "digest": dataset["manifest"]["digest"]},
+            "job": self._task["job"],
+            "attempt": self._task["attempt"],
+            "rows": {name: len(part_rows) for name, part_rows in data.rows.items()},
+            **lineage,
+        }
+        log(f"{done}: {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}.")
+        golden = golden_rows(data.examples, data.fitted, data.rows["train"])
         draft = stage(
-            self._folder / "staged", self._architecture, fitted, module, golden, metrics, lineage, self._threads
+            self._folder / "staged", self._architecture, data.fitted, module, golden, metrics, lineage, self._threads
         )
         return {
             "outcome": "done",
             "version": draft.model_dump(mode="json"),
-            "stopped_early": stopped_early,
             "metrics": metrics,
-            "environment": {
-                **environment(self._threads),
-                "first_step_at": self._first_step_at,
-                "training_s": round(finished.elapsed_s, 6),
-            },
+            "environment": environment(self._threads),
         }
 
     def _tell(self, sentence: str, **data: Any) -> None:
@@ -255,7 +401,11 @@ class Training:
     def _save(self, trainer: Trainer, step: int, epoch: int) -> None:
         """Keep the whole state for resuming; the last two are kept, so that a torn one costs little."""
         make_folder(self._checkpoints, parents=True)
-        self._write(f"step-{step:012d}", trainer.state(), kind="resume", step=step, epoch=epoch)
+        if self._documents is not None:
+            write_atomic(self._checkpoints / checkpoints.DOCUMENTS, self._documents)
+            self._documents = None
+        best = trainer.best_at if trainer.best_weights is not None else None
+        self._write(f"step-{step:012d}", trainer.state(), kind="resume", step=step, epoch=epoch, best=best)
         for path in sorted(self._checkpoints.glob("step-*.json"))[:-_KEPT_CHECKPOINTS]:
             path.unlink()
             path.with_suffix(".pt").unlink(missing_ok=True)
@@ -268,7 +418,7 @@ class Training:
         else:
             self._write("best", trainer.module.state_dict(), kind="best", step=finished.step, epoch=finished.epoch)
 
-    def _write(self, name: str, state: Any, *, kind: str, step: int, epoch: int) -> None:
+    def _write(self, name: str, state: Any, *, kind: str, step: int, epoch: int, best: Best | None = None) -> None:
         size, sha256 = checkpoint.save(self._checkpoints / f"{name}.pt", state)
         entry = {
             "kind": kind,
@@ -279,6 +429,8 @@ class Training:
             "at": utc_now(),
             "file": f"{name}.pt",
         }
+        if best is not None:
+            entry["best"] = {"step": best.step, "epoch": best.epoch}
         write_atomic(self._checkpoints / f"{name}.json", json.dumps(entry).encode())
         self._events.emit("checkpoint", {key: value for key, value in entry.items() if key != "file"})
 
@@ -287,6 +439,8 @@ class Training:
         self._steps_per_epoch = trainer.steps_per_epoch
         for torn in self._checkpoints.glob(".*.tmp"):  # an earlier worker was killed while it wrote
             torn.unlink()
+        for name in ("best.json", "best.pt"):  # of a run that was stopped: the states for resuming hold it as well
+            (self._checkpoints / name).unlink(missing_ok=True)
         for path in sorted(self._checkpoints.glob("step-*.json"), reverse=True):
             entry = json.loads(path.read_bytes())
             weights = self._checkpoints / entry["file"]
@@ -296,6 +450,17 @@ class Training:
                 self._tell(f"Resumed from step {step}.", step=step, resumed_from_step=step)
                 return
             log(f"The checkpoint of step {entry['step']} is damaged and is passed over.")
+
+    def _kept(self) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """The best checkpoint whose bytes are what was written: what is said of it, and its weights."""
+        for kept in checkpoints.kept(self._checkpoints):
+            path = self._checkpoints / kept.entry["file"]
+            if path.exists() and sha256_file(path)[0] == kept.entry["sha256"]:
+                return {**kept.entry, "step": kept.step, "epoch": kept.epoch}, kept.weights(checkpoint.load(path))
+        raise JobFailed("checkpoint_refused", "The checkpoint is damaged.", reason="damaged")
+
+    def _described(self, fitted: Preprocessing) -> bytes:
+        return checkpoints.describe(self._architecture, fitted, signature(self._architecture, self._outputs, fitted))
 
 
 _ROWS_OF: Final = {"train": "training rows", "val": "validation rows", "test": "test rows"}

@@ -115,14 +115,17 @@ def _do(task: dict[str, Any], folder: Path, stop: StopFlag, threads: int) -> dic
         case "dataset":
             return _read_dataset(task, folder)
         case "train":
-            return Training(task, folder, stop, threads).run()
+            training = Training(task, folder, stop, threads)
+            return training.rehearse(task["rehearse_s"]) if "rehearse_s" in task else training.run()
         case "import":
+            if "checkpoint_of" in task["spec"]:
+                return Training(task, folder, stop, threads).publish()
             if "upload" not in task:
                 return import_weights(task, folder, threads)
             whole = bundle.recognises(Path(task["upload"]))
             return import_bundle(task, folder, threads) if whole else import_file(task, folder, threads)
         case "evaluate":
-            return evaluate_version(task, threads)
+            return evaluate_version(task, folder, threads)
         case "export":
             return export_version(task, folder, threads)
         case kind:
@@ -164,5 +167,6 @@ def _read_dataset(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     staged = folder / "staged"
     make_folder(staged)
     source: Any = TypeAdapter(Source).validate_python(task["source"])
-    manifest = data.materialize(source, staged, upload=Path(task["upload"]), at=task["at"])
+    uploads = {member: Path(path) for member, path in task["uploads"].items()}
+    manifest = data.materialize(source, staged, uploads=uploads, at=task["at"])
     return {"outcome": "done", "manifest": manifest.model_dump(mode="json")}

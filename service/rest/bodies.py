@@ -68,6 +68,38 @@ async def stream(request: Request, *, limit: int) -> AsyncIterator[bytes]:
         yield piece
 
 
+def require_plain(request: Request) -> None:
+    """See that the body of an upload is the file itself, not a form around it.
+
+    Raises:
+        UnsupportedMediaType: it is a form, in which the file's bytes are wrapped (`curl -F`), or whose sender may have
+            taken the ends of its lines away (`curl -d`).
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in _FORMS:
+        return
+    raise UnsupportedMediaType(
+        "An upload is the bytes of a file, not a form.",
+        errors=[
+            Entry(
+                "/header/content-type",
+                "unsupported-media-type",
+                _FORMS[media_type],
+                hint="Send the file's bytes: curl --data-binary @x.csv -H 'Content-Type: text/csv'.",
+                expected="application/octet-stream, text/csv, or another type of files",
+                got=media_type,
+            )
+        ],
+    )
+
+
+_FORMS: Final = {
+    "multipart/form-data": "A form (curl -F) wraps the file: what would be kept is the file and the wrapping.",
+    "application/x-www-form-urlencoded": "This is the type of a form, which curl sends where no other is given; and "
+    "curl -d takes the ends of lines away.",
+}
+
+
 async def read_bytes(request: Request, *, limit: int, optional: bool = False) -> bytes:
     """The body of an operation that takes JSON, as bytes.
 

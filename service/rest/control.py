@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import orjson
 from anyio import CapacityLimiter
@@ -43,6 +43,8 @@ from service.store.database import Page
 from service.store.idempotency import IdempotencyKey
 
 T = TypeVar("T")
+Submission: TypeAlias = Callable[[], tuple[Job | None, dict[str, Any] | None]]
+"""What makes a job: (the job, None), or (None, the answer that the same request got before)."""
 
 _READ_WAIT_S: Final = 10.0
 """How long a dataset's maker waits for a file to be read unless it says otherwise."""
@@ -56,6 +58,8 @@ _ALIAS: Final = TypeAdapter(views.AliasRequest)
 _ROLLBACK: Final = TypeAdapter(views.RollbackRequest)
 _NOTES: Final = TypeAdapter(views.Notes)
 _JOB_PATCH: Final = TypeAdapter(views.JobPatch)
+_PROMOTE: Final = TypeAdapter(views.PromoteRequest)
+_RETRY: Final = TypeAdapter(views.RetryRequest)
 
 
 def _plain_number(value: object) -> object:
@@ -306,7 +310,7 @@ def _uploads(control: ControlPlane, limits: Limits) -> APIRouter:
     @routes.post(
         "",
         summary="Upload bytes",
-        description="Any media type, streamed; `Repr-Digest: sha-256=:…:` is checked when sent.",
+        description="Any media type but a form's, streamed; `Repr-Digest: sha-256=:…:` is checked when sent.",
         status_code=201,
         responses={201: {"model": views.UploadView}},
         openapi_extra={
@@ -324,6 +328,7 @@ def _uploads(control: ControlPlane, limits: Limits) -> APIRouter:
         repr_digest: Annotated[str | None, Header(max_length=1000, description="RFC 9530, sha-256.")] = None,
     ) -> Response:
         expected = _repr_digest(repr_digest)
+        bodies.require_plain(request)
         writer = await run_sync(control.uploads.receive)
         empty = True
         with writer:
@@ -476,10 +481,11 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         summary="Start a job",
         description=(
             "Kinds: train, import, evaluate, export. Answers 202 at once, or with `Prefer: wait=N` 200 when the job "
-            "has ended within N seconds."
+            "has ended within N seconds. With `dry_run=true` nothing is queued: the answer is the resolved spec, the "
+            "memory, an estimate of the time from measured steps, and warnings, each with a patch where there is one."
         ),
         status_code=202,
-        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+        responses={200: {"model": views.JobView | views.ExaminationView}, 202: {"model": views.JobView}},
         openapi_extra=declare(
             "JobRequest",
             examples={
@@ -491,11 +497,22 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
             },
         ),
     )
-    async def submit(request: Request, prefer: Prefer = None, key: Key = None) -> Response:
+    async def submit(
+        request: Request,
+        prefer: Prefer = None,
+        key: Key = None,
+        dry_run: Annotated[bool, Query(description="Only say what would happen.")] = False,
+    ) -> Response:
         raw = await bodies.read_bytes(request, limit=limits.json_bytes)
         body = await run_sync(lambda: bodies.parse_json(raw, keep=True))
+        if dry_run:
+            return json_response(await run_sync(control.examine, body, limiter=submitting))
         idempotency = _idempotency(key, "POST /v1/jobs", raw)
-        job, earlier = await run_sync(lambda: control.submit(body, idempotency=idempotency), limiter=submitting)
+        return await _accepted(lambda: control.submit(body, idempotency=idempotency), prefer)
+
+    async def _accepted(act: Submission, prefer: str | None) -> Response:
+        """The answer to a request that makes a job: 202, or 200 when the client waits and it ends in that time."""
+        job, earlier = await run_sync(act, limiter=submitting)
         if job is None:
             assert earlier is not None
             headers = {"Location": f"/v1/jobs/{earlier['id']}", "Idempotent-Replayed": "true"}
@@ -528,7 +545,7 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         request: Request,
         state: JobState | None = None,
         model: Annotated[str | None, Query(max_length=63)] = None,
-        kind: Annotated[str | None, Query(pattern="^(train|evaluate|import)$")] = None,
+        kind: Annotated[str | None, Query(pattern="^(train|evaluate|import|export)$")] = None,
         limit: Limit = 50,
         after: After = None,
     ) -> Response:
@@ -538,7 +555,10 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     @routes.get("/jobs/{job_id:job}", summary="A job", responses={200: {"model": views.JobView}})
     def get(job_id: JobId) -> Response:
         job = queue.get(job_id)
-        return json_response(job.view(), headers={"ETag": job.etag})
+        view = job.view()
+        if job.state is JobState.QUEUED and job.state_reason is None:
+            view["state_reason"] = queue.waiting_for(job_id)
+        return json_response(view, headers={"ETag": job.etag})
 
     @routes.patch(
         "/jobs/{job_id:job}",
@@ -567,6 +587,79 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     def cancel(job_id: JobId) -> Response:
         job, changed = control.cancel(job_id)
         return json_response(job.view(), 202 if changed else 200)
+
+    @routes.post(
+        "/jobs/{job_id:job}/pause",
+        summary="Stop a job for now and give its slot back",
+        description="It keeps a checkpoint, from which it goes on when it is resumed, also after a restart.",
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+    )
+    def pause(job_id: JobId) -> Response:
+        job, changed = control.pause(job_id)
+        return json_response(job.view(), 202 if changed else 200)
+
+    @routes.post(
+        "/jobs/{job_id:job}/resume",
+        summary="Let a paused job go on",
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+    )
+    def resume(job_id: JobId) -> Response:
+        job, changed = control.resume(job_id)
+        return json_response(job.view(), 202 if changed else 200)
+
+    @routes.post(
+        "/jobs/{job_id:job}/retry",
+        summary="Try a failed or cancelled job again",
+        description=(
+            "Another attempt of the same job: from its newest checkpoint where one is kept, or with "
+            '`{"from": "start"}` from the beginning.'
+        ),
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+        openapi_extra=declare("RetryRequest", examples={"plain": {}, "anew": {"from": "start"}}, required=False),
+    )
+    async def retry(request: Request, job_id: JobId) -> Response:
+        raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
+        asked = bodies.validate(_RETRY, bodies.parse_json(raw)) if raw.strip() else views.RetryRequest()
+        job, changed = await run_sync(lambda: control.retry(job_id, from_start=asked.from_ == "start"))
+        return json_response(job.view(), 202 if changed else 200)
+
+    @routes.post(
+        "/jobs/{job_id:job}/promote",
+        summary="Publish the best checkpoint of a job that has made no version",
+        description=(
+            "A new job, of the kind import, that measures the checkpoint and publishes it; the other job goes on. By "
+            "default the version goes to the job's own model and no alias moves."
+        ),
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+        openapi_extra=declare(
+            "PromoteRequest",
+            examples={"plain": {}, "elsewhere": {"output": {"model": "trial", "alias_on_success": "candidate"}}},
+            required=False,
+        ),
+    )
+    async def promote(request: Request, job_id: JobId, prefer: Prefer = None, key: Key = None) -> Response:
+        raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
+        asked = bodies.validate(_PROMOTE, bodies.parse_json(raw)) if raw.strip() else views.PromoteRequest()
+        idempotency = _idempotency(key, f"POST /v1/jobs/{job_id}/promote", raw)
+        return await _accepted(lambda: control.promote(job_id, asked.output, idempotency=idempotency), prefer)
+
+    @routes.post(
+        "/jobs/{job_id:job}/replay",
+        summary="Train again, and compare",
+        description=(
+            "A new job with the resolved spec, which publishes nothing: its `report` says whether the weights are "
+            "identical, else the first step at which the curves differ."
+        ),
+        status_code=202,
+        responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
+    )
+    async def replay(job_id: JobId, prefer: Prefer = None, key: Key = None) -> Response:
+        idempotency = _idempotency(key, f"POST /v1/jobs/{job_id}/replay", b"")
+        return await _accepted(lambda: control.replay(job_id, idempotency=idempotency), prefer)
 
     @routes.get(
         "/jobs/{job_id:job}/events",
@@ -704,6 +797,8 @@ async def _stream(
             found: Sequence[Event] = await run_sync(partial(queue.events, only, after=after, limit=500))
             for event in found:
                 after = event.id
+                if ends and event.type == "done" and await run_sync(queue.goes_on_after, event):
+                    continue  # it was retried: this was not the end
                 if event.job_id in wanted or (states_of_all and event.type in ("state", "done")):
                     yield ServerSentEvent(data=orjson.dumps(event.view()).decode(), event=event.type, id=str(event.id))
                     if ends and event.type == "done":

@@ -17,7 +17,7 @@ from service.rest import bodies
 from service.rest.bodies import declare
 from service.rest.control import ModelName, VersionNumber, known_parameters
 from service.schemas import examples, views
-from service.schemas.versions import Reference
+from service.schemas.versions import Manifest, Reference
 
 _REQUEST: Final = TypeAdapter(views.PredictRequest)
 
@@ -43,16 +43,18 @@ def router(plane: DataPlane, *, json_bytes: int) -> APIRouter:
             content, prediction = await asyncio.wait_for(asyncio.wrap_future(work), remaining)
         except TimeoutError:
             raise DeadlinePassed from None
-        headers = {
-            "X-Model-Version": str(prediction.manifest.version),
-            "Server-Timing": f"infer;dur={prediction.seconds * 1000:.3f}",
-        }
+        headers = {"Server-Timing": f"infer;dur={prediction.seconds * 1000:.3f}"}
+        if isinstance(prediction.source, Manifest):
+            headers["X-Model-Version"] = str(prediction.source.version)
         return Response(content, media_type="application/json", headers=headers)
 
     @routes.post(
         "/predict",
         summary="Predict",
-        description="`model` is a reference: name (its alias champion, else the newest version), name@alias or name/3.",
+        description=(
+            "`model` is a reference: name (its alias champion, else the newest version), name@alias or name/3; or the "
+            "id of a job: its version, or while there is none the best checkpoint that it keeps, which a warning says."
+        ),
         responses=answer,
         openapi_extra=declare("PredictRequest", examples={"rows": examples.PREDICT}),
     )

@@ -66,6 +66,8 @@ _BODIES: Final[dict[str, Any]] = {
     "RollbackRequest": views.RollbackRequest,
     "Notes": views.Notes,
     "JobPatch": views.JobPatch,
+    "RetryRequest": views.RetryRequest,
+    "PromoteRequest": views.PromoteRequest,
     "Problem": views.Problem,
 }
 

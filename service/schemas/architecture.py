@@ -6,7 +6,7 @@ Finds every mistake that shows without computing a shape; what the shapes say is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self
@@ -25,13 +25,21 @@ from pydantic_core import PydanticCustomError
 
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, shorten
 from service.schemas.catalogue import is_reference, referred
-from service.schemas.document import Document, canonical, digest, entries
-from service.schemas.expand import ABSENT, MAX_DEPTH, MAX_LAYERS, Expansion, authored_schema, expand
+from service.schemas.document import Document, canonical, digest, entries, nearest_hint
+from service.schemas.expand import ABSENT, MAX_DEPTH, MAX_LAYERS, Expansion, authored_schema, expand, merged
 from service.schemas.expand import too_large as _too_large
-from service.schemas.forward import MAX_LINES, Fault, from_lines, from_steps, is_value_name
+from service.schemas.forward import (
+    MAX_LINES,
+    Fault,
+    from_lines,
+    from_steps,
+    is_value_name,
+    resembles_operation,
+    words_in,
+)
 from service.schemas.initial import InitRule, Tie
 from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
-from service.schemas.leaf import Leaf
+from service.schemas.leaf import Leaf, is_layer_name
 from service.schemas.shapes import LARGEST, DType, counted
 from service.schemas.steps import Step
 
@@ -112,6 +120,10 @@ class Architecture(Document):
 def parse(raw: object, *, prefix: str = "") -> Architecture:
     """Read a document.
 
+    A Graph at the root that does not say its `inputs` takes those of the document, by their names. Only where the
+    document has one input, and the forward calls it `x` or does not read it by its name, it is `x`: documents of old
+    keep their meaning and their digest. The canonical form always says which.
+
     Args:
         raw: the document as JSON values, or what names a net of the catalogue.
         prefix: the pointer to it in the request's body.
@@ -127,6 +139,8 @@ def parse(raw: object, *, prefix: str = "") -> Architecture:
         )
     expansion = _expanded(raw, prefix)
     raw, plain = expansion.authored, expansion.raw
+    expanded = plain is not raw
+    plain = _with_root_inputs(plain)
     nodes = list(_nodes(plain.get("root"), prefix + "/root"))
     paths = {node.pointer: node.path for node in nodes}
     found: list[Entry] = []
@@ -136,6 +150,7 @@ def parse(raw: object, *, prefix: str = "") -> Architecture:
         architecture = Architecture.model_validate(plain)
     except ValidationError as error:
         found, more = entries(error, plain, prefix, schema=Architecture.__pydantic_core_schema__)
+        found = [_authored_hint(entry, raw, prefix) for entry in found]
     graphs = _graphs(architecture, prefix) if architecture is not None else {}
     for node in nodes:
         found += _misnamed(node)
@@ -143,11 +158,11 @@ def parse(raw: object, *, prefix: str = "") -> Architecture:
             found += _forward_mistakes(node, graphs.get(node.pointer))
     found += _input_mistakes(plain, prefix)
     told = _in_order(found, paths)
-    if plain is not raw:
+    if expanded:
         told = _where_written(expansion, told)
     if told or architecture is None:
         raise ArchitectureInvalid(errors=told, more=more + expansion.more)
-    if plain is not raw:
+    if expanded:
         architecture._expansion = expansion
     return architecture
 
@@ -293,6 +308,23 @@ def _expanded(raw: Mapping[str, Any], prefix: str) -> Expansion:
         raise ArchitectureTooLarge(errors=errors, limit=refused.limit) from None
 
 
+def _with_root_inputs(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document with the inputs of its root, where that is a Graph that does not say them; see `parse`."""
+    root, inputs = plain.get("root"), plain.get("inputs")
+    if not isinstance(root, Mapping) or root.get("type") != "Graph" or "inputs" in root:
+        return plain
+    if not isinstance(inputs, (list, tuple)) or not 1 <= len(inputs) <= MAX_INPUTS:
+        return plain
+    names = [spec.get("name") if isinstance(spec, Mapping) else None for spec in inputs]
+    if not all(isinstance(name, str) and is_value_name(name) for name in names) or len(set(names)) < len(names):
+        return plain
+    forward = root.get("forward")
+    said = words_in(forward) if isinstance(forward, (list, tuple)) else set()
+    if len(names) == 1 and ("x" in said or names[0] not in said):
+        return plain
+    return {**plain, "root": {**root, "inputs": names}}
+
+
 # Reading. What follows walks the JSON itself, so that mistakes in one place do not hide those in another.
 
 
@@ -413,7 +445,13 @@ def _forward_mistakes(node: _RawNode, graph: Graph | None) -> Iterator[Entry]:
     forward = node.raw.get("forward")
     if bad or not inputs or not isinstance(forward, (list, tuple)) or not 1 <= len(forward) <= MAX_LINES:
         return
+    layers = node.raw.get("layers", ())
     names = tuple(name for name in node.names if name is not None)
+    if isinstance(layers, Mapping):  # no list, which is told; its names are most likely those that were meant
+        names = tuple(name for name in layers if isinstance(name, str))
+    wrong = {name for place, name in enumerate(names) if not is_layer_name(name) or name in names[:place]}
+    # Of layers whose names are wrong nobody knows what the forward calls them: that alone is told.
+    unclear = bool(wrong) or len(names) < len(node.children) or not isinstance(layers, (list, tuple))
     if None in node.names:
         graph = None  # its program calls a layer without a name by ""; told by `_misnamed`
     free = frozenset(
@@ -438,7 +476,18 @@ def _forward_mistakes(node: _RawNode, graph: Graph | None) -> Iterator[Entry]:
         faults = from_steps(steps, tuple(inputs), names, free, absent).faults
     places = {name: place for place, name in enumerate(node.names)}
     for fault in faults:
-        yield _fault_entry(fault, node, places)
+        if not (unclear and _follows(fault, wrong, forward, places)):
+            yield _fault_entry(fault, node, places)
+
+
+def _follows(fault: Fault, wrong: set[str], forward: Sequence[Any], places: Mapping[str | None, int]) -> bool:
+    """Whether a mistake in a forward follows from layers with wrong names, as far as one can tell."""
+    if fault.layer is not None:
+        return fault.layer in wrong or fault.layer not in places
+    if fault.code == "unknown-layer":
+        return fault.got is None or fault.got in wrong or not resembles_operation(fault.got)
+    line = forward[fault.line] if fault.line is not None else None
+    return fault.code in ("syntax", "not-in-language") and isinstance(line, str) and any(name in line for name in wrong)
 
 
 def _fault_entry(fault: Fault, node: _RawNode, places: Mapping[str | None, int]) -> Entry:
@@ -522,9 +571,27 @@ def _place(entry: Entry) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in entry.pointer.split("/")]
 
 
+_MEMBERS: Final = ("schema", "params", "blocks", "inputs", "root", "tie", "init", "labels")
+
+
+def _authored_hint(entry: Entry, raw: Mapping[str, Any], prefix: str) -> Entry:
+    """A mistake of the plain form with what the authored form has besides: more members, and blocks."""
+    blocks = raw.get("blocks")
+    if entry.code == "unknown-type" and isinstance(blocks, Mapping):
+        for name in blocks:
+            if isinstance(name, str) and entry.got == shorten(name):
+                return replace(entry, hint=f'It is a block: write {{"type": "Use", "block": "{name[:64]}"}}.')
+    top, _, name = entry.pointer.rpartition("/")
+    if entry.code == "unknown-member" and top == prefix and not (entry.hint or "").startswith("Write it in"):
+        hint = nearest_hint(name, _MEMBERS)
+        expected = None if hint else f"one of {', '.join(_MEMBERS)}"
+        return replace(entry, hint=hint or "Remove it, or correct its name.", expected=expected)
+    return entry
+
+
 def _where_written(expansion: Expansion, found: list[Entry]) -> list[Entry]:
     """The entries with the mistakes of the authored form, all where the author wrote what is wrong."""
-    return sorted(dict.fromkeys([*expansion.errors, *expansion.told(found)]), key=_place)
+    return sorted(merged([*expansion.errors, *expansion.told(found)]), key=_place)
 
 
 def _path_of(at: str, paths: Mapping[str, str]) -> str | None:

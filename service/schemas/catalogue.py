@@ -66,6 +66,12 @@ def document(name: str, params: Mapping[str, Any] | None = None, *, prefix: str 
     return raw
 
 
+def hint_for(text: str) -> str | None:
+    """What to send instead of a net's bare name, which a text in the place of a document may be."""
+    name = text.strip().lower()
+    return f'The catalogue has it: send {{"catalogue": "{name}"}}.' if name in names() else None
+
+
 def is_reference(raw: object) -> bool:
     """Whether JSON values name a net of the catalogue: `{"catalogue": "resnet18", "params": {…}}`."""
     return isinstance(raw, Mapping) and REFERENCE in raw and "schema" not in raw

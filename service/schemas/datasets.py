@@ -5,7 +5,7 @@ Knows no file and no array: reading and generating is `engine/data`, keeping is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -100,37 +100,174 @@ class Inline(Document):
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=100_000)] | None = None
 
 
-class Csv(Document):
-    """An uploaded CSV file with a header line.
+Names = Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)]
+Classes = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=100_000)]
+InputName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
-    `inputs` names the input columns in order, "*" takes every column but the target; what is named nowhere is ignored.
-    `shape` folds a flat row, for example [1, 28, 28]. `classes` fixes the order of the classes, else they are sorted.
+
+class _Table(Document):
+    """What the tables of all formats share.
+
+    `inputs` names the input columns in order, "*" takes every column that has no other role; what is named nowhere is
+    left out. For a net with several inputs it is an object, {input name: [columns]}. `shape` folds a flat row, for
+    example [1, 28, 28]. `classes` fixes the order of the classes, else they are sorted. `kept` names columns that are
+    no inputs and are stored all the same, for a split by time or by a column. `missing` "keep" takes empty cells as
+    missing values, for the step `impute`. `free_text` names input columns of sentences, for the step `tokens`.
     """
 
-    type: Literal["csv"]
     upload: UploadId
-    inputs: Literal["*"] | Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)] = "*"
+    inputs: (
+        Literal["*"] | Names | Annotated[dict[InputName, Literal["*"] | Names], Field(min_length=2, max_length=16)]
+    ) = "*"
     target: ColumnName | None = None
-    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=100_000)] | None = None
+    classes: Classes | None = None
     shape: RowShape | None = None
+    kept: Annotated[tuple[ColumnName, ...], Field(max_length=1000)] = ()
+    missing: Literal["refuse", "keep"] = "refuse"
+    free_text: Annotated[tuple[ColumnName, ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _one_role_each(self) -> _Table:
+        found = []
+        if isinstance(self.inputs, dict):
+            if self.shape is not None:
+                detail = "A shape folds the rows of one input; here are several."
+                found.append(Entry("/shape", "invalid", detail, hint="Leave `shape` out, or send an .npz."))
+            found += [
+                Entry(f"/inputs/{name}", "invalid", "Of several inputs each names its columns.", got="*")
+                for name, columns in self.inputs.items()
+                if columns == "*"
+            ]
+        if self.target is not None and self.target in self.kept:
+            found.append(Entry("/kept", "invalid", "The target is stored anyway; a split can go by it."))
+        if found:
+            raise disagreement(*found)
+        return self
+
+
+class Csv(_Table):
+    """An uploaded CSV file with a header line; a cell is a number, a text, or empty."""
+
+    type: Literal["csv"]
     delimiter: Literal[",", ";", "\t", "|"] = ","
 
 
+class JsonLines(_Table):
+    """An uploaded file with one JSON object a line, all with the same members: numbers, texts, true, false, null."""
+
+    type: Literal["jsonl"]
+
+
+class Parquet(_Table):
+    """An uploaded Parquet file of numbers, booleans, texts and times. Needs the extra `parquet`."""
+
+    type: Literal["parquet"]
+
+
 class Npz(Document):
-    """An uploaded .npz archive: `inputs` and `target` name numeric members, with the rows in dimension 0."""
+    """An uploaded .npz archive: `inputs` and `target` name numeric members, with the rows in dimension 0.
+
+    For a net with several inputs `inputs` is an object, {input name: member}.
+    """
 
     type: Literal["npz"]
     upload: UploadId
-    inputs: ColumnName = "x"
+    inputs: ColumnName | Annotated[dict[InputName, ColumnName], Field(min_length=2, max_length=16)] = "x"
     target: ColumnName | None = None
-    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=100_000)] | None = None
+    classes: Classes | None = None
+    shape: RowShape | None = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Npz:
+        if self.shape is not None and isinstance(self.inputs, dict):
+            detail = "A shape folds the rows of one input; here are several."
+            raise disagreement(Entry("/shape", "invalid", detail, hint="Save the arrays in their shapes."))
+        return self
+
+
+class Npy(Document):
+    """An uploaded .npy file of inputs with the rows in dimension 0, and another one with the targets."""
+
+    type: Literal["npy"]
+    upload: UploadId
+    targets: UploadId | None = None
+    classes: Classes | None = None
     shape: RowShape | None = None
 
 
+class Images(Document):
+    """An uploaded zip with one folder for each class, and PNG or JPEG files in them. Needs the extra `images`.
+
+    Rows are [channels, height, width] of whole numbers from 0 to 255. Pictures of different sizes need `size`, [height,
+    width]: each is scaled so that it covers that, and cut at its middle.
+    """
+
+    type: Literal["images"]
+    upload: UploadId
+    size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = None
+    channels: Literal[1, 3, 4] = 3
+    classes: Classes | None = None
+
+
+class Idx(Document):
+    """Uploaded files in the IDX format of MNIST, plain or gzipped: images, and another one with their labels.
+
+    Images [N, height, width] get one channel: [N, 1, height, width].
+    """
+
+    type: Literal["idx"]
+    upload: UploadId
+    labels: UploadId | None = None
+    classes: Classes | None = None
+
+
+class Cifar10(Document):
+    """CIFAR-10 in its binary version: the archive cifar-10-binary.tar.gz, or its .bin files one after the other.
+
+    Rows are [3, 32, 32] of whole numbers from 0 to 255. Of an archive the name of each row's file is kept as the column
+    `file`, for a split.
+    """
+
+    type: Literal["cifar10"]
+    upload: UploadId
+
+
+class Cifar100(Document):
+    """CIFAR-100 in its binary version, as Cifar10; `labels` chooses the hundred fine classes or the twenty coarse."""
+
+    type: Literal["cifar100"]
+    upload: UploadId
+    labels: Literal["fine", "coarse"] = "fine"
+
+
+Table = Csv | JsonLines | Parquet
+
+Uploaded = Csv | JsonLines | Parquet | Npz | Npy | Images | Idx | Cifar10 | Cifar100
+
 Source = Annotated[
-    Polynomial | GaussianClouds | StripedImages | Inline | Csv | Npz,
+    Polynomial
+    | GaussianClouds
+    | StripedImages
+    | Inline
+    | Csv
+    | JsonLines
+    | Parquet
+    | Npz
+    | Npy
+    | Images
+    | Idx
+    | Cifar10
+    | Cifar100,
     Field(discriminator="type"),
 ]
+
+SOURCE_KINDS: tuple[type[Document], ...] = get_args(get_args(Source)[0])
+
+
+def uploads_of(source: Document) -> dict[str, str]:
+    """The uploads that a source names, by the member that names them; none of one that is generated or inline."""
+    named = {member: getattr(source, member, None) for member in ("upload", "targets", "labels")}
+    return {member: upload for member, upload in named.items() if isinstance(upload, str) and upload.startswith("up_")}
 
 
 class DatasetRequest(Document):
@@ -143,15 +280,50 @@ class DatasetRequest(Document):
 class Column(Document):
     """One column of a dataset as people see it.
 
-    `dtype` is "float", "int" or "text"; `shape` is that of one row's value ([] for a scalar); `classes` are the class
-    names of a target or the categories of a text input, in index order.
+    `role` "kept" is a column that a split can go by and that is no input. `dtype` is "float", "int", "text", or of a
+    kept column "time" (seconds since 1970 in UTC); `shape` is that of one row's value ([] for a scalar); `classes` are
+    the class names of a target or the categories of a text input, in index order, and None for free text. `missing`
+    counts the cells without a value, where there may be some. `input` names the net's input where there are several.
     """
 
     name: str
-    role: Literal["input", "target", "ignored"]
-    dtype: Literal["float", "int", "text"]
+    role: Literal["input", "target", "kept", "ignored"]
+    dtype: Literal["float", "int", "text", "time"]
     shape: tuple[int, ...] = ()
     classes: tuple[str, ...] | None = None
+    missing: int | None = None
+    input: str | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether this is a column of free text."""
+        return self.dtype == "text" and self.role == "input" and self.classes is None
+
+
+class ImageRow(Document):
+    """Rows are pictures, whose files are read as [channels, height, width] of whole numbers from 0 to 255.
+
+    `fitted` says that a picture of another size is scaled until it covers this one, and cut at its middle; else it is
+    refused.
+    """
+
+    channels: Literal[1, 3, 4]
+    height: int
+    width: int
+    fitted: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[channels, height, width]."""
+        return (self.channels, self.height, self.width)
+
+
+class InputPart(Document):
+    """One of several inputs of a dataset: members as in the manifest, files with `-0`, `-1`, … in their names."""
+
+    name: str
+    layout: Literal["table", "array"]
+    row_shape: tuple[int, ...]
 
 
 class DatasetFile(Document):
@@ -167,7 +339,11 @@ class DatasetManifest(Document):
 
     `layout` is "table" (named scalar columns; numbers in numeric.npy [rows, k], codes of texts in codes.npy [rows, m])
     or "array" (inputs.npy [rows, …]). `target` tells what targets.npy holds: "number" (any shape) or "class" (codes
-    [rows], with `classes`); None where there is no target. `row_shape` is the shape of one input row.
+    [rows], with `classes`); None where there is no target. `row_shape` is the shape of one input row. Free text is in
+    text-0.npy … (UTF-8 bytes of all rows, with their ends in text-ends-0.npy …), kept columns in kept.npy [rows, k]
+    (float64) and kept-codes.npy [rows, m]. A missing number is NaN, a missing text has the code −1.
+
+    `inputs` is there where a dataset has several; `layout`, `row_shape` and `image` are those of the first then.
     """
 
     format: Literal[1] = 1
@@ -182,8 +358,12 @@ class DatasetManifest(Document):
     target_labels: bool = False
     """Whole numbers of the target name classes (a csv column), they are not indices into the net's outputs."""
     classes: tuple[str, ...] | None = None
+    image: ImageRow | None = None
+    inputs: tuple[InputPart, ...] | None = None
     files: tuple[DatasetFile, ...]
     size_bytes: int
+    warnings: tuple[dict[str, Any], ...] = ()
+    """What was odd about the source as it was read; no part of the digest."""
 
 
 def _some_train(validation: float, test: float) -> None:
@@ -206,6 +386,11 @@ class RandomSplit(Document):
         _some_train(self.validation, self.test)
         return self
 
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it makes, in the order train, val, test."""
+        return _parts(self.validation > 0, self.test > 0)
+
 
 class StratifiedSplit(Document):
     """The same fractions of each class; needs class targets."""
@@ -220,5 +405,106 @@ class StratifiedSplit(Document):
         _some_train(self.validation, self.test)
         return self
 
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it makes, in the order train, val, test."""
+        return _parts(self.validation > 0, self.test > 0)
 
-Split = Annotated[RandomSplit | StratifiedSplit, Field(discriminator="type")]
+
+class TimeSplit(Document):
+    """The rows in the order of the column `by`, numbers or times: the first train, the next validate, the last test.
+
+    Without `by` the rows are in the order of the file. Rows of the same time stay together, in the earlier part.
+    """
+
+    type: Literal["time"]
+    by: ColumnName | None = None
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> TimeSplit:
+        _some_train(self.validation, self.test)
+        return self
+
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it makes, in the order train, val, test."""
+        return _parts(self.validation > 0, self.test > 0)
+
+
+PartValue = Annotated[str, StringConstraints(max_length=200)] | int | float
+
+
+class ColumnSplit(Document):
+    """The values of the column `by` say which part a row is of; with `train`, rows of other values are of none."""
+
+    type: Literal["column"]
+    by: ColumnName
+    train: Annotated[tuple[PartValue, ...], Field(min_length=1, max_length=10_000)] | None = None
+    """None = every value that the others do not name."""
+    validation: Annotated[tuple[PartValue, ...], Field(max_length=10_000)] = ()
+    test: Annotated[tuple[PartValue, ...], Field(max_length=10_000)] = ()
+
+    @model_validator(mode="after")
+    def _once_each(self) -> ColumnSplit:
+        _apart(self.train or (), self.validation, self.test)
+        return self
+
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it makes, in the order train, val, test."""
+        return _parts(bool(self.validation), bool(self.test))
+
+
+RowNumber = Annotated[int, Field(ge=0, lt=MAX_ROWS)]
+RowRange = tuple[RowNumber, Annotated[int, Field(ge=1, le=MAX_ROWS)]]
+
+
+class FixedSplit(Document):
+    """Rows by their number, counted from 0: each entry is a number, or [first, end) as a pair; the others train."""
+
+    type: Literal["fixed"]
+    validation: Annotated[tuple[RowNumber | RowRange, ...], Field(max_length=1_000_000)] = ()
+    test: Annotated[tuple[RowNumber | RowRange, ...], Field(max_length=1_000_000)] = ()
+
+    @model_validator(mode="after")
+    def _some_rows(self) -> FixedSplit:
+        found = [
+            Entry(f"/{member}/{place}", "invalid", f"The rows from {entry[0]} to {entry[1]} are none.")
+            for member in ("validation", "test")
+            for place, entry in enumerate(getattr(self, member))
+            if isinstance(entry, tuple) and entry[0] >= entry[1]
+        ]
+        if found:
+            raise disagreement(*found[:20])
+        return self
+
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it makes, in the order train, val, test."""
+        return _parts(bool(self.validation), bool(self.test))
+
+
+PartName = Literal["train", "val", "test"]
+
+
+def _parts(validation: bool, test: bool) -> tuple[PartName, ...]:
+    return ("train", *(("val",) if validation else ()), *(("test",) if test else ()))
+
+
+def _apart(*groups: tuple[PartValue, ...]) -> None:
+    """Each value says one part."""
+    seen: dict[PartValue, str] = {}
+    found = []
+    for member, group in zip(("train", "validation", "test"), groups, strict=True):
+        for place, value in enumerate(group):
+            if value in seen:
+                detail = f"The value {value!r} stands in `{seen[value]}` too; a row is of one part."
+                found.append(Entry(f"/{member}/{place}", "duplicate", detail))
+            seen[value] = member
+    if found:
+        raise disagreement(*found[:20])
+
+
+Split = Annotated[RandomSplit | StratifiedSplit | TimeSplit | ColumnSplit | FixedSplit, Field(discriminator="type")]

@@ -10,11 +10,11 @@ import difflib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter
+from pydantic import Discriminator, Field, StringConstraints, Tag, TypeAdapter
 
 from service.errors import ArchitectureInvalid
 from service.schemas.architecture import Architecture, canonical_form
-from service.schemas.document import Digest, Document, ResourceName, canonical
+from service.schemas.document import Digest, Document, canonical
 from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
 from service.schemas.python_source import constructor
@@ -40,9 +40,11 @@ class Change(Document):
 
 
 class OfVersion(Document):
-    """The net of a published version; no `version` is the default alias, else the newest one."""
+    """The net of a published version. `model` is a reference as in a prediction: `name`, `name@alias` or `name/3`. The
+    name alone means `version`, else the alias champion, else the newest version that is ready.
+    """
 
-    model: ResourceName
+    model: Annotated[str, StringConstraints(max_length=140)]
     version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
 
 

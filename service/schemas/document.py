@@ -270,6 +270,8 @@ _EXPECTED: Final = {
     "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
+    "layers_type": "a list of layers",
+    "lines_type": "a list of lines",
 }
 
 
@@ -341,7 +343,9 @@ def _entry(at: str, item: Any) -> Entry:
             return Entry(at, "invalid", f"This is not {what}.", expected=f"{what} ({form})", got=got)
         case _:
             wanted = _EXPECTED.get(kind) or _bounds(context)
-            return Entry(at, _slug(kind), _sentence(item["msg"]), expected=wanted, got=got)
+            ours = kind in _EXPECTED and str(item["msg"]).startswith("Input should be")  # else a validator's own words
+            detail = f"Expected {wanted}." if ours else _sentence(item["msg"])
+            return Entry(at, _slug(kind), detail, expected=wanted, got=got)
 
 
 _BOUNDS: Final = {
@@ -375,11 +379,31 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
+_DTYPES: Final = {
+    "float": "float32",
+    "single": "float32",
+    "half": "float32",
+    "float16": "float32",
+    "bfloat16": "float32",
+    "double": "float64",
+    "long": "int64",
+    "integer": "int64",
+    "int": "int32",
+    "short": "int16",
+    "char": "int8",
+    "byte": "uint8",
+}
+"""Other words for dtypes, as torch and people have them, and the dtype of documents that comes nearest."""
+
+
 def nearest_hint(word: str, known: Iterable[str]) -> str | None:
     """ "Did you mean …?" for a misspelt word, or None when nothing is near."""
     import difflib
 
     choices = list(known)
+    dtype = _DTYPES.get(word.lower().removeprefix("torch."))
+    if dtype in choices:
+        return f"Did you mean {dtype!r}?"
     lower = {choice.lower(): choice for choice in choices}
     if word.lower() in lower:
         return f"Did you mean {lower[word.lower()]!r}?"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeAlias, assert_never
@@ -43,6 +44,7 @@ from service.schemas.surgery import (
     Steps,
     change,
     dotted,
+    first_leaf,
     follow,
     is_number,
     read_node,
@@ -62,7 +64,10 @@ Member = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class Replace(Document):
-    """Another layer in the place of the one at `path`, under its name. Sizes may be "auto"."""
+    """Another layer in the place of the one at `path`, under its name. Sizes may be "auto".
+
+    Where the layer takes an input of the net directly, other `in_channels` or `in_features` change that input too.
+    """
 
     op: Literal["replace"]
     path: Path
@@ -128,8 +133,8 @@ class SetField(Document):
 class Resize(Document):
     """Another size for the layer at `path`: `out_features`, `num_embeddings`, `in_channels`, ….
 
-    Where the layer takes an input of the net directly, a change of its `in_channels` or `in_features` changes that
-    input too.
+    Where the layer takes an input of the net directly, a change of its `in_channels`, `in_features` or `input_size`
+    changes that input too.
     """
 
     op: Literal["resize"]
@@ -190,9 +195,11 @@ EDITS: Final[TypeAdapter[tuple[Edit, ...]]] = TypeAdapter(Edits)
 
 
 class FromVersion(Document):
-    """A published version; its weights are taken over. No `version` is the default alias, else the newest one."""
+    """A published version; its weights are taken over. `model` is a reference as in a prediction: `name`, `name@alias`
+    or `name/3`. The name alone means `version`, else the alias champion, else the newest version that is ready.
+    """
 
-    model: Annotated[str, StringConstraints(max_length=63)]
+    model: Annotated[str, StringConstraints(max_length=140)]
     version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
 
 
@@ -202,12 +209,24 @@ class FromArchitecture(Document):
     architecture: Annotated[dict[str, Any], Field(title="Document")] | Annotated[str, Field(title="Digest")]
 
 
+class FromCatalogue(Document):
+    """A net of the catalogue, without weights: short for the same in `architecture`."""
+
+    catalogue: Annotated[str, StringConstraints(max_length=63)]
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
 def _source(value: object) -> str:
+    if isinstance(value, Mapping) and "model" not in value:
+        return next((name for name in ("architecture", "catalogue") if name in value), "model")
     return "architecture" if isinstance(value, Mapping) and "architecture" in value else "model"
 
 
 EditSource: TypeAlias = Annotated[
-    Annotated[FromVersion, Tag("model")] | Annotated[FromArchitecture, Tag("architecture")], Discriminator(_source)
+    Annotated[FromVersion, Tag("model")]
+    | Annotated[FromArchitecture, Tag("architecture")]
+    | Annotated[FromCatalogue, Tag("catalogue")],
+    Discriminator(_source),
 ]
 
 
@@ -328,7 +347,20 @@ def apply(
         for key in held
         if key in fresh and rows[key].kind == "parameter"
     )
-    return Edited(canonical_form(after), judgement, weights, freeze, held, odd)
+    counted = replace(judgement, summary=_summary(judgement.summary, after, rows, held))
+    return Edited(canonical_form(after), counted, weights, freeze, held, (*surgery.told, *odd))
+
+
+def _summary(
+    summary: Mapping[str, Any] | None, net: Architecture, rows: Mapping[str, StateRow], held: Collection[str]
+) -> dict[str, Any] | None:
+    """The summary of a net with the parameters that are frozen taken from the trainable ones; tied ones count once."""
+    if summary is None:
+        return None
+    same = {tie.to: tie.from_ for tie in net.tie}
+    tensors = {same.get(key, key) for key in held if rows[key].kind == "parameter"}
+    still = sum(math.prod(rows[key].shape) for key in tensors)
+    return {**summary, "trainable_parameters": summary["trainable_parameters"] - still}
 
 
 def _is_idle_rule(entry: Entry) -> bool:
@@ -374,6 +406,8 @@ class _Surgery:
     source: Architecture
     at: str
     errors: list[Entry] = field(default_factory=list)
+    told: list[Entry] = field(default_factory=list)
+    """What the edits changed beside what they name."""
 
     def __post_init__(self) -> None:
         form = canonical_form(self.source)
@@ -519,7 +553,7 @@ class _Surgery:
             pattern = glob.removeprefix("!")
             if not frozen(rows, (pattern,)):
                 near = list(dict.fromkeys(rows[key].layer for key in rows))[:_MOST_CHOICES]
-                hint = nearest_hint(pattern, [*near, *self._containers()])
+                hint = _nearest_glob(pattern, [*near, *self._containers()], rows)
                 detail = f"{shorten(pattern)} names no layer with weights in the edited net."
                 unmatched.append(
                     Entry(
@@ -623,6 +657,7 @@ class _Surgery:
             raise Fault("layer/name", "invalid-name", "A replaced layer keeps its name.", hint=hint, got=node.name)
         node.name = old.name
         follow(node, old, edit.policy)
+        self._feed(number, chain, first_leaf(node))
         if len(chain) == 1:
             self.root = node
             return
@@ -751,19 +786,37 @@ class _Surgery:
             detail = f"{node.type[:64]} has no size `{edit.field}`."
             hint = nearest_hint(edit.field, sizes) or (f"Its sizes: {', '.join(sizes)}." if sizes else None)
             raise Fault("field", "unknown-member", detail, hint=hint, got=edit.field)
-        size = sizes[edit.field]
-        taken = self._taken(chain) if edit.field in ("in_channels", "in_features") else None
-        inputs = self.document["inputs"]
-        if taken is not None and isinstance(inputs, list) and taken < len(inputs):
-            axis = 1 if edit.field == "in_channels" else -1
-            shape = inputs[taken].get("shape") if isinstance(inputs[taken], Mapping) else None
-            if isinstance(shape, list) and len(shape) > 1 and shape[axis] == size:
-                sized = [*shape]
-                sized[axis] = edit.value
-                self.document["inputs"] = [
-                    {**each, "shape": sized} if place == taken else each for place, each in enumerate(inputs)
-                ]
+        resized = Node({**node.members, edit.field: edit.value}, node.name, None)
+        self._feed(number, chain, resized)
         change(node, number, edit.field, edit.value, edit.policy)
+
+    def _feed(self, number: int, chain: Sequence[Node], node: Node) -> None:
+        """Let the net's input follow the size that the last layer of `chain` takes from now on, as `node` has it.
+
+        Only where the layer takes an input of the net directly, and the input still has the size of before.
+        """
+        while len(chain) and chain[-1].children and chain[-1].type == "Sequential":
+            chain = [*chain, chain[-1].children[0]]
+        before, after = _taken_size(chain[-1]), _taken_size(node)
+        if before is None or after is None or before[0] != after[0] or before == after:
+            return
+        taken = self._taken(chain)
+        inputs = self.document["inputs"]
+        if taken is None or not isinstance(inputs, list) or taken >= len(inputs):
+            return
+        (axis, size), (_, wanted) = before, after
+        shape = inputs[taken].get("shape") if isinstance(inputs[taken], Mapping) else None
+        if not isinstance(shape, list) or len(shape) < 2 or shape[axis] != size:
+            return
+        sized = [*shape]
+        sized[axis] = wanted
+        self.document["inputs"] = [
+            {**each, "shape": sized} if place == taken else each for place, each in enumerate(inputs)
+        ]
+        was, now = (", ".join(map(str, each)) for each in (shape, sized))
+        detail = f"The net's input `{inputs[taken].get('name')}` follows: its shape is [{now}] now, and was [{was}]."
+        hint = 'Where another shape is meant, set `inputs` of the root ("path": "") with set_field.'
+        self.told.append(Entry(f"{self.at}/{number}", "input-changed", detail, hint=hint))
 
     def _taken(self, chain: Sequence[Node]) -> int | None:
         """The place of the net's input that a layer takes, when it takes one directly."""
@@ -796,6 +849,27 @@ class _Surgery:
             called = steps.end_with(calls[-1])
             parent.children = [each for each in parent.children if each.name in called]
             steps.write(parent)
+
+
+_TAKEN: Final = {"in_channels": 1, "in_features": -1, "input_size": -1}
+"""The members that say how large an axis of a layer's input is, with that axis; it stands behind the batch."""
+
+
+def _taken_size(node: Node) -> tuple[int, int] | None:
+    """Which axis of its input a layer fixes, and its size."""
+    sizes = sizes_of(node)
+    return next(((axis, sizes[name]) for name, axis in _TAKEN.items() if type(sizes.get(name)) is int), None)
+
+
+def _nearest_glob(glob: str, known: Collection[str], rows: Mapping[str, StateRow]) -> str | None:
+    """ "Did you mean …?" for a glob that names nothing: its plain beginning mended, the rest as it was."""
+    parts = glob.split(".")
+    plain = next((place for place, part in enumerate(parts) if "*" in part), len(parts))
+    if 0 < plain < len(parts):
+        near = difflib.get_close_matches(".".join(parts[:plain])[:100], known, n=1, cutoff=0.6)
+        mended = ".".join([*near, *parts[plain:]])
+        return f"Did you mean {mended!r}?" if near and frozen(rows, (mended,)) else None
+    return nearest_hint(glob, known)
 
 
 _MOST_CHOICES: Final = 500

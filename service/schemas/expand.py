@@ -89,13 +89,8 @@ class Expansion:
 
         The same of every repetition, or of every use of a block, is said once.
         """
-        first: dict[tuple[str, str, str], Entry] = {}
-        for entry in found:
-            at = self.origin(entry.pointer)
-            if not self._is_spoilt(at):
-                at = self._sent_at(at)
-                first.setdefault((at, entry.code, entry.detail), replace(entry, pointer=at))
-        return list(first.values())
+        written = ((self.origin(entry.pointer), entry) for entry in found)
+        return merged(replace(entry, pointer=self._sent_at(at)) for at, entry in written if not self._is_spoilt(at))
 
     def named_by(self, sent: Mapping[str, Any]) -> Expansion:
         """The same of a document that was not sent, but named: what is wrong follows from the params."""
@@ -127,6 +122,36 @@ class Expansion:
                 return True
             pointer = pointer.rpartition("/")[0]
         return False
+
+
+def merged(found: Iterable[Entry]) -> list[Entry]:
+    """The entries with one for each place, code and sentence, which names the layers where there are several.
+
+    Sentences that differ in nothing but the layer's own path are one.
+    """
+    alike: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in found:
+        alike.setdefault((entry.pointer, entry.code, _without_path(entry)), []).append(entry)
+    told: list[Entry] = []
+    for first, *more in alike.values():
+        paths = list(dict.fromkeys(entry.layer for entry in (first, *more) if entry.layer is not None))
+        if len(paths) > 1:
+            named = ", ".join(f"`{path}`" for path in paths[:_MOST_NAMED]) + (", …" if len(paths) > _MOST_NAMED else "")
+            first = replace(first, detail=f"{first.detail} It is so in {len(paths)} layers: {named}.")
+        told.append(first)
+    return told
+
+
+_MOST_NAMED: Final = 4
+
+
+def _without_path(entry: Entry) -> str:
+    path = entry.layer or ""
+    while path:  # the path, or that of what is around the layer
+        if f"`{path}`" in entry.detail:
+            return entry.detail.replace(f"`{path}`", "`…`")
+        path = path.rpartition(".")[0]
+    return entry.detail
 
 
 def expand(raw: Mapping[str, Any], *, prefix: str = "") -> Expansion:
@@ -175,14 +200,14 @@ def authored_schema(plain: Mapping[str, Any]) -> dict[str, Any]:
         "pattern": r"^\s*\$\{.*\}\s*$",
         "maxLength": 300,
     }
-    definitions["Constant"] = _CONSTANT
+    definitions["ParamValue"] = _CONSTANT
     definitions["Use"] = _object(
         "The layer that a block stands for.",
         ("type", "block"),
         type={"const": "Use", "type": "string"},
         name=_NAME,
         block=_NAME,
-        args={"type": "object", "additionalProperties": {"$ref": "#/$defs/Constant"}},
+        args={"type": "object", "additionalProperties": {"$ref": "#/$defs/ParamValue"}},
         splice={"type": "boolean", "default": False},
         **{"if": _FLAG},
     )
@@ -221,12 +246,12 @@ _CONSTANT: Final = {
         {"type": "number"},
         {"type": "boolean"},
         {"$ref": "#/$defs/Expression"},
-        {"type": "array", "items": {"$ref": "#/$defs/Constant"}},
+        {"type": "array", "items": {"$ref": "#/$defs/ParamValue"}},
     ]
 }
 _PARAMS: Final = {
     "type": "object",
-    "additionalProperties": {"$ref": "#/$defs/Constant"},
+    "additionalProperties": {"$ref": "#/$defs/ParamValue"},
     "maxProperties": MAX_PARAMS,
 }
 

@@ -210,6 +210,7 @@ def _named(step: Step) -> str:
     return f"`{step.layer}`" if isinstance(step, Call) else step.op
 
 
+_NEVER_IN_PLACE: Final = "Leave it out: operations are never in place."
 _NOT_CALLED: Final = "`{}` is a parameter or a buffer: it is a value and is not called."
 _READ_IT: Final = "Write its name alone, as in `x + scale`."
 _MOST_HINTS: Final = 20
@@ -282,10 +283,21 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "bmm": "`x @ y`",
     "add_": "`x + y`",
     "mul_": "`x * y`",
+    "print": "nothing: the judgement's summary has the shape of what every layer gives",
+    "len": "the numbers themselves",
+    "range": "the calls one after the other, or put the layers into a Repeat",
+    "pack_padded_sequence": "`out, (h, c) = lstm(x, lengths=lengths)`: the layer packs by itself",
+    "pad_packed_sequence": "`out, (h, c) = lstm(x, lengths=lengths)`: the layer packs by itself",
+    "pack_sequence": "`out, (h, c) = lstm(x, lengths=lengths)`: the layer packs by itself",
     "max": "`amax(x, dim=…)`, or `maximum(x, y)` of two values",
     "min": "`amin(x, dim=…)`, or `minimum(x, y)` of two values",
 }
 """What PyTorch's own words are in this language, where it has another word."""
+
+
+def resembles_operation(name: str) -> bool:
+    """Whether a word that is no layer was meant as an operation, or is PyTorch's word for one."""
+    return name in _INSTEAD or nearest_hint(name, OPERATIONS) is not None
 
 
 def _written(name: str, layers: Sequence[str]) -> str:
@@ -312,7 +324,25 @@ class _Refused(Exception):
 
 _ALLOWED: Final = re.compile(r"[A-Za-z0-9_ \t=+\-*/@()\[\],.:'\"<>!%&|^~]*")
 _GLUED: Final = re.compile(r"(?<![A-Za-z0-9_.])[0-9][0-9_.]*(?![eE][+-]?[0-9])[A-Za-z]")
+_WORD: Final = re.compile(r"(?<![A-Za-z0-9_.])[A-Za-z_][A-Za-z0-9_]*(?!\s*\()(?![A-Za-z0-9_])")
 _TARGETS: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_FIRST_WORD: Final = re.compile(r"\s*([a-z]+)(?![A-Za-z0-9_])")
+_CHOICE: Final = (
+    "Dropout and batch norms know by themselves whether the net trains. Write where(condition, a, b) for a choice by "
+    'element; a layer that may be left out has an "if" of its own.'
+)
+_AGAIN: Final = "Write the calls one after the other, or put the layers into a Repeat and call that."
+_PART: Final = "Put its layers into a Graph or a block of their own, and call that by its name."
+_NOTHING: Final = "Leave it out: a line is `name = expression` or `return expression`."
+_STATEMENTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("if", "elif", "else"), _CHOICE),
+    **dict.fromkeys(("for", "while", "break", "continue"), _AGAIN),
+    **dict.fromkeys(("def", "class"), _PART),
+    **dict.fromkeys(("import", "from"), "Leave it out: the operations are there by their names."),
+    **dict.fromkeys(("with", "try", "except", "finally", "pass", "del", "assert", "raise"), _NOTHING),
+    **dict.fromkeys(("global", "nonlocal", "async", "await", "yield"), _NOTHING),
+}
+"""Words that statements of Python begin with, and the way without them."""
 _ARITHMETIC: Final[Mapping[type[ast.operator], str]] = {
     ast.Add: "add",
     ast.Sub: "sub",
@@ -417,7 +447,9 @@ class _Compiler:
             self.names[_variable(target.id)] = value  # type: ignore[assignment] # parts are read in _name alone
             return
         if not isinstance(target, (ast.Tuple, ast.List)) or depth > _MAX_NESTING:
-            raise _Refused(f"{_kind(target)} cannot be assigned to: it is not part of the forward language.")
+            raise _Refused(
+                f"{_kind(target)} cannot be assigned to: values have names.", hint="Write `name = expression`."
+            )
         if not self._is_as_many(len(target.elts), value):
             value = None
         for index, one in enumerate(target.elts):
@@ -475,6 +507,10 @@ class _Compiler:
                 raise _Refused(
                     f"`….{name[:64]}(…)` is not part of the forward language: attributes are not.",
                     hint=_written(name, self.layers),
+                )
+            case ast.Call():
+                raise _Refused(
+                    "Only a layer or an operation can be called, by its name.", hint="Write `fc1(x)`, or `relu(x)`."
                 )
             case ast.Attribute(attr=name) if name in _INSTEAD:
                 raise _Refused(
@@ -611,7 +647,9 @@ class _Compiler:
                 raise _Refused(
                     f"{name} has no argument `{member[:64]}`.",
                     "wrong-argument",
-                    hint=nearest_hint(member, free) or (f"It has: {', '.join(free)}." if free else None),
+                    hint=_NEVER_IN_PLACE
+                    if member == "inplace"
+                    else nearest_hint(member, free) or (f"It has: {', '.join(free)}." if free else None),
                 )
             if member in options:
                 raise _Refused(f"{name} gets `{member}` twice.", "wrong-argument")
@@ -668,18 +706,29 @@ class _Compiler:
                 if where == "inputs" and any(isinstance(value, (int, float)) for value in members["inputs"]):
                     self.faults.append(_not_a_value(self.number, members["op"], members["inputs"], item["msg"]))
                     continue
-                message = f"This argument of {members['op']} is required." if item["type"] == "missing" else item["msg"]
-                self.faults.append(
-                    Fault(
-                        self.number,
-                        f"{members['op']}: `{where}`: {message.rstrip('.')}.",
-                        "batch-mixed" if item["type"] == "batch_dim" else "wrong-argument",
-                    )
-                )
+                self.faults.append(_wrong_member(self.number, members, where, item))
             return None
         self.steps.append(step)  # type: ignore[arg-type] # every kind in the table is a Step
         self.at.append(self.number)
         return f"%{len(self.steps)}"
+
+
+def _wrong_member(line: int, members: Mapping[str, Any], name: str, item: Any) -> Fault:
+    """What pydantic says of one argument of an operation, in our words."""
+    op, code = members["op"], "batch-mixed" if item["type"] == "batch_dim" else "wrong-argument"
+    if item["type"] == "missing":
+        return Fault(line, f"{op} needs `{name}`.", code, hint=f"Write {op}(…, {name}=…).")
+    if item["type"] == "literal_error":
+        allowed = str(item["ctx"]["expected"])
+        return Fault(
+            line,
+            f"This is no `{name}` that {op} knows.",
+            code,
+            hint=nearest_hint(str(item["input"]), re.findall(r"'([^']*)'", allowed)),
+            expected=allowed,
+            got=str(item["input"])[:64],
+        )
+    return Fault(line, f"{op}: `{name}`: {item['msg'].rstrip('.')}.", code)
 
 
 def _not_a_value(line: int, op: str, inputs: Sequence[_Value], message: str) -> Fault:
@@ -707,6 +756,14 @@ class _Part:
 def _parse(text: str) -> ast.stmt:
     if len(text) > MAX_LINE_LENGTH:
         raise _Refused(f"A line has at most {MAX_LINE_LENGTH} characters.", "too-large", got=str(len(text)))
+    if not text.strip():
+        raise _Refused("This line is empty.", "syntax", hint="Remove it.")
+    if "#" in text:
+        hint = 'Remove it; the author\'s own words stand in "labels" of the document.'
+        raise _Refused("Comments are not part of the forward language.", hint=hint)
+    first = _FIRST_WORD.match(text)
+    if first is not None and first[1] in _STATEMENTS:
+        raise _Refused(f"`{first[1]}` is not part of the forward language.", hint=_STATEMENTS[first[1]])
     if not _ALLOWED.fullmatch(text) or _GLUED.search(text):
         # Besides being no part of the language, such text makes the parser warn, or read two letters as one name.
         raise _Refused("This line has characters that are not part of the forward language.")
@@ -786,11 +843,20 @@ _KINDS: Final[Mapping[type[ast.AST], str]] = {
     ast.List: "A list",
     ast.Assign: "A chain of assignments",
     ast.UnaryOp: "This sign",
+    ast.Call: "A call",
+    ast.Subscript: "An element",
+    ast.Slice: "A slice",
+    ast.Starred: "`*`",
+    ast.NamedExpr: "`:=`",
+    ast.Await: "`await`",
+    ast.Yield: "`yield`",
+    ast.YieldFrom: "`yield`",
+    ast.AnnAssign: "A type annotation",
 }
 
 
 def _kind(node: ast.AST) -> str:
-    return _KINDS.get(type(node), f"`{type(node).__name__}`")
+    return _KINDS.get(type(node), "This")
 
 
 _OPERATORS: Final[Mapping[type[ast.operator], str]] = {
@@ -860,6 +926,20 @@ def _shortly(node: ast.expr) -> str:
             return "-" + _shortly(node.operand)
         case _:
             return "…"
+
+
+def words_in(forward: Sequence[object]) -> set[str]:
+    """The words in lines that may be names of values, and the values that steps read."""
+    found: set[str] = set()
+    for entry in forward:
+        if isinstance(entry, str) and len(entry) <= MAX_LINE_LENGTH:
+            found.update(_WORD.findall(entry))
+        elif isinstance(entry, Mapping):
+            inputs, named = entry.get("inputs"), entry.get("named")
+            read = [*inputs] if isinstance(inputs, (list, tuple)) else []
+            read += named.values() if isinstance(named, Mapping) else []
+            found.update(name for name in read if isinstance(name, str))
+    return found
 
 
 def is_value_name(name: str) -> bool:

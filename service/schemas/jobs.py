@@ -1,11 +1,14 @@
 """Jobs: their kinds, their states and transitions, their events.
 
     queued ──▶ starting ──▶ running ──▶ succeeded
-      │  ▲         │         │  │ └───▶ failed
-      │  │         │         │  └─────▶ cancelling ──▶ cancelled
-      │  └─ interrupted ◀────┴───────── (the worker is gone, or the server is stopping)
-      └─────────────────────────────────────────────▶ cancelled
+    │  ▲  ▲         │       │ │ │ └───▶ failed ─────────┐ retry: back to queued
+    │  │  │         │       │ │ └─────▶ cancelling ──▶ cancelled ─┘
+    │  │  │         │       │ └───────▶ pausing ──▶ paused
+    │  │  └─ interrupted ◀──┴───────── (the worker is gone, or the server is stopping)
+    │  └───────────────────────────────────────────── paused    resume: back to queued
+    └──────────────────────────────────────────────▶ paused, cancelled
 
+While it stops for a pause or a cancel a worker may still come to its end, so both may lead to succeeded and failed.
 Knows no queue and no process.
 """
 
@@ -30,19 +33,22 @@ from service.errors import (
     ArchitectureInvalid,
     ArchitectureTooLarge,
     Entry,
+    InvalidInput,
     InvalidName,
     ServiceError,
     ValidationFailed,
 )
 from service.schemas import architecture as architectures
-from service.schemas import catalogue
+from service.schemas import catalogue, conditions
 from service.schemas.architecture import Architecture, InputSpec
+from service.schemas.conditions import Condition
 from service.schemas.datasets import DatasetId, Seed, Source, UploadId
 from service.schemas.document import Digest, Document, ResourceName, disagreement, entries, read
 from service.schemas.edits import EDITED_ARCHITECTURE, EditedArchitecture
 from service.schemas.judgement import Limits, require
-from service.schemas.training import MetricName, Objective, TrainingConfig
-from service.schemas.versions import check_alias, check_name, parse_reference
+from service.schemas.objectives import Objective
+from service.schemas.training import MetricName, TrainingConfig
+from service.schemas.versions import JOB_REFERENCE, check_alias, check_name, parse_reference
 
 
 class JobState(StrEnum):
@@ -54,8 +60,12 @@ class JobState(StrEnum):
     """Claimed; its worker process is being made."""
     RUNNING = "running"
     """The worker works, or its result is being published."""
+    PAUSING = "pausing"
+    """The worker was told to stop and to keep its checkpoint, for now."""
+    PAUSED = "paused"
+    """Has no worker and no slot; goes on from its checkpoint when it is resumed."""
     CANCELLING = "cancelling"
-    """The worker was told to stop and to keep its checkpoint."""
+    """The worker was told to stop and to keep its checkpoint, for good."""
     INTERRUPTED = "interrupted"
     """The worker is gone without a result; goes back to the queue while attempts remain."""
     SUCCEEDED = "succeeded"
@@ -64,19 +74,28 @@ class JobState(StrEnum):
 
 
 FINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-ACTIVE: Final = frozenset({JobState.STARTING, JobState.RUNNING, JobState.CANCELLING})
+ACTIVE: Final = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
+"""The states in which a job has a worker, or is about to have one."""
+RETRIABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.QUEUED: frozenset({JobState.STARTING, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.CANCELLED}),
     JobState.STARTING: frozenset(
-        {JobState.RUNNING, JobState.CANCELLING, JobState.INTERRUPTED, JobState.SUCCEEDED, JobState.FAILED}
+        {
+            *(JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING, JobState.INTERRUPTED),
+            *(JobState.SUCCEEDED, JobState.FAILED),
+        }
     ),
-    JobState.RUNNING: frozenset({JobState.CANCELLING, JobState.INTERRUPTED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.RUNNING: frozenset(
+        {JobState.PAUSING, JobState.CANCELLING, JobState.INTERRUPTED, JobState.SUCCEEDED, JobState.FAILED}
+    ),
+    JobState.PAUSING: frozenset({JobState.PAUSED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
-    JobState.INTERRUPTED: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.INTERRUPTED: frozenset({JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
 
 EventType = Literal["state", "progress", "metrics", "checkpoint", "warning", "log", "done"]
@@ -153,11 +172,52 @@ ArchitectureField = Annotated[
 ]
 
 
+def _readable(text: str) -> str:
+    try:
+        conditions.parse(text)
+    except InvalidInput as refused:
+        raise disagreement(*refused.errors) from None
+    return text
+
+
+AliasName = Annotated[ResourceName, _checked(check_alias)]
+ConditionText = Annotated[
+    str,
+    AfterValidator(_readable),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": conditions.PATTERN,
+            "maxLength": conditions.MAX_LENGTH,
+            "examples": ["val_accuracy >= champion.val_accuracy", "val_loss < 0.1"],
+        }
+    ),
+]
+
+
 class Output(Document):
-    """Where a job's version goes: a model, and the alias that is set when the job succeeds."""
+    """Where a job's version goes: a model, and the alias that is set when the job succeeds.
+
+    `{"champion": "val_accuracy >= champion.val_accuracy"}` sets the alias only if that holds; while there is no alias
+    champion it does. The version is published either way.
+    """
 
     model: Annotated[ResourceName, _checked(check_name)]
-    alias_on_success: Annotated[ResourceName, _checked(check_alias)] | None = None
+    alias_on_success: (
+        AliasName | Annotated[dict[AliasName, ConditionText], Field(min_length=1, max_length=1)] | None
+    ) = None
+
+    @property
+    def alias(self) -> str | None:
+        """The alias that is to be set."""
+        asked = self.alias_on_success
+        return next(iter(asked)) if isinstance(asked, dict) else asked
+
+    @property
+    def condition(self) -> Condition | None:
+        """What must hold for that; None if nothing must."""
+        asked = self.alias_on_success
+        return conditions.parse(next(iter(asked.values()))) if isinstance(asked, dict) else None
 
 
 class TrainSpec(TrainingConfig):
@@ -207,16 +267,18 @@ ForwardOf = Annotated[str, StringConstraints(max_length=255)]
 
 
 class ImportSpec(Document):
-    """Make a version from weights: of an uploaded file, inline, or initialised from the seed.
+    """Make a version from weights: of an uploaded file, inline, of a checkpoint, or initialised from the seed.
 
     An upload may bring its architecture along; `inputs` say what such a net takes, `forward` how it and its parts call
     their layers (lines for the net itself, or lines by path or class), where the file does not. `part` names the
-    weights in a checkpoint that has several sets of them.
+    weights in a checkpoint that has several sets of them. `job` is a train job that has made no version: its best
+    checkpoint is taken, with all that belongs to it.
     """
 
     kind: Literal["import"]
     architecture: ArchitectureField | None = None
     upload: UploadId | None = None
+    job: Annotated[str, StringConstraints(pattern=f"^{JOB_REFERENCE}$")] | None = None
     state_dict: dict[str, Any] | None = None
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=64)] | None = None
     forward: ForwardLines | Annotated[dict[ForwardOf, ForwardLines], Field(min_length=1, max_length=256)] | None = None
@@ -230,7 +292,12 @@ class ImportSpec(Document):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         found: list[Entry] = []
-        if self.upload is None:
+        if self.job is not None:
+            for name in ("architecture", "upload", "state_dict", "inputs", "forward", "rename", "part"):
+                if getattr(self, name):
+                    detail, hint = "The job's checkpoint brings this along.", f"Leave `{name}` or `job` out."
+                    found.append(Entry(f"/{name}", "conflict", detail, hint=hint))
+        elif self.upload is None:
             if self.architecture is None:
                 hint = "Send `architecture`, or an `upload` that brings it along."
                 found.append(Entry("/architecture", "missing", "This member is required without an upload.", hint=hint))
@@ -284,6 +351,7 @@ def parse_job(
                     "/architecture",
                     "invalid",
                     "A text here must be the digest of a stored architecture.",
+                    hint=catalogue.hint_for(given),
                     expected="sha256: and 64 hexadecimal digits, or an architecture document",
                     got=given[:32],
                 )

@@ -7,6 +7,7 @@ torch agrees is asked by `engine.build.confirm`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -208,6 +209,9 @@ class _Walk:
             layer.check_dtype(first)
         except Mismatch as mismatch:
             self._tell(at, path, mismatch)
+            arguments = _in_dtype(arguments, first, mismatch.expected)  # so that what follows is not blamed for it
+            first = arguments[layer.arguments[0].name]
+            assert isinstance(first, TensorSpec)
         result: Value
         try:
             result = layer.outcome(arguments)
@@ -369,6 +373,20 @@ class _Walk:
         )
 
 
+def _in_dtype(
+    arguments: Mapping[str, Value | bool], wrong: TensorSpec, expected: str | None
+) -> dict[str, Value | bool]:
+    """The arguments of a layer as if those of the wrong dtype had the first one that it takes."""
+    dtype: Any = (expected or "float32").partition(" or ")[0]
+    floats = dtype in ("float32", "float64")
+    return {
+        name: replace(value, dtype=dtype)
+        if isinstance(value, TensorSpec) and (value is wrong or (floats and value.dtype == wrong.dtype))
+        else value
+        for name, value in arguments.items()
+    }
+
+
 def _misfilled(at: str, kind: str, key: str, shape: Row, hint: str) -> Entry | None:
     """What is told of initial values that a tensor of this shape cannot have."""
     low, high = (2, 2) if kind == "eye" else (3, 5) if kind == "dirac" else (2 if kind in MATRICES else 0, 99)
@@ -419,7 +437,7 @@ class _Judge:
         large = [*self._too_large_sizes()]
         walk, sizes = self._fitting()
         probes: list[tuple[dict[str, int], _Walk]] = []
-        errors = [*large, *self._wrong_values(), *dict.fromkeys(walk.errors)]
+        errors = [*large, *self._wrong_values(), *dict.fromkeys(self._in_symbols(walk, sizes))]
         warnings = list(dict.fromkeys([*walk.warnings, *self._remarks()]))
         if not walk.errors and self.symbols:
             probes = self._probes(sizes, walk)
@@ -491,6 +509,27 @@ class _Judge:
             if alone != self.symbols or len(alone) > 1:
                 tried.append(changed)
         return [(at, self._walk(at, first.resolved)) for at in tried]
+
+    def _in_symbols(self, walk: _Walk, sizes: Mapping[str, int]) -> list[Entry]:
+        """The mistakes of a walk with symbols for the sizes that were only tried.
+
+        Which numbers these are shows in a second walk with other sizes: those of the document stay what they are. A
+        number that is computed of tried sizes is left, and the sizes are said.
+        """
+        if not walk.errors or not sizes:
+            return walk.errors
+        apart = {symbol: size * (place + 2) for place, (symbol, size) in enumerate(sizes.items())}
+        together = {symbol: 2 * size for symbol, size in sizes.items()}  # where different sizes are another mistake
+        told = list(walk.errors)
+        for at in (apart, together):
+            again: dict[tuple[str, str, str | None], Entry] = {}
+            for entry in self._walk(at).errors:
+                again.setdefault((entry.pointer, entry.code, entry.layer), entry)
+            for place, entry in enumerate(walk.errors):
+                other = again.get((entry.pointer, entry.code, entry.layer))
+                if told[place] is entry and other is not None:
+                    told[place] = _with_symbols(entry, other, sizes, at)
+        return told
 
     def _forced(
         self, sizes: dict[str, int], probes: list[tuple[dict[str, int], _Walk]]
@@ -705,6 +744,23 @@ class _Judge:
         for path, at, layer in self.leaves:
             for remark in layer.remarks():
                 yield Entry(self.prefix + at, "odd", remark, layer=path or None)
+        for path, at, graph in _graphs(self.architecture.root, self.prefix + "/root", ""):
+            read = reads(graph.program.steps)
+            for place, name in enumerate(graph.inputs):
+                if name not in read:
+                    yield self._unread(place, name, path, at, said="inputs" in graph.model_fields_set)
+
+    def _unread(self, place: int, name: str, path: str, at: str, *, said: bool) -> Entry:
+        """A value that a graph is given and makes nothing of; of the net's own ones the document's input is named."""
+        if not path:
+            name, at = self.architecture.inputs[place].name, f"{self.prefix}/inputs/{place}"
+            detail = f"The input `{name}` is never read: whatever is sent for it changes nothing."
+            hint = "Read it in the forward, as in `lstm(x, lengths=lengths)`, or remove it from both inputs."
+        else:
+            at = f"{at}/inputs/{place}" if said else at
+            detail = f"This graph is given `{name}` and never reads it."
+            hint = "Read it in the forward, or remove it from its inputs and from the call."
+        return Entry(at, "unused-input", detail, layer=path or None, hint=hint)
 
     # The summary.
 
@@ -737,6 +793,7 @@ class _Judge:
             "trainable_parameters": totals.parameters,
             "flops": walk.flops,
             "memory_bytes": totals.weight_bytes + walk.activation_bytes,
+            **({"sizes": dict(good[0][0])} if good[0][0] else {}),
             "inputs": [
                 {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in self.architecture.inputs
             ],
@@ -745,6 +802,42 @@ class _Judge:
                 for place, name in enumerate(names)
             ],
         }
+
+
+def _with_symbols(entry: Entry, other: Entry, sizes: Mapping[str, int], at: Mapping[str, int]) -> Entry:
+    """A mistake with symbols where its numbers are sizes, as another walk with the sizes `at` shows."""
+    computed = False
+
+    def named(text: str | None, with_other: str | None) -> str | None:
+        nonlocal computed
+        if text is None or with_other is None or text == with_other:
+            return text
+        numbers, others = _NUMBER.findall(text), _NUMBER.findall(with_other)
+        if _NUMBER.split(text) != _NUMBER.split(with_other) or len(numbers) != len(others):
+            computed = True
+            return text
+        said: list[str] = []
+        for number, changed in zip(numbers, others, strict=True):
+            found = [s for s in sizes if str(sizes[s]) == number and str(at[s]) == changed and number != changed]
+            fresh = [symbol for symbol in found if symbol not in said]  # of equal sizes each is said in its turn
+            said.append((fresh or found or [number])[0])
+            computed |= not found and number != changed
+        parts = _NUMBER.split(text)
+        return "".join(part + more for part, more in zip(parts, [*said, ""], strict=True))
+
+    detail, expected, got = (
+        named(getattr(entry, member), getattr(other, member)) for member in ("detail", "expected", "got")
+    )
+    hint = entry.hint
+    if hint != other.hint:  # it tells to write a number that depends on the sizes
+        computed = True
+    if computed:
+        tried = " and ".join(f"{symbol} = {size}" for symbol, size in sizes.items())
+        detail = f"{detail} This is with {tried}."
+    return replace(entry, detail=detail or "", expected=expected, got=got)
+
+
+_NUMBER: Final = re.compile(r"(?<![A-Za-z0-9_.])[0-9]+(?![A-Za-z0-9_])")
 
 
 @dataclass(frozen=True, slots=True)

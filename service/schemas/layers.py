@@ -1435,12 +1435,28 @@ class Buffer(_Tensor):
 # Containers.
 
 
+def _read_layers(value: object) -> object:
+    if isinstance(value, dict):
+        detail = 'Layers are a list, in which each has its own name: [{"name": …, "type": …}, …].'
+        raise PydanticCustomError("layers_type", detail)
+    return value
+
+
+def _read_forward(value: object) -> object:
+    if isinstance(value, str):
+        raise PydanticCustomError("lines_type", "A forward is a list of lines: one text for each of them.")
+    return value
+
+
+_Layers = Annotated[tuple["Layer", ...], BeforeValidator(_read_layers), counted(0, 20_000)]
+
+
 class Sequential(Document):
     """Layers that are called one after the other; children without a name get their place, as in torch."""
 
     type: Literal["Sequential"]
     name: LayerName | None = None
-    layers: Annotated[tuple[Layer, ...], counted(0, 20_000)]
+    layers: _Layers
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -1463,8 +1479,8 @@ class Graph(Document):
     type: Literal["Graph"]
     name: LayerName | None = None
     inputs: Annotated[tuple[Annotated[str, Strict()], ...], counted(1, 64)] = ("x",)
-    layers: Annotated[tuple[Layer, ...], counted(0, 20_000)] = ()
-    forward: Annotated[tuple[Written, ...], counted(1, MAX_LINES)]
+    layers: _Layers = ()
+    forward: Annotated[tuple[Written, ...], BeforeValidator(_read_forward), counted(1, MAX_LINES)]
     class_name: Annotated[str, BeforeValidator(_read_class_name)] | None = None
     absent: Annotated[tuple[str, ...], SkipJsonSchema(), Field(exclude=True)] = ()
     """Layers that an `if` left out (`expand` alone writes this): a call of one gives its first input."""

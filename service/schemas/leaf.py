@@ -57,6 +57,14 @@ def _read_name(value: object) -> Any:
     return value
 
 
+def is_layer_name(name: str) -> bool:
+    """Whether a layer may have this name."""
+    try:
+        return _read_name(name) == name
+    except PydanticCustomError:
+        return False
+
+
 LayerName = Annotated[str, PlainValidator(_read_name, json_schema_input_type=str)]
 
 

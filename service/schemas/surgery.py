@@ -132,6 +132,13 @@ def dotted(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
 
+def first_leaf(node: Node) -> Node:
+    """The layer that takes what is given to `node`: itself, or the first one of a Sequential."""
+    while node.type == "Sequential" and node.children:
+        node = node.children[0]
+    return node
+
+
 def is_number(name: str | None) -> TypeGuard[str]:
     """Whether a name is a number as a Sequential counts its children."""
     return name is not None and re.fullmatch(r"0|[1-9][0-9]{0,8}", name) is not None

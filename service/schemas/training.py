@@ -1,110 +1,23 @@
-"""How a model is trained: objectives, optimizers, budgets, stopping, preprocessing, each a document with torch's words.
+"""How a model is trained: budgets, stopping, preprocessing, and what holds it all together.
 
-Knows no tensors; `engine/train` reads these.
+Objectives, optimizers and schedulers have modules of their own. Knows no tensors; `engine/train` reads these.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from service.errors import Entry
-from service.schemas.datasets import ColumnName, Seed, Split
+from service.schemas import schedulers
+from service.schemas.datasets import Seed, Split
 from service.schemas.document import Document, disagreement
-
-Reduction = Literal["mean", "sum"]
-Rate = Annotated[float, Field(gt=0, le=1e6)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, le=1e6)]
-
-
-class Mse(Document):
-    """torch.nn.MSELoss."""
-
-    type: Literal["mse"]
-    reduction: Reduction = "mean"
-
-
-class L1(Document):
-    """torch.nn.L1Loss."""
-
-    type: Literal["l1"]
-    reduction: Reduction = "mean"
-
-
-class SmoothL1(Document):
-    """torch.nn.SmoothL1Loss."""
-
-    type: Literal["smooth_l1"]
-    reduction: Reduction = "mean"
-    beta: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-
-
-class CrossEntropy(Document):
-    """torch.nn.CrossEntropyLoss over class indices; the net's outputs are logits [rows, classes]."""
-
-    type: Literal["cross_entropy"]
-    reduction: Reduction = "mean"
-    label_smoothing: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-
-class BceWithLogits(Document):
-    """torch.nn.BCEWithLogitsLoss; targets are 0 or 1 in the outputs' shape."""
-
-    type: Literal["bce_with_logits"]
-    reduction: Reduction = "mean"
-
-
-Objective = Annotated[Mse | L1 | SmoothL1 | CrossEntropy | BceWithLogits, Field(discriminator="type")]
-
-
-class Sgd(Document):
-    """torch.optim.SGD."""
-
-    type: Literal["SGD"]
-    lr: Rate
-    momentum: Fraction = 0.0
-    dampening: Annotated[float, Field(ge=0, le=1)] = 0.0
-    weight_decay: NonNegative = 0.0
-    nesterov: bool = False
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Sgd:
-        if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-            at, wanted = ("/momentum", "more than 0") if self.momentum <= 0 else ("/dampening", "0")
-            detail, hint = (
-                "Nesterov needs a momentum above 0 and a dampening of 0.",
-                "Mend it, or leave `nesterov` out.",
-            )
-            got = str(self.momentum if self.momentum <= 0 else self.dampening)
-            raise disagreement(Entry(at, "invalid", detail, hint=hint, expected=wanted, got=got))
-        return self
-
-
-class Adam(Document):
-    """torch.optim.Adam."""
-
-    type: Literal["Adam"]
-    lr: Rate = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    weight_decay: NonNegative = 0.0
-    amsgrad: bool = False
-
-
-class AdamW(Document):
-    """torch.optim.AdamW."""
-
-    type: Literal["AdamW"]
-    lr: Rate = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    weight_decay: NonNegative = 0.01
-    amsgrad: bool = False
-
-
-Optimizer = Annotated[Sgd | Adam | AdamW, Field(discriminator="type")]
+from service.schemas.edits import FromVersion
+from service.schemas.objectives import Objective
+from service.schemas.optimizers import NonNegative, Optimizer
+from service.schemas.schedulers import ReduceLrOnPlateau, Scheduler
+from service.schemas.transforms import PreprocessingStep
 
 
 class Budget(Document):
@@ -122,13 +35,47 @@ class Budget(Document):
         return self
 
 
-MetricName = Literal["loss", "accuracy", "mae", "r2"]
+MetricName = Literal[
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "top5_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "roc_auc",
+    "average_precision",
+    "ece",
+    "mae",
+    "mse",
+    "rmse",
+    "mape",
+    "r2",
+]
+WatchedMetric = Literal[
+    "loss",
+    "val_loss",
+    "val_accuracy",
+    "val_balanced_accuracy",
+    "val_top5_accuracy",
+    "val_precision",
+    "val_recall",
+    "val_f1",
+    "val_roc_auc",
+    "val_average_precision",
+    "val_ece",
+    "val_mae",
+    "val_mse",
+    "val_rmse",
+    "val_mape",
+    "val_r2",
+]
 
 
 class EarlyStopping(Document):
     """Stop when `metric` has not improved by more than `min_delta` for `patience` epochs."""
 
-    metric: Literal["val_loss", "val_accuracy", "val_mae", "val_r2", "loss"] = "val_loss"
+    metric: WatchedMetric = "val_loss"
     patience: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     min_delta: NonNegative = 0.0
 
@@ -140,34 +87,26 @@ class Checkpointing(Document):
     publish: Literal["last", "best"] = "last"
 
 
-class Standardize(Document):
-    """Subtract the mean, divide by the standard deviation, both fitted on the training rows.
+class Init(Document):
+    """What training begins with, and what of it stays as it is.
 
-    `of` is "inputs" (columns by name, "*" = every numeric one; one statistic per channel for rows with a shape such as
-    [3, 32, 32]) or "target" (regression only; predictions are turned back into the target's units).
+    `freeze` has globs over paths, as edits freeze by: of all that name a tensor the last decides, and "!" before one
+    lets train what those before it froze. With `freeze_batchnorm_stats` the running statistics under these paths
+    stay too, and such a layer computes as in evaluation; else only its parameters do.
     """
 
-    type: Literal["standardize"]
-    of: Literal["inputs", "target"] = "inputs"
-    columns: Literal["*"] | Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)] = "*"
+    from_: Annotated[FromVersion | None, Field(alias="from")] = None
+    freeze: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=256)
+    ] = ()
+    freeze_batchnorm_stats: bool = True
 
-
-class MinMax(Document):
-    """Scale to [0, 1] by the smallest and largest value of the training rows; fields as in Standardize."""
-
-    type: Literal["min_max"]
-    of: Literal["inputs", "target"] = "inputs"
-    columns: Literal["*"] | Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)] = "*"
-
-
-class OneHot(Document):
-    """One 0/1 column for each category of the training rows; "*" = every text column. Unseen ones are all zeros."""
-
-    type: Literal["one_hot"]
-    columns: Literal["*"] | Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)] = "*"
-
-
-PreprocessingStep = Annotated[Standardize | MinMax | OneHot, Field(discriminator="type")]
+    @model_validator(mode="after")
+    def _something(self) -> Init:
+        if self.from_ is None and not self.freeze:
+            hint = "Name a version in `from`, or what to freeze."
+            raise disagreement(Entry("", "missing", "This begins with nothing in particular.", hint=hint))
+        return self
 
 
 class TrainingConfig(Document):
@@ -176,6 +115,7 @@ class TrainingConfig(Document):
     preprocessing: Annotated[tuple[PreprocessingStep, ...], Field(max_length=64)] = ()
     objective: Objective
     optimizer: Optimizer
+    scheduler: Scheduler | None = None
     metrics: Annotated[tuple[MetricName, ...], Field(max_length=16)] | None = None
     """None = what suits the objective: loss and accuracy, or loss, mae and r2."""
     budget: Budget
@@ -186,7 +126,18 @@ class TrainingConfig(Document):
     split: Split | None = None
     early_stopping: EarlyStopping | None = None
     clip_grad_norm: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    clip_grad_value: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    accumulate: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Batches whose gradients make one update: that of the mean over all their rows. A step is one batch."""
+    amp: Literal["bf16"] | None = None
+    """The net computes in bfloat16 where torch holds that to be safe; weights and loss stay in float32."""
+    channels_last: bool = False
+    """Images and filters lie in memory with their channels last: faster for convolutions, and rounded otherwise."""
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
     seed: Seed = 0
+    deterministic: bool = False
+    """Refuse what would not give the same bits again: operations without a deterministic form, budgets of seconds."""
+    init: Init | None = None
     checkpoint: Checkpointing = Checkpointing()
 
     @model_validator(mode="after")
@@ -195,7 +146,7 @@ class TrainingConfig(Document):
         if self.drop_last and self.batch_size is None:
             detail = "Without a batch_size there is one batch, of which nothing can be dropped."
             found.append(Entry("/drop_last", "invalid", detail, hint="Add `batch_size`, or leave `drop_last` out."))
-        held_out = self.split is not None and self.split.validation > 0
+        held_out = self.split is not None and "val" in self.split.parts
         stopping = self.early_stopping
         if stopping is not None and stopping.metric.startswith("val_") and not held_out:
             found.append(
@@ -207,6 +158,31 @@ class TrainingConfig(Document):
                     got=stopping.metric,
                 )
             )
+        found += self._schedule_mistakes(held_out)
+        if self.deterministic and self.budget.max_seconds is not None:
+            detail = "Where a budget of seconds ends depends on the machine's load."
+            hint = "Give epochs or steps alone, or leave `deterministic` out."
+            found.append(Entry("/budget/max_seconds", "conflict", detail, hint=hint))
         if found:
             raise disagreement(*found)
         return self
+
+    def _schedule_mistakes(self, held_out: bool) -> list[Entry]:
+        scheduler, budget = self.scheduler, self.budget
+        if scheduler is None:
+            return []
+        found = []
+        if isinstance(scheduler, ReduceLrOnPlateau) and scheduler.metric.startswith("val_") and not held_out:
+            detail = f"This watches {scheduler.metric}, but no rows are held out for validation."
+            hint = 'Add "split": {"type": "random", "validation": 0.2}, or watch the metric loss.'
+            found.append(Entry("/scheduler/metric", "invalid", detail, hint=hint, got=scheduler.metric))
+        if schedulers.cycles_momentum(scheduler) and not {"momentum", "betas"} & set(type(self.optimizer).model_fields):
+            detail = f"{self.optimizer.type} has no momentum that {scheduler.type} could move."
+            hint = '"cycle_momentum": false leaves it.'
+            found.append(Entry("/scheduler/cycle_momentum", "conflict", detail, hint=hint))
+        by_epochs = scheduler.interval == "epoch" and budget.epochs is None and budget.steps is None
+        if schedulers.needs_total(scheduler) and by_epochs:
+            detail = f"How many epochs fit into {budget.max_seconds:g} seconds is not known beforehand."
+            hint = 'Go by updates, "interval": "step", which are measured; or give the budget epochs or steps too.'
+            found.append(Entry("/scheduler/interval", "conflict", detail, hint=hint))
+        return found

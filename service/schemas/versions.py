@@ -86,6 +86,10 @@ class VersionDraft(Document):
     """As the worker measured them; the store measures again before it publishes."""
 
 
+JOB_REFERENCE: Final = r"job_[0-9a-f]{32}"
+"""The id of a job, where a model reference stands: its version, or before there is one its best checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A model reference: `name`, `name@alias` or `name/3`."""
@@ -125,6 +129,25 @@ def parse_reference(text: str, *, at: str = "/model") -> Reference:
     if alias is not None:
         check_alias(alias, at=at)
     return Reference(name, alias, int(version) if version else None)
+
+
+def reference_of(model: str, version: int | None, *, at: str) -> Reference:
+    """A reference in two members: `model`, which is one by itself, and beside a bare name `version`.
+
+    Args:
+        at: the pointer to the object whose members they are.
+
+    Raises:
+        InvalidName: `model` is no reference, or names a version already.
+    """
+    found = parse_reference(model, at=f"{at}/model")
+    if version is None:
+        return found
+    if found.alias is not None or found.version not in (None, version):
+        detail = f"{shorten(model)} says already which version is meant."
+        hint = "Leave `version` out, or the part of `model` behind the name."
+        raise InvalidName(detail, errors=[Entry(f"{at}/version", "conflict", detail, hint=hint, got=str(version))])
+    return Reference(found.model, version=version)
 
 
 def check_name(name: str, *, at: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import CheckpointReason
+from service.schemas.jobs import JobState, Output
 from service.schemas.versions import BatchIndependence
 
 T = TypeVar("T")
@@ -188,6 +189,8 @@ class ColumnView(View):
     dtype: str
     shape: list[int]
     classes: list[str] | None = None
+    missing: int | None = None
+    input: str | None = None
 
 
 class DatasetView(View):
@@ -201,6 +204,7 @@ class DatasetView(View):
     rows: int | None
     columns: list[ColumnView]
     size_bytes: int | None
+    warnings: list[EntryView]
     created_at: str
     error: dict[str, Any] | None = None
 
@@ -213,9 +217,10 @@ class PreviewView(View):
 
 
 class ProfileView(View):
-    """Each column's type, range, missing values and histogram."""
+    """Each column's type, range, missing values and histogram, and what may trouble a training."""
 
     columns: list[dict[str, Any]]
+    warnings: list[EntryView]
 
 
 class AttemptView(View):
@@ -246,8 +251,10 @@ class JobSummary(View):
 
     id: str
     kind: Literal["train", "evaluate", "import", "export"]
-    state: Literal["queued", "starting", "running", "cancelling", "interrupted", "succeeded", "failed", "cancelled"]
+    replay_of: str | None
+    state: JobState
     state_reason: str | None
+    priority: int
     progress: dict[str, Any] | None
     metrics: dict[str, Any]
     error: FailureView | None
@@ -269,6 +276,26 @@ class JobView(JobSummary):
     spec: dict[str, Any]
     resolved_spec: dict[str, Any]
     report: dict[str, Any] | None = None
+
+
+class AdviceView(EntryView):
+    """A warning of a dry run, with a JSON Patch (RFC 6902) that mends the request, if there is one."""
+
+    severity: Literal["error", "warning"]
+    patch: list[dict[str, Any]] | None
+
+
+class ExaminationView(View):
+    """What a job would come to; `valid` is false where a submit would be refused."""
+
+    valid: bool
+    resolved_spec: dict[str, Any]
+    plan: dict[str, Any]
+    memory_bytes: int | None
+    memory: dict[str, int] | None
+    estimate_s: float | None
+    estimate: dict[str, Any]
+    warnings: list[AdviceView]
 
 
 class EventView(View):
@@ -389,12 +416,15 @@ class VerifyView(View):
 
 
 class PredictionView(View):
-    """The answer of a version to some rows."""
+    """The answer of a version to some rows; or of a job's checkpoint, which has no model, version and digest."""
 
-    model: str
-    version: int
+    model: str | None
+    version: int | None
     alias: str | None = None
-    digest: str
+    digest: str | None
+    job: str | None = None
+    step: int | None = None
+    epoch: int | None = None
     outputs: Any = Field(description="One entry a row, or an object of such lists where the net has several outputs.")
     labels: list[str] | None = None
     probabilities: list[list[float | None]] | None = None
@@ -403,7 +433,7 @@ class PredictionView(View):
 
 
 class PredictRequest(BaseModel):
-    """Rows for a version. `model` is a reference: name, name@alias or name/3."""
+    """Rows for a version. `model` is a reference: name, name@alias or name/3; or the id of a job."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -437,6 +467,22 @@ class Notes(BaseModel):
 
     notes: str | None = Field(None, max_length=10_000)
     tags: dict[str, str] | None = Field(None, max_length=64)
+
+
+class RetryRequest(BaseModel):
+    """Where another attempt begins: at the newest checkpoint, if one is kept, or at the start."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    from_: Literal["checkpoint", "start"] = Field("checkpoint", alias="from")
+
+
+class PromoteRequest(BaseModel):
+    """Where the version goes; by default to the job's own model, without an alias."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    output: Output | None = None
 
 
 class JobPatch(BaseModel):

@@ -63,6 +63,7 @@ class DatasetRecord:
                 column.model_dump(mode="json", exclude_none=True) for column in (manifest.columns if manifest else ())
             ],
             "size_bytes": manifest.size_bytes if manifest else None,
+            "warnings": list(manifest.warnings) if manifest else [],
             "created_at": self.created_at,
         }
         return found if self.error is None else {**found, "error": self.error}

@@ -6,10 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from service.schemas.layers import LAYER_KINDS
+from service.schemas.objectives import AnyObjective
+from service.schemas.optimizers import AnyOptimizer
+from service.schemas.schedulers import AnyScheduler
 from service.schemas.steps import OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +37,14 @@ def test_every_layer_has_an_example(kind: str) -> None:
 
     assert entry is not None
     assert re.search(r"^`\{.*\}` (makes|keeps) ", entry[1], re.MULTILINE)
+
+
+def test_every_objective_optimizer_and_scheduler_has_a_row() -> None:
+    page = (REFERENCE / "training.md").read_text()
+    told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    unions = (AnyObjective, AnyOptimizer, AnyScheduler)
+
+    assert told == {get_args(kind.model_fields["type"].annotation)[0] for union in unions for kind in get_args(union)}
 
 
 def test_every_operation_has_a_row_with_a_sentence() -> None:

@@ -49,6 +49,21 @@ def test_a_public_address_is_refused_unless_the_operator_says_otherwise(tmp_path
     assert not (tmp_path / "store").exists()
 
 
+def test_a_port_that_is_in_use_is_told_in_a_sentence_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = modelyard("serve", folder=tmp_path, port=str(port))
+
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == (
+        f"Port {port} of 127.0.0.1 is in use: another server listens there. Stop that one, or choose another port with "
+        "--port; --port 0 takes a free one.\n"
+    )
+    assert not (tmp_path / "store").exists()
+
+
 def test_the_settings_of_the_image_start_a_server_and_sigterm_ends_it_with_0(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -46,7 +46,7 @@ values = st.recursive(
 )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(330)
 def test_every_operation_keeps_the_openapi_document(make_server: Callable[..., Server], tmp_path: Path) -> None:
     server = make_server()
     with server.client() as client:
@@ -61,7 +61,7 @@ def test_every_operation_keeps_the_openapi_document(make_server: Callable[..., S
             cwd=tmp_path,  # it leaves a folder where it runs
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
         )
         counted = client.get("/metrics").text

@@ -55,6 +55,26 @@ def test_a_csv_file_becomes_columns_that_can_be_looked_at(client: httpx.Client) 
     assert [column["name"] for column in profile["columns"]] == ["x", "city", "y"]
 
 
+def test_a_column_that_is_nearly_numbers_is_warned_of_and_so_is_a_job_on_it(client: httpx.Client) -> None:
+    rows = "".join(f"{i},{i}\n" for i in range(20))
+    source = {"type": "csv", "upload": upload(client, f'x,y\n1,"50,3"\n{rows}'.encode()), "target": "y"}
+    made = make(client, source).json()
+    net = {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 1]}],
+        "root": {"type": "Linear", "in_features": 1, "out_features": 21},
+    }
+    job = client.post(
+        "/v1/jobs",
+        json=examples.CLASSIFY
+        | {"architecture": net, "dataset": made["id"], "split": None, "output": {"model": "nearly"}},
+    ).json()
+
+    told = "Column 'y' is taken as texts: 1 of 21 cells is no number (line 2: '50,3')."
+    assert [(entry["code"], entry["detail"]) for entry in made["warnings"]] == [("nearly-numbers", told)]
+    assert ("/dataset", told) in [(entry["pointer"], entry["detail"]) for entry in job["warnings"]]
+
+
 def test_an_npz_file_becomes_rows_with_a_shape(client: httpx.Client) -> None:
     stream = io.BytesIO()
     np.savez(stream, x=np.zeros((5, 2, 2), np.float32), y=np.arange(5))

@@ -11,7 +11,7 @@ import pytest
 
 from service.rest import problems
 from service.schemas import examples
-from tests.live import run_job
+from tests.live import run_job, wait_for
 
 Operation = tuple[str, str, dict[str, Any]]
 
@@ -92,7 +92,8 @@ def test_every_example_of_a_body_is_accepted(client: httpx.Client) -> None:
     run_job(client, examples.TRAIN)
     for method, path, operation in sorted(_operations(document), key=_turn):
         for example in _examples(operation):
-            place = path.format(name="quadratic", number=1, alias="champion", job_id=_newest_job(client))
+            of = _stopped_job(client) if path.endswith(("/retry", "/promote")) else _newest_job(client)
+            place = path.format(name="quadratic", number=1, alias="champion", job_id=of)
             headers = {"If-Match": "*"} if method in ("PUT", "PATCH") else {}
             headers["Prefer"] = "wait=30"
             answer = client.request(method, place, json=_filled(client, example), headers=headers)
@@ -101,6 +102,8 @@ def test_every_example_of_a_body_is_accepted(client: httpx.Client) -> None:
             assert answer.is_success, f"{method} {place} {answer.text}"
             if path == "/v1/jobs":
                 assert answer.json()["state"] == "succeeded", answer.text
+            if path.endswith("/retry"):
+                client.post(f"/v1/jobs/{of}/cancel")
     assert sent >= 15
 
 
@@ -134,6 +137,17 @@ def _turn(operation: Operation) -> int:
     if path.endswith("rollback"):
         return len(order) + 1
     return next((place for place, start in enumerate(order) if path.startswith(start)), len(order))
+
+
+def _stopped_job(client: httpx.Client) -> str:
+    """A training that was cancelled and kept its checkpoint."""
+    long = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "stopped"}}
+    job = client.post("/v1/jobs", json=long).json()
+    place = f"/v1/jobs/{job['id']}"
+    wait_for(lambda: client.get(place).json()["progress"])
+    client.post(f"{place}/cancel")
+    wait_for(lambda: client.get(place).json()["state"] == "cancelled")
+    return str(job["id"])
 
 
 def _newest_job(client: httpx.Client) -> str:

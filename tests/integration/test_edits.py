@@ -125,6 +125,69 @@ def test_training_begins_with_the_sources_weights_and_leaves_the_frozen_ones(cli
 
 
 @pytest.mark.usefixtures("base")
+def test_a_kept_digest_says_that_it_carries_neither_weights_nor_freezes(client: httpx.Client) -> None:
+    freeze = {"op": "freeze", "path": "hidden"}
+
+    def told(source: dict[str, Any], *edits: dict[str, Any], dry_run: bool = False) -> list[str]:
+        warnings = edit(client, source, *edits, dry_run=dry_run).json()["warnings"]
+        return [entry["detail"] for entry in warnings if entry["code"] == "net-alone"]
+
+    assert told({"model": "base"}, REPLACE, freeze) == [
+        "The digest names the net alone: it carries no weights and no freezes."
+    ]
+    assert told({"model": "base"}, REPLACE) == ["The digest names the net alone: it carries no weights."]
+    assert told({"architecture": examples.NET}, freeze) == ["The digest names the net alone: it carries no freezes."]
+    assert told({"architecture": examples.NET}, REPLACE) == told({"model": "base"}, freeze, dry_run=True) == []
+
+
+@pytest.mark.usefixtures("base")
+def test_a_version_is_named_as_in_a_prediction(client: httpx.Client) -> None:
+    def source(**named: Any) -> Any:
+        return edit(client, named, REPLACE).json()["source"]
+
+    expected = {"model": "base", "version": 1}
+    assert client.put("/v1/models/base/aliases/live", json={"version": 1}, headers={"If-None-Match": "*"}).is_success
+    assert source(model="base@live") == source(model="base/1") == source(model="base", version=1) == expected
+    assert source(model="base") == source(model="base/1", version=1) == expected
+
+    both = edit(client, {"model": "base@live", "version": 1}, REPLACE)
+    assert_problem(both, 422, "invalid-name", pointer="/from/version")
+    assert_problem(edit(client, {"model": "base@"}, REPLACE), 422, "invalid-name", pointer="/from/model")
+    assert_problem(edit(client, {"model": "base@none"}, REPLACE), 404, "not-found", pointer="/from/model")
+
+    other = {"model": "base@live"}
+    same = client.post("/v1/architectures/diff", json={"a": other, "b": {"model": "base/1"}})
+    assert (same.status_code, same.json()["equal"]) == (200, True)
+
+
+def test_a_net_of_the_catalogue_is_named_by_its_reference(client: httpx.Client) -> None:
+    params = {"catalogue": "mlp", "params": {"in_features": 3}}
+    freeze = {"op": "freeze", "path": "**"}
+    short, long = edit(client, params, freeze), edit(client, {"architecture": params}, freeze)
+
+    assert (short.status_code, short.json()["digest"]) == (200, long.json()["digest"])
+
+    wrong = edit(client, {"catalogue": "mlp", "params": {"in": 3}}, freeze)
+    assert_problem(wrong, 422, "architecture-invalid", pointer="/from/params/in")
+
+    bare = assert_problem(edit(client, {"architecture": "resnet18"}, freeze), 404, "not-found")
+    job = client.post("/v1/jobs", json=examples.TRAIN | {"architecture": "resnet18"}).json()
+    hint = 'The catalogue has it: send {"catalogue": "resnet18"}.'
+    assert bare["errors"][0]["hint"] == job["errors"][0]["hint"] == hint
+
+
+@pytest.mark.usefixtures("base")
+def test_the_log_of_a_training_counts_what_is_frozen(client: httpx.Client) -> None:
+    architecture = {"from": {"model": "base"}, "edits": [{"op": "freeze", "path": "hidden"}]}
+    job = run_job(client, examples.TRAIN | {"architecture": architecture, "output": {"model": "held"}})
+
+    assert (
+        "training a net of 31 parameters, 20 of them frozen, on dataset"
+        in client.get(f"/v1/jobs/{job['id']}/logs").text
+    )
+
+
+@pytest.mark.usefixtures("base")
 def test_mistakes_are_told_where_they_are(client: httpx.Client) -> None:
     wrong: list[dict[str, Any]] = [
         {"op": "remove", "path": "hiden"},

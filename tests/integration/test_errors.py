@@ -141,7 +141,7 @@ PREDICTIONS = [
     pytest.param("/predict", ok(inputs=[[{}]]), 422, "dtype-mismatch", "/inputs/0/0", id="object"),
     pytest.param("/predict", ok(inputs=[[1], [1, 2]]), 422, "shape-mismatch", "/inputs/1", id="ragged"),
     pytest.param("/predict", ok(inputs=[[1, 2]]), 422, "shape-mismatch", "/inputs/0", id="wrong-width"),
-    pytest.param("/predict", ok(inputs=[1]), 422, "shape-mismatch", "/inputs/0", id="wrong-rank"),
+    pytest.param("/predict", ok(inputs=[1]), 422, "shape-mismatch", "/inputs", id="wrong-rank"),
     pytest.param("/predict", ok(inputs=[]), 422, "shape-mismatch", "/inputs", id="empty-batch"),
     pytest.param("/predict", ok(inputs=[[1e39]]), 422, "not-finite", "/inputs/0/0", id="beyond-float32"),
     pytest.param("/predict", ok(inputs=[[10**400]]), 422, "not-finite", "/inputs/0/0", id="400-digits"),

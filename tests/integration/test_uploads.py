@@ -52,6 +52,17 @@ def test_the_digest_is_checked_when_it_is_sent(client: httpx.Client) -> None:
     assert_problem(wrong, 422, "digest-mismatch", pointer="/header/repr-digest")
 
 
+def test_a_form_is_no_file(client: httpx.Client) -> None:
+    form = client.post("/v1/uploads", files={"file": ("x.csv", b"x,y\n1,2\n")})
+    typed = client.post(
+        "/v1/uploads", content=b"x,y1,2", headers={"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    )
+
+    for answer in (form, typed):
+        problem = assert_problem(answer, 415, "unsupported-media-type", pointer="/header/content-type")
+        assert "curl --data-binary @x.csv" in problem["errors"][0]["hint"]
+
+
 def test_nothing_and_compressed_bytes_are_refused(client: httpx.Client) -> None:
     assert_problem(client.post("/v1/uploads", content=b""), 422, "validation-failed")
     assert_problem(

@@ -12,7 +12,7 @@ from service.schemas.architecture import parse
 from service.schemas.datasets import Inline, Npz
 from service.schemas.jobs import EvaluateSpec
 from service.schemas.judgement import judge
-from service.schemas.preprocessing import NONE, ArrayRow, ClassTarget, Preprocessing
+from service.schemas.preprocessing import NONE, ArrayRow, ClassTarget, NumberColumn, Preprocessing, TableRow
 from service.schemas.training import TrainingConfig
 from service.schemas.versions import Signature, TensorSpec
 
@@ -312,3 +312,57 @@ def test_texts_are_no_rows_for_a_version_without_columns(store):
     [entry] = measured(store(inline([[1.0, "a"], [2.0, "b"]], [1.0, 2.0])), "mse", 1)
 
     assert (entry.pointer, entry.code) == ("/dataset", "text-column")
+
+
+def test_a_net_with_lengths_is_told_what_the_dataset_lacks(store):
+    net = {
+        "schema": "arch/1",
+        "inputs": [{"name": "rows", "shape": ["B", 5, 2]}, {"name": "lengths", "shape": ["B"], "dtype": "int64"}],
+        "root": {
+            "type": "Graph",
+            "inputs": ["rows", "lengths"],
+            "layers": [{"name": "head", **linear(2, 1)["root"]}],
+            "forward": ["return head(rows[:, 0]) * unsqueeze(lengths, 1)"],
+        },
+    }
+    found, _ = store(inline([[[1.0, 2.0]] * 5, [[2.0, 1.0]] * 5], [1.0, 2.0])).agree(net)
+
+    assert [(entry.pointer, entry.detail) for entry in found] == [
+        ("/architecture", "The net has the inputs rows, lengths, the dataset has one without a name.")
+    ]
+    assert found[0].hint == (
+        'Name the columns or arrays of each input in the source: "inputs": {"rows": …, "lengths": …}. A net that takes '
+        "lengths beside its rows trains without them too, on rows of one length."
+    )
+
+
+def test_a_net_of_several_outputs_is_told_to_return_one(store):
+    net = linear(2, 1)
+    net["root"] = {
+        "type": "Graph",
+        "layers": [{"name": "head", **net["root"]}],
+        "forward": ["y = head(x)", "return y, x"],
+    }
+    found, _ = store(inline([[1.0, 2.0], [2.0, 1.0]], [1.0, 2.0])).agree(net)
+
+    assert [entry.detail for entry in found] == [
+        "Training takes nets with one input and one output; this one has 1 and 2."
+    ]
+    assert found[0].hint == (
+        "Let the forward return one value, such as the last one of a sequence: a net with several outputs can be "
+        "imported and served, not trained."
+    )
+
+
+def test_a_column_that_the_model_knows_by_another_name_is_named(store):
+    fitted = Preprocessing(row=TableRow(columns=(NumberColumn(name="rooms"), NumberColumn(name="size"))))
+    columns = store(Inline(type="inline", inputs=[[1.0, 2.0]], targets=[1.0], columns=("rooms", "area")))
+    found = measured(columns, "mse", 1, preprocessing=fitted)
+
+    assert [(entry.code, entry.detail, entry.hint) for entry in found] == [
+        (
+            "unknown-column",
+            "The dataset has no input column 'size'.",
+            "The model was trained on a column of this name; the dataset has: 'rooms', 'area'.",
+        )
+    ]

@@ -211,3 +211,54 @@ def test_pictures_as_rows_of_whole_numbers_are_stored_small(read):
     assert raw.arrays["inputs"].dtype == np.float32
     assert np.array_equal(raw.arrays["inputs"].reshape(40, 784), pixels[:, 1:])
     assert raw.target_labels
+
+
+def refusal(read, content: str, **members) -> tuple[str, str, str | None]:
+    with pytest.raises(DatasetRefused) as caught:
+        read(content, **members)
+    entry = caught.value.errors[0]
+    return entry.pointer, entry.detail, entry.hint
+
+
+def test_a_column_that_one_cell_makes_text_is_warned_of(read):
+    rows = "".join(f"{i},{i}.5\n" for i in range(20))
+    raw = read(f'x,y\n1,"50,3"\n{rows}', target="y")
+
+    assert raw.target == "class"
+    assert [(each.code, each.detail, each.hint) for each in raw.warnings] == [
+        (
+            "nearly-numbers",
+            "Column 'y' is taken as texts: 1 of 21 cells is no number (line 2: '50,3').",
+            "Numbers have a decimal point: 50.3.",
+        )
+    ]
+    assert read(f"x,y\n{rows}20,unknown\n", target="x").warnings[0].detail.endswith("(line 22: 'unknown').")
+
+
+def test_columns_of_texts_and_classes_that_were_named_are_not_warned_of(read):
+    assert read("x,town\n1,Bonn\n2,Ahlen\n3,7\n").warnings == ()
+    assert read("x,y\n1,0\n2,1\n3,other\n4,0\n", target="y", classes=("0", "1", "other")).warnings == ()
+
+
+def test_a_file_with_another_delimiter_is_told_to_name_it(read):
+    assert refusal(read, "x;y\n1;2,5\n", target="y") == (
+        "/source/delimiter",
+        "line 1: the only column would be 'x;y', which looks like several.",
+        'Are values parted by another character? Write "delimiter": ";" in the source.',
+    )
+    assert read("x;y\n1;2.5\n", target="y", delimiter=";").target == "number"
+
+
+def test_a_file_whose_lines_ran_together_is_told_so(read):
+    pointer, detail, hint = refusal(read, "x,y1,12,43,9", target="y")
+
+    assert (pointer, detail) == ("/source/upload", "The file is one line: a header line but no rows.")
+    assert hint is not None
+    assert "--data-binary" in hint
+
+
+def test_a_header_that_is_missing_is_guessed_where_all_names_are_numbers(read):
+    assert refusal(read, "1,2.5\n2,3.5\n", target="y")[1:] == (
+        "The file has no column 'y'.",
+        "Does the file lack a line with names of columns?",
+    )

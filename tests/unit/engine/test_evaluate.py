@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 from sklearn.metrics import r2_score
 from torch import nn
 
-from service.engine.evaluate import default_metrics, evaluate, loss_function
-from service.schemas.training import Objective
+from service.engine.evaluate import default_metrics, evaluate
+from service.engine.objectives import loss_function
+from service.schemas.objectives import Objective
 
 OBJECTIVE = TypeAdapter(Objective)
 

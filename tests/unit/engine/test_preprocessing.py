@@ -13,8 +13,9 @@ from service.engine.preprocessing import Preprocessor, fit
 from service.errors import DatasetRefused, DtypeMismatch, NotFinite
 from service.inference import codec
 from service.schemas.datasets import Inline, StripedImages
+from service.schemas.objectives import BceWithLogits, CrossEntropy, Mse
 from service.schemas.preprocessing import NONE, ClassTarget, FittedStandardize, NumberTarget, Preprocessing
-from service.schemas.training import BceWithLogits, CrossEntropy, MinMax, Mse, OneHot, Standardize
+from service.schemas.transforms import MinMax, OneHot, Standardize
 from service.schemas.versions import TensorSpec
 
 MSE = Mse(type="mse")

@@ -452,7 +452,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_named_exactly():
     assert (failed.value.failure, failed.value.step, failed.value.epoch) == ("non_finite_loss", 7, 2)
     assert "learning rate 0.2" in failed.value.message
     assert "The last finite loss was" in failed.value.message
-    assert "such as 0.02" in str(failed.value.hint)
+    assert "such as 0.002" in str(failed.value.hint)
 
 
 def test_a_learning_rate_that_is_too_high_ends_in_no_weights():

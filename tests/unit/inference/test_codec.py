@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import BatchTooLarge, InvalidInput
+from service.errors import BatchTooLarge, Entry, InvalidInput
 from service.inference.codec import Limits, decode, require_room
 from service.schemas.preprocessing import NumberColumn, TableRow, TextColumn
 from service.schemas.versions import TensorSpec
@@ -203,3 +203,47 @@ def test_many_mistakes_are_counted_quickly_and_told_briefly(
     assert len(caught.value.errors) == 20
     assert len(caught.value.errors) + caught.value.more == mistakes
     assert len(json.dumps([entry.to_dict() for entry in caught.value.errors])) < 64 * 1024
+
+
+def entries(inputs: object, *specs: TensorSpec, table: TableRow | None = None) -> list[Entry]:
+    with pytest.raises(InvalidInput) as caught:
+        decode(inputs, specs=specs, table=table, limits=LIMITS)
+    return list(caught.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "entry_spec", "table", "at"),
+    [
+        pytest.param({"age": 41, "city": "Bern", "a/b": 1}, spec(4), TABLE, "/inputs", id="an-object"),
+        pytest.param({"age": 41, "citi": "Bern"}, spec(4), TABLE, "/inputs", id="an-object-with-a-mistake"),
+        pytest.param([41, "Bern", 90], spec(4), TABLE, "/inputs", id="columns"),
+        pytest.param({"x": [41, "Bern", 90]}, spec(4), TABLE, "/inputs/x", id="columns-by-name"),
+        pytest.param([1, 2, 3], spec(3), None, "/inputs", id="numbers"),
+        pytest.param([1, 2, 3, 4, 5], spec("T"), None, "/inputs", id="a-free-size"),
+        pytest.param(np.zeros((3, 2, 5)).tolist(), spec(3, "H", "W"), None, "/inputs", id="an-image"),
+        pytest.param({"x": [[1], [2]]}, spec(2, 1), None, "/inputs/x", id="nested-by-name"),
+    ],
+)
+def test_one_row_without_its_brackets_is_told_once(
+    inputs: object, entry_spec: TensorSpec, table: TableRow | None, at: str
+) -> None:
+    (entry,) = entries(inputs, entry_spec, table=table)
+
+    assert (entry.pointer, entry.code, entry.expected) == (at, SHAPE, "a list of rows")
+    assert (entry.hint or "").startswith("Put the row in [ ]")
+
+
+def test_free_sizes_are_told_by_their_symbols() -> None:
+    image = spec(3, "H", "W")
+
+    assert [entry.expected for entry in entries([[[[1], [2]], [[1], [2]]]], image)] == ["a list of shape [3, H, W]"]
+    assert [entry.expected for entry in entries([1], spec("H", "W"))] == ["a list of shape [H, W]"]
+
+
+def test_a_row_of_another_free_size_is_told_the_first_rows() -> None:
+    (entry,) = entries([[1, 2], [1, 2, 3]], spec("T"))
+
+    assert entry.detail == (
+        "Here are 3 values, but 2 are expected: T is one size for all rows, and the first row has 2."
+    )
+    assert entry.hint is not None

@@ -31,6 +31,8 @@ PATHS: dict[JobState, list[JobState]] = {
     S.QUEUED: [],
     S.STARTING: [S.STARTING],
     S.RUNNING: [S.STARTING, S.RUNNING],
+    S.PAUSING: [S.STARTING, S.RUNNING, S.PAUSING],
+    S.PAUSED: [S.STARTING, S.RUNNING, S.PAUSING, S.PAUSED],
     S.CANCELLING: [S.STARTING, S.RUNNING, S.CANCELLING],
     S.INTERRUPTED: [S.STARTING, S.RUNNING, S.INTERRUPTED],
     S.SUCCEEDED: [S.STARTING, S.RUNNING, S.SUCCEEDED],
@@ -108,6 +110,7 @@ def test_a_job_has_every_member_of_the_api(queue: JobQueue):
     assert job.view() == {
         "id": job.id,
         "kind": "train",
+        "replay_of": None,
         "state": "queued",
         "state_reason": None,
         "priority": 0,
@@ -363,15 +366,91 @@ def test_a_cancel_ends_what_waits_stops_what_works_and_leaves_the_rest(queue: Jo
 
     after = queue.request_cancel(job.id)
 
-    if state in (S.QUEUED, S.INTERRUPTED):
+    if state in (S.QUEUED, S.PAUSED, S.INTERRUPTED):
         assert after.state is S.CANCELLED
         assert after.error is not None
         assert after.error["code"] == "cancelled_by_user"
-    elif state in (S.STARTING, S.RUNNING):
+    elif state in (S.STARTING, S.RUNNING, S.PAUSING):
         assert after.state is S.CANCELLING
         assert after.attempts[0]["ended_at"] is None
     else:
         assert after == job
+
+
+BECOMES: dict[str, dict[JobState, JobState]] = {
+    "request_pause": {
+        **dict.fromkeys((S.QUEUED, S.INTERRUPTED, S.PAUSED), S.PAUSED),
+        **dict.fromkeys((S.STARTING, S.RUNNING, S.PAUSING), S.PAUSING),
+    },
+    "resume": {S.PAUSED: S.QUEUED, **{state: state for state in (S.QUEUED, S.STARTING, S.RUNNING, S.INTERRUPTED)}},
+    "retry": {
+        **dict.fromkeys((S.FAILED, S.CANCELLED), S.QUEUED),
+        **{state: state for state in (S.QUEUED, S.STARTING, S.RUNNING, S.INTERRUPTED)},
+    },
+}
+"""What each wish makes of a state; any other state refuses it."""
+
+
+@pytest.mark.parametrize("state", list(JobState), ids=str)
+@pytest.mark.parametrize("wish", list(BECOMES))
+def test_a_wish_is_granted_was_granted_or_is_refused_with_what_to_do(queue: JobQueue, wish: str, state: JobState):
+    job = in_state(queue, state)
+    expected = BECOMES[wish].get(state)
+    if expected is None:
+        with pytest.raises(Conflict) as refused:
+            getattr(queue, wish)(job.id)
+        assert refused.value.hint
+        assert queue.get(job.id) == job
+    else:
+        after = getattr(queue, wish)(job.id)
+        assert after.state is expected
+        if expected is state:
+            assert after == job
+
+
+def test_a_paused_job_keeps_its_place_and_its_ended_attempt(queue: JobQueue):
+    first = in_state(queue, S.PAUSED)
+    add(queue)
+    again = queue.resume(first.id)
+    taken = queue.claim()
+
+    assert (again.attempts[0]["state"], again.attempts[0]["ended_at"] is not None) == ("paused", True)
+    assert taken is not None
+    assert (taken.id, taken.attempt) == (first.id, 2)
+
+
+def test_a_retried_job_is_as_if_it_had_not_ended(queue: JobQueue):
+    job = in_state(queue, S.RUNNING)
+    queue.record(job.id, 1, offset=1, progress={"step": 3}, metrics_last={"loss": 1.0}, metrics_best={"loss": {}})
+    queue.transition(job.id, S.FAILED, attempt=1, reason="full", error={"code": "disk_full", "detail": "full"})
+    [done] = queue.events(job.id, types=["done"])
+    assert not queue.goes_on_after(done)
+    again = queue.retry(job.id)
+
+    assert (again.state, again.error, again.finished_at, again.state_reason) == (S.QUEUED, None, None, None)
+    assert (again.progress, again.metrics_last) == ({"step": 3}, {"loss": 1.0})
+    assert again.attempts[0]["state"] == "failed"
+    assert queue.goes_on_after(done)
+
+
+def test_a_retry_from_the_start_forgets_what_was_reached(queue: JobQueue):
+    job = in_state(queue, S.RUNNING)
+    queue.record(job.id, 1, offset=1, progress={"step": 3}, metrics_last={"loss": 1.0}, metrics_best={"loss": {}})
+    queue.transition(job.id, S.FAILED, attempt=1)
+    forgotten: list[bool] = []
+    again = queue.retry(job.id, forget=lambda: forgotten.append(True))
+
+    assert forgotten == [True]
+    assert (again.progress, again.metrics_last, again.metrics_best) == (None, {}, {})
+
+
+def test_a_job_is_overtaken_only_so_often(queue: JobQueue):
+    low = add(queue)
+    high = [add(queue, priority=100) for _ in range(25)]
+
+    order = [job.id for _ in range(12) if (job := queue.claim())]
+
+    assert order == [*(job.id for job in high[:10]), low.id, high[10].id]
 
 
 def test_a_worker_that_starts_while_its_job_is_cancelled_is_noted_all_the_same(queue: JobQueue):
@@ -420,7 +499,7 @@ def test_events_and_their_offset_are_committed_together(queue: JobQueue):
     assert queue.events(job.id, types=["progress"]) == ()
 
 
-@pytest.mark.parametrize("state", sorted(FINAL | {S.QUEUED}), ids=str)
+@pytest.mark.parametrize("state", sorted(FINAL | {S.QUEUED, S.PAUSED}), ids=str)
 def test_done_is_the_last_event(queue: JobQueue, state: JobState):
     job = in_state(queue, state)
 
@@ -522,8 +601,25 @@ def test_event_ids_are_not_used_again_after_a_deletion(queue: JobQueue):
     assert queue.events(add(queue).id)[0].id > newest
 
 
-@pytest.mark.parametrize("method", ["get", "state", "delete", "request_cancel"])
+@pytest.mark.parametrize("method", ["get", "state", "delete", "request_cancel", *BECOMES])
 def test_a_job_that_is_not_there_is_not_found(queue: JobQueue, method: str):
     call: Any = getattr(queue, method)
     with pytest.raises(NotFound):
         call("job_" + "0" * 32)
+
+
+def test_a_queued_job_says_what_it_waits_for(queue: JobQueue) -> None:
+    alone = add(queue)
+
+    assert queue.waiting_for(alone.id) is None
+
+    running = queue.claim()
+    assert running is not None
+    second, third, urgent = add(queue), add(queue), add(queue, priority=1)
+
+    assert [queue.waiting_for(job.id) for job in (running, urgent, second, third)] == [
+        None,
+        "Waiting for a slot: 1 job is running, none are before it.",
+        "Waiting for a slot: 1 job is running, 1 is before it.",
+        "Waiting for a slot: 1 job is running, 2 are before it.",
+    ]

@@ -287,6 +287,140 @@ def test_a_cancel_between_claim_and_start_is_obeyed(world: World) -> None:
     assert world.state(job_id) == "cancelled"
 
 
+# -- devices and replays ----------------------------------------------------------------------------------------------
+
+
+def test_a_device_takes_one_job_at_a_time_beside_the_slots(world: World) -> None:
+    world.restart(devices=("cuda:0", "cuda:1"))
+    asked = ["cuda:1", "cuda", "cuda", "cpu", "cpu"]
+    ids = [world.add(device=device) for device in asked]
+    world.supervisor.turn()
+
+    assert [world.state(each) for each in ids] == ["running", "running", "queued", "running", "queued"]
+    assert [worker.task["device"] for worker in world.launcher.workers] == ["cuda:1", "cuda:0", None]
+    world.launcher.workers[1].end(result=DONE)
+    world.supervisor.turn()
+    assert (world.state(ids[2]), world.launcher.workers[-1].task["device"]) == ("running", "cuda:0")
+
+
+def replayed(world: World, losses: list[float], *, digest: str) -> Any:
+    """The report of a replay with these losses, of a job that had 1, 0.5 and 0.25."""
+
+    def series(values: list[float]) -> list[dict[str, Any]]:
+        return [{"name": "loss", "steps": [1, 2, 3], "epochs": [1, 1, 2], "values": values}]
+
+    first, worker = world.start()
+    worker.tell("metrics", step=3, last={}, series=series([1.0, 0.5, 0.25]))
+    worker.end(result=staged(worker))
+    world.supervisor.turn()
+    again = world.add(replay_of={"job": first, "model": "m", "version": 1, "weights_digest": digest})
+    world.supervisor.turn()
+    worker = world.launcher.workers[-1]
+    worker.tell("metrics", step=3, last={}, series=series(losses))
+    worker.end(result=staged(worker))
+    world.supervisor.turn()
+    assert (world.state(again), world.job(again).output) == ("succeeded", None)
+    assert [record.version for record in world.models.versions("m").items] == [1]
+    return world.job(again).report
+
+
+def test_a_replay_with_the_same_weights_says_so(world: World) -> None:
+    report = replayed(world, [1.0, 0.5, 0.25], digest="sha256:" + "b" * 64)
+
+    assert (report["identical"], report["first_difference"], report["steps_compared"]) == (True, None, 3)
+
+
+def test_a_replay_with_other_weights_says_where_the_curves_part(world: World) -> None:
+    report = replayed(world, [1.0, 0.5, 0.2500001], digest="sha256:" + "c" * 64)
+
+    assert report["identical"] is False
+    assert report["first_difference"] == {"step": 3, "epoch": 2, "metric": "loss", "then": 0.25, "now": 0.2500001}
+
+
+# -- pausing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_job_gives_its_slot_to_the_next_and_goes_on_when_resumed(world: World) -> None:
+    job_id, worker = world.start()
+    waiting = world.add()
+    world.queue.request_pause(job_id)
+    world.supervisor.turn()
+    assert (world.state(job_id), worker.signals) == ("pausing", [signal.SIGTERM])
+
+    worker.end(result=STOPPED)
+    world.supervisor.turn()
+    assert (world.state(job_id), world.state(waiting)) == ("paused", "running")
+
+    world.queue.resume(job_id)
+    world.launcher.workers[-1].end(result=DONE)
+    world.supervisor.turn()
+    assert (world.state(job_id), world.job(job_id).attempt) == ("running", 2)
+    assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["paused", "running"]
+
+
+def test_a_pause_survives_the_server(world: World) -> None:
+    paused, worker = world.start()
+    world.queue.request_pause(paused)
+    world.supervisor.turn()
+    worker.end(result=STOPPED)
+    world.restart()  # before the end of the worker was recorded
+    world.supervisor.turn()
+    world.restart()
+    world.supervisor.turn()
+
+    assert world.state(paused) == "paused"
+    assert len(world.launcher.workers) == 1
+
+
+@pytest.mark.parametrize("end", [{}, {"result": STOPPED}], ids=["killed", "stopped"])
+def test_a_worker_that_ends_in_a_pause_has_lost_no_attempt(world: World, end: dict[str, Any]) -> None:
+    job_id, worker = world.start()
+    world.queue.request_pause(job_id)
+    world.supervisor.turn()
+    worker.end(**end)
+    world.supervisor.turn()
+
+    job = world.job(job_id)
+    assert (job.state.value, job.state_reason, job.error) == ("paused", "paused_by_user", None)
+    assert [attempt["state"] for attempt in job.attempts] == ["paused"]
+
+
+def test_a_job_that_is_done_before_its_pause_arrives_has_succeeded(world: World) -> None:
+    job_id, worker = world.start()
+    worker.end(result=staged(worker))
+    world.queue.request_pause(job_id)
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "succeeded"
+
+
+def test_a_job_that_is_cancelled_while_it_pauses_is_cancelled(world: World) -> None:
+    job_id, worker = world.start()
+    world.queue.request_pause(job_id)
+    world.supervisor.turn()
+    world.queue.request_cancel(job_id)
+    worker.end(result=STOPPED)
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "cancelled"
+
+
+def test_a_retried_job_has_all_its_attempts_again(world: World) -> None:
+    job_id, _ = world.start()
+    for _ in range(3):
+        world.launcher.workers[-1].end()
+        world.supervisor.turn()
+    assert world.state(job_id) == "failed"
+    world.queue.retry(job_id)
+    world.supervisor.turn()
+    world.launcher.workers[-1].end()
+    world.supervisor.turn()
+
+    assert (world.state(job_id), world.job(job_id).error) == ("running", None)
+    states = [attempt["state"] for attempt in world.job(job_id).attempts]
+    assert states == ["lost", "lost", "failed", "lost", "running"]
+
+
 # -- workers that go wrong --------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry
 from service.schemas.architecture import authored, canonical_form, digest_of, json_schema, leaves, parse
+from service.schemas.layers import Graph
 
 NET: dict[str, Any] = {
     "schema": "arch/1",
@@ -188,7 +189,6 @@ def test_all_mistakes_come_out_at_once_with_their_places():
         ("/architecture/inputs/0/shape", "invalid", None),
         ("/architecture/inputs/1/name", "duplicate-name", None),
         ("/architecture/inputs/1/shape", "out-of-range", None),
-        ("/architecture/root/forward/0", "unknown-layer", None),
         ("/architecture/root/forward/1", "not-in-language", None),
         ("/architecture/root/layers/0/out_channels", "out-of-range", "conc1"),
         ("/architecture/root/layers/1/name", "missing", "1"),
@@ -235,7 +235,7 @@ def test_an_unused_layer_is_told_at_the_layer():
         ({**NET, "inputs": [{"name": "x", "shape": ["B", "B"]}]}, [("/inputs/0/shape", "invalid")]),
         ({**NET, "inputs": [{"name": "x", "shape": ["B", 1.5]}]}, [("/inputs/0/shape", "wrong-type")]),
         ({**NET, "inputs": [{"name": "x", "shape": ["B", 1], "dtype": "float3"}]}, [("/inputs/0/dtype", "invalid")]),
-        ({**NET, "inputs": [X, {**X, "name": "y"}]}, [("/root/inputs", "wrong-inputs")]),
+        ({**net(inputs=["x"]), "inputs": [X, {**X, "name": "y"}]}, [("/root/inputs", "wrong-inputs")]),
         ({"schema": "arch/1"}, [("/inputs", "missing"), ("/root", "missing")]),
         ({}, [("/inputs", "missing"), ("/root", "missing"), ("/schema", "missing")]),
         ([], [("", "wrong-type")]),
@@ -350,3 +350,96 @@ def test_the_schema_is_json_and_names_every_kind():
 
     assert json.loads(json.dumps(schema)) == schema
     assert {"Linear", "Conv2d", "Graph", "Sequential"} <= set(schema["$defs"])
+
+
+# Mistakes that follow from others, and words of the author's.
+
+
+def test_an_unknown_member_is_told_all_that_a_document_may_have():
+    (entry,) = refused({**NET, "zzz": 1})
+    (near,) = refused({**NET, "block": {}})
+
+    assert entry.expected == "one of schema, params, blocks, inputs, root, tie, init, labels"
+    assert near.hint == "Did you mean 'blocks'?"
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((None, "fc2"), [("/root/layers/0/name", "missing")]),
+        (("fc1", "fc1"), [("/root/layers/1/name", "duplicate-name")]),
+        (("fc.1", "fc2"), [("/root/layers/0/name", "invalid")]),
+    ],
+    ids=["missing", "twice", "bad"],
+)
+@pytest.mark.parametrize("call", ["fc1(x)", "fc.1(x)"])
+def test_a_wrong_name_is_told_alone(names, found, call):
+    layers = [{"type": "ReLU"} | ({"name": name} if name else {}) for name in names]
+    if call == "fc.1(x)" and "fc.1" not in names:
+        call = "fc1(x)"
+
+    assert places(net(layers=layers, forward=[f"x = {call}", "return fc2(x)"])) == found
+
+
+def test_a_wrong_name_hides_no_misspelt_operation():
+    raw = net(layers=[{"type": "ReLU"}], forward=["return sigmiod(fc1(x))"])
+
+    assert places(raw) == [("/root/forward/0", "unknown-layer"), ("/root/layers/0/name", "missing")]
+
+
+@pytest.mark.parametrize(
+    ("root", "pointer", "expected"),
+    [
+        ({"layers": {"drop": {"type": "ReLU"}}, "forward": ["return drop(x)"]}, "/root/layers", "a list of layers"),
+        ({"layers": [], "forward": "return x"}, "/root/forward", "a list of lines"),
+        ({"layers": 3, "forward": ["return fc(x)"]}, "/root/layers", "a list"),
+        ({"layers": [], "forward": 3}, "/root/forward", "a list"),
+    ],
+)
+def test_what_is_no_list_is_told_in_our_words(root, pointer, expected):
+    (entry,) = refused(net(**root))
+
+    assert (entry.pointer, entry.code, entry.expected) == (pointer, "wrong-type", expected)
+    assert "tuple" not in entry.detail
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("long", "int64"), ("float", "float32"), ("double", "float64"), ("half", "float32"), ("torch.int", "int32")],
+)
+def test_torchs_words_for_dtypes_are_told_ours(word, meant):
+    (entry,) = refused({**NET, "inputs": [{**X, "dtype": word}]})
+
+    assert entry.hint == f"Did you mean {meant!r}?"
+
+
+def rooted(names: list[str], *lines: str, **root: Any) -> dict[str, Any]:
+    inputs = [{"name": name, "shape": ["B", 3]} for name in names]
+    return {"schema": "arch/1", "inputs": inputs, "root": {"type": "Graph", "forward": list(lines), **root}}
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["tokens"], "return relu(tokens)"),
+        (["a", "b"], "return a + b"),
+        (["x", "lengths"], "return x + lengths"),
+    ],
+)
+def test_a_root_without_inputs_takes_those_of_the_document(names, line):
+    short, long = parse(rooted(names, line)), parse(rooted(names, line, inputs=names))
+
+    assert digest_of(short) == digest_of(long)
+    assert canonical_form(short)["root"]["inputs"] == names
+    assert digest_of(parse(canonical_form(short))) == digest_of(short)
+    assert digest_of(parse(authored(short))) == digest_of(short)
+
+
+def test_one_input_is_still_x_where_the_forward_calls_it_so():
+    """Documents that were stored before keep their digest."""
+    old = parse(rooted(["tokens"], "return relu(x)"))
+
+    assert isinstance(old.root, Graph)
+    assert old.root.inputs == ("x",)
+    assert "inputs" not in canonical_form(old)["root"]
+    assert digest_of(parse(canonical_form(old))) == digest_of(old)

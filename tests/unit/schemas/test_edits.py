@@ -65,6 +65,13 @@ NET: dict[str, Any] = {
 }
 
 
+CONV: dict[str, Any] = {
+    **{"type": "Conv2d", "out_channels": 64, "kernel_size": 7},
+    **{"stride": 2, "padding": 3, "bias": False},
+}
+"""The first layer of a ResNet, but for its in_channels."""
+
+
 def linear(inputs: int | str, outputs: int) -> dict[str, Any]:
     return {"type": "Linear", "in_features": inputs, "out_features": outputs}
 
@@ -211,6 +218,64 @@ class TestVgg16:
             ("features.0.weight", (64, 1, 3, 3), "mean_channels")
         ]
         assert counts(found) == (31, 1, 0, 0)
+        assert [(entry.pointer, entry.code, entry.detail) for entry in found.odd] == [
+            (
+                "/edits/0",
+                "input-changed",
+                "The net's input `x` follows: its shape is [B, 1, 224, 224] now, and was [B, 3, 224, 224].",
+            )
+        ]
+
+    @pytest.mark.parametrize(
+        ("edit", "shape"),
+        [
+            pytest.param({"path": "conv1", "layer": CONV | {"in_channels": 1}}, ["B", 1, "H", "W"], id="grey"),
+            pytest.param({"path": "conv1", "layer": CONV | {"in_channels": "auto"}}, ["B", 3, "H", "W"], id="auto"),
+            pytest.param(
+                {"path": "conv1", "layer": {"type": "Sequential", "layers": [CONV | {"in_channels": 4}]}},
+                ["B", 4, "H", "W"],
+                id="wrapped",
+            ),
+        ],
+    )
+    def test_the_input_follows_a_first_layer_that_is_replaced(self, edit: dict[str, Any], shape: list[Any]) -> None:
+        found = edited({"catalogue": "resnet18"}, {"op": "replace", "policy": "mean_channels", **edit})
+
+        assert found.document["inputs"] == [{"name": "x", "shape": shape}]
+
+    def test_the_input_follows_the_first_layer_of_nested_sequentials_and_one_that_reads_sequences(self) -> None:
+        inner = {"type": "Sequential", "layers": [{"type": "Sequential", "layers": [linear(4, 2)]}]}
+        grown = {"op": "resize", "field": "in_features", "value": 6}
+
+        assert edited(sequential(inner), grown | {"path": "0.0.0"}).document["inputs"][0]["shape"] == ["B", 6]
+        assert edited(
+            sequential(inner), {"op": "replace", "path": "", "layer": {"type": "Sequential", "layers": [linear(7, 2)]}}
+        ).document["inputs"][0]["shape"] == ["B", 7]
+
+        words = {"type": "LSTM", "input_size": 4, "hidden_size": 3, "batch_first": True}
+        net = {
+            "schema": "arch/1",
+            "inputs": [{"name": "x", "shape": ["B", "T", 4]}],
+            "root": {
+                "type": "Graph",
+                "layers": [{"name": "rnn", **words}, {"name": "head", **linear(3, 1)}],
+                "forward": ["out, _ = rnn(x)", "return head(out[:, -1])"],
+            },
+        }
+        found = edited(net, {"op": "resize", "path": "rnn", "field": "input_size", "value": 5})
+
+        assert found.document["inputs"][0]["shape"] == ["B", "T", 5]
+
+    def test_an_input_that_was_set_to_another_size_already_is_left_alone(self) -> None:
+        inputs = [{"name": "x", "shape": ["B", 1, 64, 64]}]
+        found = edited(
+            {"catalogue": "resnet18"},
+            {"op": "set_field", "path": "", "field": "inputs", "value": inputs},
+            {"op": "replace", "path": "conv1", "layer": CONV | {"in_channels": 1}},
+        )
+
+        assert found.document["inputs"] == inputs
+        assert found.odd == ()
 
 
 class TestSequential:
@@ -442,6 +507,33 @@ class TestFreezing:
         found = edited(NET, {"op": "freeze", "path": "trunk"}, {"op": "rename", "path": "hidden", "name": "trunk"})
 
         assert found.frozen == ("trunk.weight", "trunk.bias")
+
+    def test_what_is_frozen_is_not_trainable(self) -> None:
+        found = edited(NET, {"op": "freeze", "path": "hidden"}, {"op": "freeze", "path": "head.bias"})
+
+        assert found.judgement.summary is not None
+        assert found.judgement.summary["parameters"] == 40 + 72 + 18
+        assert found.judgement.summary["trainable_parameters"] == 72 + 16
+
+        tied = NET | {"tie": [{"from": "hidden.bias", "to": "again.bias"}]}
+        found = edited(tied, {"op": "freeze", "path": "*.bias"})
+
+        assert found.judgement.summary is not None
+        assert found.judgement.summary["trainable_parameters"] == 32 + 64 + 16
+
+    @pytest.mark.parametrize(
+        ("glob", "hint"),
+        [
+            ("layr1.**", "Did you mean 'layer1.**'?"),
+            ("layer1.0.con1.*", "Did you mean 'layer1.0.conv1.*'?"),
+            ("layer1.0.con1", "Did you mean 'layer1.0.conv1'?"),
+            ("**.nothing", "Write a path such as classifier.6, or a glob such as features.**."),
+        ],
+    )
+    def test_the_hint_for_a_glob_is_a_glob(self, glob: str, hint: str) -> None:
+        assert refused({"catalogue": "resnet18"}, {"op": "freeze", "path": glob}) == [
+            ("/edits/0/path", "unknown-path", hint)
+        ]
 
     def test_a_frozen_new_tensor_is_odd(self) -> None:
         found = edited(

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry
 from service.schemas import catalogue
 from service.schemas.architecture import authored, canonical_form, digest_of, json_schema, leaves, parse
-from service.schemas.expand import expand
+from service.schemas.expand import expand, merged
 from service.schemas.judgement import judge
 
 X = [{"name": "x", "shape": ["B", 4]}]
@@ -551,9 +551,11 @@ def test_very_many_mistakes_are_told_in_good_time():
 def test_the_schema_knows_the_authored_form():
     schema = Draft202012Validator(json_schema())
     conv = {"type": "Conv2d", "in_channels": "${c}", "out_channels": 8, "kernel_size": ["${k}", 3], "bias": "${on}"}
+    constant = {"type": "Parameter", "name": "p", "shape": [4], "init": {"type": "constant", "value": 2}}
     good = [
         *(catalogue.document(name) for name in catalogue.names()),
         document(sequential(conv, repeat("${n}", {"type": "ReLU", "if": "${i > 0}"}, prefix="a", splice=True))),
+        document({"type": "Graph", "layers": [constant], "forward": ["return x + p"]}),
     ]
     bad = [
         document({**conv, "in_channels": "c"}),
@@ -651,3 +653,35 @@ def _leads_somewhere(raw: Any, pointer: str) -> None:
         part = part.replace("~1", "/").replace("~0", "~")
         assert isinstance(value, (dict, list)), pointer
         value = value[int(part)] if isinstance(value, list) else value[part]
+
+
+def test_a_mistake_of_a_block_is_told_once_with_the_layers_that_have_it():
+    blocks = {"b": {"params": {"n": None}, "body": sequential(linear(7, "${n}"), linear("${n}", 4))}}
+    (entry,) = judge(document(sequential(use("b", n=8), use("b", n=9), use("b", n=10)), blocks=blocks)).errors
+
+    assert (entry.pointer, entry.layer) == ("/blocks/b/body/layers/0/in_features", "0.0")
+    assert entry.detail.endswith(" It is so in 3 layers: `0.0`, `1.0`, `2.0`.")
+
+
+def test_a_mistake_that_the_expansion_finds_is_told_once_as_well():
+    blocks = {"b": {"params": {"n": None}, "body": linear("${n}", "${m}")}}
+    (entry,) = errors(document(sequential(*(use("b", n=n) for n in range(3, 9))), blocks=blocks))
+
+    assert entry.pointer == "/blocks/b/body/out_features"
+    assert entry.detail.endswith(" It is so in 6 layers: `0`, `1`, `2`, `3`, ….")
+
+
+def test_mistakes_that_differ_in_the_layers_path_alone_are_one():
+    found = [Entry("/a", "odd", f"`{path}` is odd.", path) for path in ("x.0", "x.1")]
+
+    assert merged([*found, Entry("/a", "odd", "`x.0` is even.", "x.0")]) == [
+        Entry("/a", "odd", "`x.0` is odd. It is so in 2 layers: `x.0`, `x.1`.", "x.0"),
+        Entry("/a", "odd", "`x.0` is even.", "x.0"),
+    ]
+
+
+def test_a_block_named_as_a_type_is_told_how_to_use_it():
+    (entry,) = errors(document(sequential({"type": "b"}, use("b")), blocks=RELU))
+
+    assert (entry.pointer, entry.code) == ("/root/layers/0/type", "unknown-type")
+    assert entry.hint == 'It is a block: write {"type": "Use", "block": "b"}.'

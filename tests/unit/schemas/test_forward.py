@@ -1,5 +1,6 @@
 """The forward language: what lines mean, what they are compiled to, and how every mistake in them is told."""
 
+import ast
 import json
 import time
 from typing import Any
@@ -389,3 +390,66 @@ def test_the_words_of_pytorch_are_told_what_to_write_instead(line: str, hint: st
     fault = from_lines((line,), ("x",), ()).faults[0]
 
     assert (fault.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "detail", "hint"),
+    [
+        ("y = relu(x)  # squash", "not-in-language", "Comments are not part", "Remove it"),
+        ("# squash", "not-in-language", "Comments are not part", "Remove it"),
+        ("", "syntax", "This line is empty.", "Remove it."),
+        ("   ", "syntax", "This line is empty.", "Remove it."),
+        ("if self.training:", "not-in-language", "`if` is not part of", "Dropout and batch norms know"),
+        ("if x:", "not-in-language", "`if` is not part of", "Dropout and batch norms know"),
+        ("else:", "not-in-language", "`else` is not part of", "Dropout and batch norms know"),
+        ("for layer in layers:", "not-in-language", "`for` is not part of", "Write the calls one after the other"),
+        ("while x: x = relu(x)", "not-in-language", "`while` is not part of", "Write the calls one after the other"),
+        ("def block(x):", "not-in-language", "`def` is not part of", "Put its layers into a Graph"),
+        ("import torch", "not-in-language", "`import` is not part of", "Leave it out"),
+        ("with x:", "not-in-language", "`with` is not part of", "Leave it out"),
+        ("y = layers[0](x)", "not-in-language", "Only a layer or an operation can be called", "Write `fc1(x)`"),
+        ("y = (lambda a: a)(x)", "not-in-language", "Only a layer or an operation can be called", "Write `fc1(x)`"),
+        ("x[0] = x", "not-in-language", "An element cannot be assigned to", "Write `name = expression`."),
+        ("y = mean(x)", "wrong-argument", "mean needs `dim`.", "Write mean(…, dim=…)."),
+        (
+            "y = relu(x, inplace=True)",
+            "wrong-argument",
+            "relu has no argument `inplace`",
+            "Leave it out: operations are",
+        ),
+        ("y = dropout(x, 0.5, inplace=True)", "wrong-argument", "dropout has no argument", "Leave it out: operations"),
+        ('y = cast(x, "long")', "wrong-argument", "This is no `dtype` that cast knows.", "Did you mean 'int64'?"),
+        ("print(x.shape)", "unknown-layer", "`print` is not an operation here.", "Write nothing: "),
+        (
+            "y = pack_padded_sequence(x, x)",
+            "unknown-layer",
+            "`pack_padded_sequence` is not",
+            "Write `out, (h, c) = lstm",
+        ),
+        (
+            "y = rnn.pad_packed_sequence(x)",
+            "not-in-language",
+            "`….pad_packed_sequence(…)`",
+            "Write `out, (h, c) = lstm",
+        ),
+    ],
+)
+def test_what_people_try_is_told_with_the_way_out(line: str, code: str, detail: str, hint: str) -> None:
+    first = from_lines((line, "return x"), ("x",), ()).faults[0]
+
+    assert (first.line, first.code) == (0, code)
+    assert first.detail.startswith(detail)
+    assert (first.hint or "").startswith(hint)
+
+
+def _kinds(kind: type[ast.AST]) -> list[type[ast.AST]]:
+    return [kind for sub in kind.__subclasses__() for kind in ([sub] if not sub.__subclasses__() else _kinds(sub))]
+
+
+@pytest.mark.parametrize("text", ["y = await x", "y: int = x", "y = (z := x)", "y = *x", "lambda: x", "y = x < x < x"])
+def test_no_word_of_the_parser_comes_out(text: str) -> None:
+    names = {kind.__name__ for kind in (*_kinds(ast.stmt), *_kinds(ast.expr))}
+    told = " ".join(fault.detail for fault in from_lines((text, "return x"), ("x",), ()).faults)
+
+    assert told
+    assert not {f"`{name}`" for name in names} & set(told.split())

@@ -90,7 +90,7 @@ def test_a_wrong_type_is_told_which_there_are() -> None:
     (entry,) = mistakes(optimizer={"type": "lion"})
 
     assert (entry.pointer, entry.code) == ("/optimizer/type", "unknown-type")
-    assert entry.expected == "one of 'SGD', 'Adam', 'AdamW'"
+    assert str(entry.expected).startswith("one of 'SGD', 'Adam', 'AdamW', ")
 
 
 @pytest.mark.parametrize(

@@ -492,3 +492,77 @@ def test_an_architecture_is_judged_like_its_document():
     raw = cifar()
 
     assert judge(parse(raw)) == judge(raw)
+
+
+# What a mistake does not drag along, and what is told besides.
+
+
+FC = {"type": "Linear", "name": "fc", "in_features": 8, "out_features": 8}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        sequential({**FC, "name": "a"}, {"type": "ReLU"}, {**FC, "name": "b"}, shape=("B", 8), dtype="int64"),
+        document({"type": "Graph", "layers": [FC], "forward": ["return relu(fc(x))"]}, ("B", 8), dtype="int64"),
+        document(
+            {
+                "type": "Graph",
+                "layers": [{"type": "MultiheadAttention", "name": "att", "embed_dim": 8, "num_heads": 2}],
+                "forward": ["y, _ = att(x, x, x)", "return relu(y)"],
+            },
+            ("B", 3, 8),
+            dtype="int64",
+        ),
+    ],
+    ids=["sequential", "graph", "attention"],
+)
+def test_after_a_wrong_dtype_the_layer_gives_what_it_would_give(raw):
+    assert [entry.code for entry in judge(raw).errors if entry.code == "dtype-mismatch"] == ["dtype-mismatch"]
+
+
+def test_an_input_that_nothing_reads_is_a_warning():
+    judgement = judge(graph("return fc(x)", shapes=[("B", 8), ("B",)], layers=[FC]))
+    (entry,) = judgement.warnings
+
+    assert judgement.valid
+    assert (entry.pointer, entry.code) == ("/inputs/1", "unused-input")
+    assert entry.detail == "The input `y` is never read: whatever is sent for it changes nothing."
+    assert entry.hint is not None
+
+
+def test_a_value_that_an_inner_graph_does_not_read_is_a_warning():
+    inner = {"type": "Graph", "name": "inner", "inputs": ["a", "b"], "forward": ["return relu(a)"]}
+    (entry,) = judge(graph("return inner(x, y)", shapes=[("B", 8), ("B", 8)], layers=[inner])).warnings
+
+    assert (entry.pointer, entry.code, entry.layer) == ("/root/layers/0/inputs/1", "unused-input", "inner")
+
+
+def test_sizes_that_were_only_tried_are_told_by_their_symbols():
+    lstm = {"type": "LSTM", "name": "lstm", "input_size": 64, "hidden_size": 8}
+    raw = graph("out, h = lstm(x)", "return out", shapes=[("B", "T", 64)], layers=[lstm])
+    (entry,) = judge(raw).errors
+
+    assert entry.detail == "LSTM takes [T, B, features], but gets [B, T, 64]: the batch would be taken for time."
+    assert entry.got == "[B, T, 64]"
+
+
+def test_several_symbols_stand_in_their_order_and_constants_of_the_same_size_stay():
+    layers = [{"type": "MaxPool1d", "kernel_size": 2}]
+    (entry,) = judge(sequential(*layers, shape=("B", 224, "H", "W"))).errors
+
+    assert "[B, 224, H, W]" in entry.detail
+
+
+def test_a_number_that_is_computed_of_tried_sizes_says_with_which():
+    linear = {"type": "Linear", "in_features": 7, "out_features": 2}
+    (entry,) = judge(sequential({"type": "Flatten"}, linear, shape=("B", 5, "H", "W"))).errors
+
+    assert entry.detail.endswith("This is with H = 224 and W = 224.")
+
+
+def test_a_summary_says_at_which_sizes_it_was_computed():
+    conv = {"type": "Conv2d", "in_channels": 3, "out_channels": 8, "kernel_size": 3}
+
+    assert summary(sequential(conv, shape=("B", 3, "H", "W")))["sizes"] == {"H": 224, "W": 224}
+    assert "sizes" not in summary(sequential(conv, shape=("B", 3, 8, 8)))

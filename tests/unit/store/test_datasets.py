@@ -87,6 +87,7 @@ def test_the_view_has_the_members_of_the_api(datasets: DatasetStore):
         "rows": None,
         "columns": [],
         "size_bytes": None,
+        "warnings": [],
         "created_at": begun.created_at,
     }
     assert view == {

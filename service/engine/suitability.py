@@ -1,0 +1,183 @@
+"""Whether the steps that are asked for suit the columns of a dataset, and what shape a row has behind them.
+
+Part of what `agreement` asks before a job is queued; nothing is fitted. Pointers begin at the job request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.engine.examples import Examples
+from service.engine.mapped import Array
+from service.engine.preprocessing import assigned
+from service.errors import Entry, shorten
+from service.schemas.document import nearest_hint
+from service.schemas.objectives import Objective
+from service.schemas.transforms import (
+    Augmenting,
+    CenterCrop,
+    Impute,
+    Log,
+    MinMax,
+    NumberStep,
+    OneHot,
+    PreprocessingStep,
+    Resize,
+    Standardize,
+    TextStep,
+    Tokens,
+    Vocabulary,
+)
+
+
+def step_mistakes(examples: Examples, steps: Sequence[PreprocessingStep], objective: Objective) -> list[Entry]:
+    """Steps that name inputs or columns which are not there, or not of their kind; columns that no step makes numbers
+    of, or fills."""
+    found: list[Entry] = []
+    names = [name for name, _ in examples.parts]
+    for i, step in enumerate(steps):
+        at = f"/preprocessing/{i}"
+        if isinstance(step, (Standardize, MinMax, Log)) and step.of == "target":
+            if objective.targets != "numbers" or examples.manifest.target != "number":
+                found.append(Entry(f"{at}/of", "invalid", "Only targets that are numbers to be met are scaled."))
+            if step.columns != "*":
+                found.append(Entry(f"{at}/columns", "invalid", "A target has no columns to choose from."))
+        elif names and step.input is None:
+            which = f"Write one step for each, with one of {', '.join(names)}."
+            found.append(Entry(f"{at}/input", "missing", "The dataset has several inputs; say which.", hint=which))
+        elif step.input is not None and step.input not in names:
+            detail = f"The dataset has no input {shorten(step.input)}."
+            hint = nearest_hint(step.input, names) if names else "Leave it out: the dataset has one input."
+            found.append(Entry(f"{at}/input", "unknown-member", detail, hint=hint))
+    for name, part in examples.parts or (("", examples),):
+        own = [
+            (f"/preprocessing/{i}", step)
+            for i, step in enumerate(steps)
+            if getattr(step, "of", "inputs") == "inputs" and (not names or step.input == name)
+        ]
+        found += _of_input(part, own)
+    return found
+
+
+def row_shapes(
+    examples: Examples, steps: Sequence[PreprocessingStep], train_rows: Array
+) -> list[tuple[str | None, tuple[int, ...]]]:
+    """The name of each input (None for the only one) with the shape of its rows behind the steps.
+
+    Args:
+        examples: the dataset.
+        steps: as the request has them, without mistakes.
+        train_rows: int64 numbers of the rows whose categories count.
+    """
+    named: Sequence[tuple[str | None, Examples]] = examples.parts or ((None, examples),)
+    return [
+        (name, _shape(part, [step for step in steps if name is None or step.input == name], train_rows))
+        for name, part in named
+    ]
+
+
+def _of_input(examples: Examples, steps: Sequence[tuple[str, PreprocessingStep]]) -> list[Entry]:
+    found: list[Entry] = []
+    manifest = examples.manifest
+    columns = {column.name: column for column in examples.input_columns}
+    kinds = {name: "text" if column.dtype == "text" else "number" for name, column in columns.items()}
+    texts = assigned([step for _, step in steps], examples)
+    for at, step in steps:
+        if not isinstance(step, (NumberStep, TextStep)):
+            if manifest.layout == "table":
+                detail = f"{step.type} takes images; the rows of this dataset are columns."
+                fold = 'Fold them with "shape": [channels, height, width] in the source.'
+                found.append(Entry(f"{at}/type", "shape-mismatch", detail, hint=fold))
+            elif len(manifest.row_shape) != 3:
+                shape = list(manifest.row_shape)
+                detail = f"{step.type} takes images, [channels, height, width]; a row has the shape {shape}."
+                found.append(Entry(f"{at}/type", "shape-mismatch", detail))
+            continue
+        if isinstance(step, Impute) and manifest.layout == "array":
+            detail = "Only the columns of a table are filled; the rows of this dataset have none."
+            found.append(Entry(f"{at}/type", "invalid", detail, hint="Leave the step out."))
+            continue
+        wanted = "text" if isinstance(step, TextStep) else "number"
+        if step.columns == "*":
+            continue
+        if manifest.layout == "array":
+            found.append(
+                Entry(f"{at}/columns", "invalid", "The rows of this dataset have no named columns.", hint='Use "*".')
+            )
+            continue
+        for j, name in enumerate(step.columns):
+            where = f"{at}/columns/{j}"
+            if kinds.get(name) is None:
+                hint = nearest_hint(name, kinds)
+                found.append(Entry(where, "unknown-column", f"There is no input {shorten(name)}.", hint=hint))
+            elif kinds[name] != wanted:
+                hint = 'Use {"type": "one_hot"}.' if wanted == "number" else None
+                detail = f"Column {shorten(name)} is a column of {kinds[name]}s; this step takes {wanted}s."
+                found.append(Entry(where, "wrong-type", detail, hint=hint))
+            elif columns[name].free and isinstance(step, (OneHot, Vocabulary)):
+                detail = f"Column {shorten(name)} is free text, which has no categories."
+                found.append(Entry(where, "wrong-type", detail, hint='Use {"type": "tokens"}.'))
+            elif wanted == "text" and texts.get(name) is not step:
+                detail = f"Another step makes numbers of column {shorten(name)} already."
+                found.append(Entry(where, "duplicate", detail, hint="Take it out of one of them."))
+    found += _unserved(examples, steps, kinds, set(texts))
+    return found
+
+
+def _unserved(
+    examples: Examples, steps: Sequence[tuple[str, PreprocessingStep]], kinds: dict[str, str], encoded: set[str]
+) -> list[Entry]:
+    """Texts that no step makes numbers of, missing numbers that none fills."""
+    found = []
+    filled: set[str] = set()
+    for _, step in steps:
+        if isinstance(step, Impute):
+            filled |= set(kinds) if step.columns == "*" else set(step.columns)
+    for column in examples.input_columns:
+        name = column.name
+        if kinds[name] == "text" and name not in encoded:
+            kind = "tokens" if column.free else "one_hot"
+            shown = shorten(next(examples.text(name, np.arange(1)), "")) if column.free else None
+            first = shown or shorten((column.classes or ("",))[0])
+            found.append(
+                Entry(
+                    "/preprocessing",
+                    "text-column",
+                    f"Column {shorten(name)} has texts ({first}); a net takes numbers.",
+                    hint=f'Add {{"type": "{kind}"}}, or leave the column out of the inputs.',
+                )
+            )
+        elif kinds[name] == "number" and column.missing and name not in filled:
+            detail = f"Column {shorten(name)} has {column.missing} missing values; a net takes numbers."
+            hint = 'Add {"type": "impute"} before the other steps, or leave the column out of the inputs.'
+            found.append(Entry("/preprocessing", "missing-value", detail, hint=hint))
+    return found
+
+
+def _shape(examples: Examples, steps: Sequence[PreprocessingStep], train_rows: Array) -> tuple[int, ...]:
+    manifest = examples.manifest
+    if manifest.layout == "array":
+        shape = manifest.row_shape
+        for step in steps:
+            if isinstance(step, (Resize, CenterCrop)) and len(shape) == 3:
+                shape = (shape[0], *step.size)
+        return shape
+    texts = assigned([step for step in steps if not isinstance(step, Augmenting)], examples)
+    width = place = 0
+    for column in examples.input_columns:
+        if column.dtype != "text":
+            width += 1
+            continue
+        match texts.get(column.name):
+            case Tokens(max_length=length):
+                width += length
+            case Vocabulary():
+                width += 1
+            case _ if not column.free:
+                width += int((np.unique(np.asarray(examples.codes[:, place])[train_rows]) >= 0).sum())
+            case _:
+                pass
+        place += not column.free
+    return (width,)

@@ -1,0 +1,369 @@
+"""What becomes of a job between its submission and its end: paused, resumed, retried, asked, promoted, replayed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from service.schemas import examples
+from tests.live import Server, run_job, wait_for
+from tests.problems import assert_problem
+
+LONG: dict[str, Any] = {
+    **examples.CLASSIFY,
+    "architecture": {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 2]}],
+        "root": {
+            "type": "Sequential",
+            "layers": [
+                {"type": "Linear", "in_features": 2, "out_features": 16},
+                {"type": "BatchNorm1d", "num_features": 16},
+                {"type": "ReLU"},
+                {"type": "Dropout", "p": 0.2},
+                {"type": "Linear", "in_features": 16, "out_features": 2},
+            ],
+        },
+    },
+    "budget": {"epochs": 1_000_000},
+    "batch_size": 16,
+    "checkpoint": {"every_s": 0.1},
+    "output": {"model": "life"},
+}
+"""It runs until it is stopped, and keeps a checkpoint often."""
+
+DIVERGING = {**examples.TRAIN, "optimizer": {"type": "SGD", "lr": 1e6}, "output": {"model": "diverged"}}
+
+
+def job_of(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+    return job
+
+
+def in_state(client: httpx.Client, job_id: str, state: str) -> dict[str, Any]:
+    job: dict[str, Any] = wait_for(lambda: (found := job_of(client, job_id))["state"] == state and found)
+    return job
+
+
+def with_checkpoint(client: httpx.Client) -> str:
+    """A long job that runs and keeps a checkpoint."""
+    job_id: str = client.post("/v1/jobs", json=LONG).json()["id"]
+    wait_for(lambda: client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"])
+    return job_id
+
+
+def act(client: httpx.Client, job_id: str, wish: str, **body: Any) -> httpx.Response:
+    return client.post(f"/v1/jobs/{job_id}/{wish}", json=body or None)
+
+
+@pytest.fixture
+def running(client: httpx.Client) -> Iterator[str]:
+    """The id of a job that runs and keeps a checkpoint; it is cancelled afterwards."""
+    job_id = with_checkpoint(client)
+    yield job_id
+    act(client, job_id, "cancel")
+    wait_for(lambda: job_of(client, job_id)["finished_at"])
+
+
+# -- pause, resume, retry ---------------------------------------------------------------------------------------------
+
+
+def test_a_paused_job_gives_its_slot_back_and_goes_on_from_its_checkpoint(client: httpx.Client, running: str) -> None:
+    first, again = act(client, running, "pause"), act(client, running, "pause")
+    paused = in_state(client, running, "paused")
+    still = act(client, running, "pause")
+    run_job(client, examples.IMPORT)  # on the only slot
+    resumed = act(client, running, "resume")
+    job = in_state(client, running, "running")
+    running_already = act(client, running, "resume")
+
+    assert [answer.status_code for answer in (first, again, still, resumed, running_already)] == [
+        202,
+        200,
+        200,
+        202,
+        200,
+    ]
+    assert (paused["state_reason"], paused["finished_at"], paused["error"]) == ("paused_by_user", None, None)
+    assert [attempt["state"] for attempt in job["attempts"]] == ["paused", "running"]
+    found = wait_for(lambda: job_of(client, running)["attempts"][1]["resumed_from_step"])
+    assert found >= paused["progress"]["step"] > 0
+
+
+def test_a_job_that_has_ended_is_neither_paused_nor_resumed(client: httpx.Client) -> None:
+    job = run_job(client, examples.IMPORT)
+
+    for wish in ("pause", "resume", "retry"):
+        assert_problem(act(client, job["id"], wish), 409, "conflict")
+    assert_problem(client.post(f"/v1/jobs/job_{'0' * 32}/pause"), 404, "not-found", pointer="/path/job_id")
+
+
+def test_a_cancelled_job_is_retried_from_its_checkpoint_or_from_the_start(client: httpx.Client, running: str) -> None:
+    act(client, running, "cancel")
+    in_state(client, running, "cancelled")
+    tried = act(client, running, "retry")
+    wait_for(lambda: job_of(client, running)["attempts"][-1]["resumed_from_step"])
+    act(client, running, "cancel")
+    cancelled = in_state(client, running, "cancelled")
+    anew = act(client, running, "retry", **{"from": "start"})
+    job = in_state(client, running, "running")
+
+    assert (tried.status_code, tried.json()["error"], tried.json()["finished_at"]) == (202, None, None)
+    assert [attempt["state"] for attempt in cancelled["attempts"]] == ["cancelled", "cancelled"]
+    assert (anew.status_code, anew.json()["progress"]) == (202, None)
+    assert [attempt["resumed_from_step"] for attempt in job["attempts"]][2] is None
+    assert act(client, running, "retry").status_code == 200
+    assert_problem(act(client, running, "retry", **{"from": "there"}), 422, "validation-failed", pointer="/from")
+
+
+def test_the_stream_of_a_retried_job_ends_at_its_last_end(client: httpx.Client) -> None:
+    job = client.post("/v1/jobs", json=DIVERGING, headers={"Prefer": "wait=30"}).json()
+    act(client, job["id"], "retry")
+    wait_for(lambda: len(found := job_of(client, job["id"])["attempts"]) == 2 and found[1]["state"] == "failed")
+    answer = client.get(f"/v1/jobs/{job['id']}/events", headers={"Accept": "text/event-stream"})
+
+    names = [line.removeprefix("event: ").strip() for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert (names.count("done"), names[-1]) == (1, "done")
+    assert names.count("state") == 8
+
+
+def test_jobs_are_started_by_priority_which_can_be_changed_while_they_wait(make_server: Callable[..., Server]) -> None:
+    server = make_server(job_slots="1")
+    with server.client() as client:
+        first = with_checkpoint(client)
+        waiting = [client.post("/v1/jobs", json=examples.IMPORT).json()["id"] for _ in range(3)]
+        last = client.get(f"/v1/jobs/{waiting[2]}")
+        client.patch(f"/v1/jobs/{waiting[2]}", json={"priority": 5}, headers={"If-Match": last.headers["etag"]})
+        act(client, first, "cancel")
+        jobs = [wait_for(lambda: (found := job_of(client, each))["finished_at"] and found) for each in waiting]  # noqa: B023
+
+    order = sorted(jobs, key=lambda job: str(job["started_at"]))
+    assert [job["id"] for job in order] == [waiting[2], waiting[0], waiting[1]]
+    assert last.json()["priority"] == 0
+
+
+# -- what ends a job --------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_runs_too_long_fails_with_timeout(make_server: Callable[..., Server]) -> None:
+    with make_server(job_timeout_s="1").client() as client:
+        job = client.post("/v1/jobs", json=LONG, headers={"Prefer": "wait=30"}).json()
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
+    assert job["error"]["hint"]
+
+
+def test_a_worker_that_stands_still_fails_with_stalled(make_server: Callable[..., Server]) -> None:
+    with make_server(job_stall_s="1").client() as client:
+        job_id = with_checkpoint(client)
+        os.kill(job_of(client, job_id)["attempts"][0]["pid"], signal.SIGSTOP)
+        job = wait_for(lambda: (found := job_of(client, job_id))["finished_at"] and found, timeout=60)
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "stalled")
+
+
+def test_a_job_that_needs_too_much_memory_fails_and_the_server_goes_on(make_server: Callable[..., Server]) -> None:
+    layers = [
+        {"type": "Linear", "in_features": 2, "out_features": 4000},
+        {"type": "Linear", "in_features": 4000, "out_features": 4000},
+        {"type": "Linear", "in_features": 4000, "out_features": 2},
+    ]
+    net = {**LONG["architecture"], "root": {"type": "Sequential", "layers": layers}}
+    with make_server(job_memory_bytes=str(256 * 2**20)).client() as client:
+        body = {**LONG, "architecture": net, "optimizer": {"type": "Adam"}}
+        job = client.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"}).json()
+        after = run_job(client, examples.IMPORT)
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "out_of_memory")
+    assert after["state"] == "succeeded"
+
+
+def test_a_lost_worker_is_an_interruption_and_no_failure(client: httpx.Client, running: str) -> None:
+    os.kill(job_of(client, running)["attempts"][0]["pid"], signal.SIGKILL)
+    job = wait_for(lambda: len((found := job_of(client, running))["attempts"]) == 2 and found)
+    told = client.get(f"/v1/jobs/{running}/events?limit=1000").json()["data"]
+
+    states = [event["data"]["state"] for event in told if event["type"] == "state"]
+    assert states[:5] == ["queued", "starting", "running", "interrupted", "queued"]
+    assert (job["attempts"][0]["state"], job["error"]) == ("lost", None)
+
+
+# -- answers before the end -------------------------------------------------------------------------------------------
+
+
+def test_a_running_job_answers_by_its_best_checkpoint_and_says_so(client: httpx.Client, running: str) -> None:
+    rows = {"inputs": [[2.0, 2.0], [-2.0, -2.0]]}
+    answer = client.post("/predict", json={"model": running, **rows})
+    by_path = client.post(f"/v1/models/{running}/predict", json=rows)
+    body = answer.json()
+
+    assert answer.status_code == by_path.status_code == 200
+    assert (body["model"], body["version"], body["digest"], body["job"]) == (None, None, None, running)
+    assert body["step"] > 0
+    assert len(body["labels"]) == len(body["outputs"]) == 2
+    assert [warning["code"] for warning in body["warnings"]] == ["unpublished"]
+    assert "x-model-version" not in answer.headers
+
+
+def test_it_answers_whatever_the_worker_replaces_meanwhile(client: httpx.Client, running: str) -> None:
+    steps = set()
+    for _ in range(150):
+        answer = client.post("/predict", json={"model": running, "inputs": [[1.0, 1.0]]})
+        assert answer.status_code == 200, answer.text
+        steps.add(answer.json()["step"])
+
+    assert steps
+
+
+def test_a_job_answers_when_it_is_paused_and_by_its_version_when_it_has_one(client: httpx.Client, running: str) -> None:
+    act(client, running, "pause")
+    in_state(client, running, "paused")
+    paused = client.post("/predict", json={"model": running, "inputs": [[1.0, 1.0]]})
+    done = run_job(client, examples.TRAIN)
+    published = client.post("/predict", json={"model": done["id"], "inputs": [[0.5]]}).json()
+
+    assert (paused.status_code, paused.json()["version"]) == (200, None)
+    assert (published["model"], published["version"]) == ("quadratic", done["output"]["version"])
+    assert (published["job"], published["warnings"]) == (done["id"], [])
+
+
+def test_a_job_without_a_checkpoint_answers_nothing(client: httpx.Client) -> None:
+    failed = client.post("/v1/jobs", json=DIVERGING, headers={"Prefer": "wait=30"}).json()
+
+    for call in (
+        client.post("/predict", json={"model": failed["id"], "inputs": [[0.5]]}),
+        client.post("/v1/jobs", json={"kind": "import", "job": failed["id"], "output": {"model": "m"}}),
+        act(client, failed["id"], "promote"),
+    ):
+        assert_problem(call, 409, "conflict")
+    unknown = "job_" + "0" * 32
+    assert_problem(client.post("/predict", json={"model": unknown, "inputs": [[1]]}), 404, "not-found")
+    assert_problem(client.post(f"/v1/jobs/{unknown}/promote"), 404, "not-found")
+
+
+def test_the_best_checkpoint_of_a_running_job_is_published_and_the_job_goes_on(
+    client: httpx.Client, make_server: Callable[..., Server]
+) -> None:
+    with make_server(job_slots="2").client() as client:
+        running = with_checkpoint(client)
+        answer = act(client, running, "promote")
+        published = in_state(client, answer.json()["id"], "succeeded")
+        version = client.get(f"/v1/models/life/versions/{published['output']['version']}").json()
+        asked = client.post("/predict", json={"model": "life", "inputs": [[2.0, 2.0]]}).json()
+        going_on = job_of(client, running)["state"]
+
+        act(client, running, "cancel")
+        in_state(client, running, "cancelled")
+        later = act(client, running, "promote", output={"model": "life", "alias_on_success": "candidate"})
+        second = in_state(client, later.json()["id"], "succeeded")
+
+    assert (answer.status_code, answer.json()["kind"], going_on) == (202, "import", "running")
+    assert version["lineage"]["stopped_by"] == "promotion"
+    assert version["lineage"]["promoted_from"]["job"] == running
+    assert version["lineage"]["promoted_from"]["state"] == "running"
+    assert version["lineage"]["steps"] == version["lineage"]["promoted_from"]["step"] > 0
+    assert {"loss", "val_loss", "val_accuracy"} <= set(version["metrics"])
+    assert "golden.pt" in [file["name"] for file in version["files"]]
+    assert (asked["version"], asked["warnings"]) == (1, [])
+    assert second["output"] == {"model": "life", "version": 2, "alias": "candidate"}
+
+
+def test_what_has_a_version_is_not_promoted(client: httpx.Client) -> None:
+    done = run_job(client, examples.TRAIN)
+
+    assert_problem(act(client, done["id"], "promote"), 409, "conflict")
+    assert_problem(
+        client.post("/v1/jobs", json={**examples.IMPORT, "job": done["id"]}),
+        422,
+        "validation-failed",
+        pointer="/architecture",
+    )
+
+
+# -- aliases on a condition -------------------------------------------------------------------------------------------
+
+
+def test_an_alias_moves_only_if_its_condition_holds_and_the_job_says_by_how_much(client: httpx.Client) -> None:
+    def train(epochs: int, condition: str) -> dict[str, Any]:
+        output = {"model": "conditional", "alias_on_success": {"champion": condition}}
+        return run_job(client, {**examples.TRAIN, "budget": {"epochs": epochs}, "output": output})
+
+    first = train(100, "loss < champion.loss")
+    worse = train(1, "loss < champion.loss")
+    better = train(200, "loss <= champion.loss")
+    alias = client.get("/v1/models/conditional/aliases/champion").json()
+    told = client.get(f"/v1/jobs/{worse['id']}/events?limit=1000").json()["data"]
+
+    assert (first["output"]["alias"], first["output"]["promotion"]["promoted"]) == ("champion", True)
+    refused = worse["output"]["promotion"]
+    assert (worse["state"], worse["output"]["version"], "alias" in worse["output"]) == ("succeeded", 2, False)
+    assert (refused["alias"], refused["condition"], refused["promoted"]) == ("champion", "loss < champion.loss", False)
+    assert refused["by"] == pytest.approx(worse["metrics"]["last"]["loss"] - first["metrics"]["last"]["loss"])
+    assert [warning["code"] for warning in worse["warnings"]] == ["promotion-refused"]
+    assert [event["data"]["code"] for event in told if event["type"] == "warning"] == ["promotion-refused"]
+    assert (better["output"]["promotion"]["promoted"], alias["version"]) == (True, 3)
+    assert client.get("/v1/models/conditional/versions/2").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (
+            {**examples.TRAIN, "output": {"model": "m", "alias_on_success": {"champion": "val_loss < 1"}}},
+            "/output/alias_on_success/champion",
+        ),
+        (
+            {**examples.TRAIN, "output": {"model": "m", "alias_on_success": {"champion": "accuracy > 0.5"}}},
+            "/output/alias_on_success/champion",
+        ),
+        (
+            {**examples.IMPORT, "output": {"model": "m", "alias_on_success": {"champion": "loss < 1"}}},
+            "/output/alias_on_success",
+        ),
+    ],
+    ids=["nothing held out", "another objective's", "an import"],
+)
+def test_a_condition_on_what_is_not_measured_is_refused(
+    client: httpx.Client, body: dict[str, Any], pointer: str
+) -> None:
+    assert_problem(
+        client.post("/v1/jobs", json=body), 422, "validation-failed", pointer=pointer, entry="unknown-metric"
+    )
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_comes_to_the_same_weights_and_publishes_nothing(client: httpx.Client) -> None:
+    done = run_job(client, {**examples.CLASSIFY, "batch_size": 16, "output": {"model": "replayed"}})
+    answer = act(client, done["id"], "replay")
+    job = in_state(client, answer.json()["id"], "succeeded")
+
+    assert (answer.status_code, answer.json()["replay_of"]) == (202, done["id"])
+    assert (job["report"]["identical"], job["report"]["first_difference"]) == (True, None)
+    assert job["report"]["steps_compared"] > 100
+    assert (job["output"], job["report"]["environment"]) == (None, {})
+    assert client.get("/v1/models/replayed").json()["versions"] == 1
+
+
+def test_only_a_training_with_a_version_is_replayed(client: httpx.Client) -> None:
+    imported = run_job(client, examples.IMPORT)
+    failed = client.post("/v1/jobs", json=DIVERGING, headers={"Prefer": "wait=30"}).json()
+
+    assert_problem(act(client, imported["id"], "replay"), 409, "conflict")
+    assert_problem(act(client, failed["id"], "replay"), 409, "conflict")
+
+
+def test_the_same_key_promotes_and_replays_once(client: httpx.Client) -> None:
+    done = run_job(client, {**examples.TRAIN, "output": {"model": "once"}})
+    answers = [
+        client.post(f"/v1/jobs/{done['id']}/replay", headers={"Idempotency-Key": "replay-once"}) for _ in range(2)
+    ]
+
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+    assert answers[1].headers["idempotent-replayed"] == "true"
