@@ -122,10 +122,12 @@ def test_one_stream_tells_of_the_states_of_all_jobs_and_everything_of_one(
 def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Callable[..., Server], busy: bool) -> None:
     """A stream that is cut raises in `follow`, and leaves an error in the server's log."""
     server = make_server()
+    opened: list[str] = []
     ended: list[float] = []
 
     def follow(path: str) -> None:
         with server.client() as client, stream(client, path) as (_, events):
+            opened.append(path)
             for _event in events:
                 pass
         ended.append(time.monotonic())
@@ -140,6 +142,7 @@ def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Call
     for thread in threads:
         thread.start()
         time.sleep(0.07)  # so that each looks whether it should end at another moment
+    wait_for(lambda: len(opened) == len(paths))
     started = time.monotonic()
 
     assert server.stop() == 0
