@@ -166,11 +166,12 @@ def test_each_goes_through_json_trains_to_a_smaller_loss_and_resumes_with_the_sa
     assert (drawn is None) == (kind.targets not in ("numbers", "classes", "binary"))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=TAGS)
+@pytest.mark.parametrize(
+    "kind",  # of class indices torch itself says what is wrong
+    [pytest.param(kind, id=tag) for kind, tag in zip(KINDS, TAGS, strict=True) if kind.shape != "classes"],
+)
 def test_outputs_that_do_not_lie_beside_the_targets_are_refused(kind):
     targets, width, _ = example(kind)
-    if kind.shape == "classes":
-        pytest.skip("torch says what is wrong with class indices")
     torch.manual_seed(0)
     wrong = nn.Linear(4, width + 1)
 
