@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,8 @@ Launch = Callable[..., tuple[Path, WorkerHandle]]
 
 
 def training(root: Path, *, steps: int) -> dict[str, Any]:
-    """A task as the supervisor writes it, with its dataset."""
-    folder = root / "dataset"
-    folder.mkdir(exist_ok=True)
+    """A task as the supervisor writes it, with a dataset of its own: a worker may be reading the one before."""
+    folder = Path(tempfile.mkdtemp(dir=root, prefix="dataset-"))
     spec, given = parse_job({**examples.TRAIN, "budget": {"steps": steps}})
     source: Any = TypeAdapter(Source).validate_python(examples.PARABOLA)
     manifest = data.materialize(source, folder, at="")
