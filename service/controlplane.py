@@ -7,10 +7,12 @@ no HTTP: the fronts translate.
 from __future__ import annotations
 
 import json
+import math
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,7 @@ from typing import Any, Final, assert_never
 
 import orjson
 
-from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, export, profile
+from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, export, profile, transfer
 from service.engine.agreement import agree, agree_with_version
 from service.engine.checkpoints import Kept
 from service.engine.evaluate import default_metrics
@@ -38,31 +40,34 @@ from service.errors import (
     ShapeMismatch,
     StoreError,
     ValidationFailed,
+    shorten,
 )
+from service.figures import thinned as thinned_places
 from service.jobs.launchers import Launcher, sweep
 from service.jobs.queue import Job, JobQueue
 from service.jobs.rehearsal import Rehearsals
-from service.jobs.supervisor import folder_of_job, materials
+from service.jobs.supervisor import beginning_of_job, folder_of_job, materials
 from service.schemas import architecture as architectures
 from service.schemas import catalogue, edits, examples
-from service.schemas.architecture import Architecture
+from service.schemas.architecture import Architecture, StateRow
 from service.schemas.datasets import DatasetManifest, DatasetRequest, uploads_of
 from service.schemas.diff import DiffRequest, OfVersion, diff
 from service.schemas.document import digest, nearest_hint, new_id
-from service.schemas.edits import EditedArchitecture, EditRequest, FromCatalogue, FromVersion
+from service.schemas.edits import EditedArchitecture, EditRequest, FromCatalogue, FromVersion, WeightMap
+from service.schemas.initial import MAX_MATCHES
 from service.schemas.jobs import EvaluateSpec, ExportSpec, Given, ImportSpec, JobState, Output, TrainSpec, parse_job
 from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.mermaid import mermaid
 from service.schemas.preprocessing import Preprocessing
 from service.schemas.python_source import python_source
 from service.schemas.table import table
-from service.schemas.versions import Manifest, parse_reference, reference_of
+from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, parse_reference, reference_of
 from service.schemas.views import Reading
 from service.store.architectures import ArchitectureRecord, ArchitectureStore
 from service.store.datasets import DatasetRecord, DatasetStore, not_ready_hint
 from service.store.files import make_folder, remove_tree, require_space, translated, write_atomic
 from service.store.idempotency import IdempotencyKey
-from service.store.models import ModelStore
+from service.store.models import ModelStore, Resolved
 from service.store.uploads import UploadStore
 from service.telemetry import log
 
@@ -141,8 +146,12 @@ class ControlPlane:
 
     # -- architectures ----------------------------------------------------------------------------------------------
 
-    def validate(self, body: object) -> dict[str, Any]:
-        """What is wrong and right about a document: never an error, since a wrong document is this call's input."""
+    def validate(self, body: object, *, drawing: bool = False) -> dict[str, Any]:
+        """What is wrong and right about a document: never an error, since a wrong document is this call's input.
+
+        Args:
+            drawing: add the net as a Mermaid flowchart, `mermaid`; left out where the document is wrong.
+        """
         try:
             judgement = judge(architectures.parse(body), limits=self._limits)
         except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
@@ -153,7 +162,10 @@ class ControlPlane:
                 build.confirm(judgement.architecture)
             except ArchitectureInvalid as refused:
                 return _verdict(None, refused.errors, judgement.warnings, None)
-        return _verdict(judgement.digest, judgement.errors, judgement.warnings, judgement.summary)
+        verdict = _verdict(judgement.digest, judgement.errors, judgement.warnings, judgement.summary)
+        if drawing and judgement.architecture is not None and judgement.summary is not None:
+            verdict["mermaid"] = mermaid(judgement.architecture, judgement.summary)
+        return verdict
 
     def add_architecture(self, body: object) -> tuple[ArchitectureRecord, bool]:
         """Keep a document; the flag says whether it is new."""
@@ -463,6 +475,7 @@ class ControlPlane:
             spec=body,
             seed=getattr(spec, "seed", None),
             labels=dict(spec.labels),
+            priority=spec.priority,
             idempotency=idempotency,
         )
 
@@ -475,6 +488,8 @@ class ControlPlane:
         try:
             if plan.checkpoint is not None:
                 self._take(plan.checkpoint, folder_of_job(self._root, job_id) / "checkpoints")
+            if plan.begins_with is not None:
+                self._take(plan.begins_with, beginning_of_job(self._root, job_id))
             job, earlier = self.queue.enqueue(
                 id=job_id,
                 resolved_spec={"threads": self._resources.threads, **plan.resolved},
@@ -486,7 +501,7 @@ class ControlPlane:
                 **given,
             )
         finally:
-            if job is None and plan.checkpoint is not None:
+            if job is None and (plan.checkpoint is not None or plan.begins_with is not None):
                 remove_tree(folder_of_job(self._root, job_id))
         if job is not None:
             self._wake()
@@ -557,6 +572,8 @@ class ControlPlane:
         if not problems:
             task = {"kind": "train", "job": "", "attempt": 0, "spec": plan.resolved}
             task |= materials(plan.resolved, dataset.id, models=self.models, datasets=self.datasets)
+            if plan.begins_with is not None:
+                task["inherited"] = {"folder": str(plan.begins_with.folder)}
             estimate = self._rehearsals.run(task, threads=self._resources.threads)
             warnings += _measured_warnings(estimate, spec)
         told = []
@@ -620,7 +637,12 @@ class ControlPlane:
             "version": manifest.version,
             "weights_digest": manifest.weights_digest,
         }
-        plan = _Plan(resolved, dataset, None, ())
+        begins_with = None
+        if "job" in resolved.get("inherited", {}).get("from", {}):
+            begins_with = next(iter(checkpoints.kept(beginning_of_job(self._root, job_id))), None)
+            if begins_with is None:
+                raise Conflict("It cannot be replayed: the checkpoint that it began with is gone.")
+        plan = _Plan(resolved, dataset, None, (), begins_with=begins_with)
         return self._enqueue(plan, kind="train", spec=source.spec, seed=source.seed, labels={}, idempotency=idempotency)
 
     def promote(
@@ -675,15 +697,19 @@ class ControlPlane:
             found: gets what does not agree, instead of an error, and then nothing is kept.
         """
         authored, judgement, lineage, odd = self._architecture_of(given)
+        assert judgement.architecture is not None
+        rows = architectures.state_rows(judgement.architecture)
         held = set(lineage.get("edited", {}).get("frozen", ()))
-        if held and judgement.architecture is not None:
-            rows = architectures.state_rows(judgement.architecture)
-            if all(key in held for key, row in rows.items() if row.kind == "parameter"):
-                detail, hint = "Every parameter is frozen: nothing is left to train.", "Freeze fewer layers."
-                raise _refusal([Entry("/architecture/edits", "nothing-to-train", detail, hint=hint)], detail)
+        at = "/architecture/edits"
+        if spec.init is not None and spec.init.freeze and len(spec.init.freeze) * len(rows) <= MAX_MATCHES:
+            held, at = held.union(edits.frozen(rows, spec.init.freeze)), "/init/freeze" if not held else at
+        if held and all(key in held for key, row in rows.items() if row.kind == "parameter"):
+            detail, hint = "Every parameter is frozen: nothing is left to train.", "Freeze fewer layers."
+            raise _refusal([Entry(at, "nothing-to-train", detail, hint=hint)], detail)
+        beginning = self._beginning(spec, rows, lineage)
+        odd += _frozen_and_new(held, rows, lineage, beginning)
         dataset = self._dataset_of(spec.dataset, at="/dataset")
         assert dataset.manifest is not None
-        assert judgement.architecture is not None
         problems, warnings = agree(self.datasets.folder(dataset.id), dataset.manifest, spec, judgement)
         problems += _unmeasured(spec)
         problems += _no_device(spec, self._resources.devices)
@@ -696,14 +722,82 @@ class ControlPlane:
         else:
             record, _ = self._keep(authored, judgement)
             kept, digest = record.canonical, record.digest
-        resolved = spec.model_dump(mode="json", exclude={"architecture", "dataset"})
+        resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture", "dataset", "priority"})
         resolved["shuffle"] = spec.shuffle if spec.shuffle is not None else spec.batch_size is not None
         resolved["architecture"] = kept
         resolved["architecture_digest"] = digest
         resolved["dataset"] = dataset.id
         resolved |= lineage
         warned = (*judgement.warnings, *odd, *warnings)
-        return _Plan(resolved, dataset, {"model": spec.output.model}, warned, judgement=judgement)
+        begins_with = None
+        if beginning is not None:
+            resolved["inherited"] = beginning.inherited
+            warned += beginning.warnings
+            begins_with = beginning.checkpoint
+        return _Plan(
+            resolved, dataset, {"model": spec.output.model}, warned, judgement=judgement, begins_with=begins_with
+        )
+
+    def _beginning(
+        self, spec: TrainSpec, rows: Mapping[str, StateRow], lineage: Mapping[str, Any]
+    ) -> _Beginning | None:
+        """Where the first weights of a training come from, by `init.from`: resolved to what never changes."""
+        asked = spec.init.from_ if spec.init is not None else None
+        if asked is None:
+            return None
+        if "resolved_model" in lineage:
+            detail = "The weights are taken over from the version that is edited."
+            hint = "Leave `from` out, or edit a document: that has no weights."
+            raise _refusal([Entry("/init/from", "conflict", detail, hint=hint)], "There are two sources of weights.")
+        found: Resolved | None = None
+        one: Kept | None = None
+        if re.fullmatch(JOB_REFERENCE, asked.model) and asked.version is None:
+            job, one = self._kept_by(asked.model)
+            if one is None:
+                output = job.output or {}
+                found = self.models.resolve(Reference(output["model"], version=output["version"]))
+        else:
+            try:
+                found = self.models.resolve(reference_of(asked.model, asked.version, at="/init/from"))
+            except NotFound as error:
+                raise error.at("/init/from") from None
+        if found is not None:
+            manifest = self.models.version(found.model, found.version).manifest
+            document = self.models.document(found.model, found.version, "architecture.json")
+            name = f"{found.model}/{found.version}"
+            origin: dict[str, Any] = {
+                "model": found.model,
+                "version": found.version,
+                "weights_digest": manifest.weights_digest,
+            }
+        else:
+            assert one is not None
+            document, name = job.resolved_spec["architecture"], job.id
+            origin = {"job": job.id, "step": one.step, "epoch": one.epoch, "sha256": one.entry["sha256"]}
+        source = require(architectures.parse(document), limits=self._limits).architecture
+        assert source is not None
+        weights = transfer.by_key(architectures.state_rows(source), rows)
+        inherited = {"from": origin, "weights": weights.view()}
+        return _Beginning(inherited, tuple(_taken_over(weights, rows, name)), one)
+
+    def _kept_by(self, job_id: str) -> tuple[Job, Kept | None]:
+        """A train job and its best checkpoint; None where it has made a version.
+
+        Raises:
+            NotFound, Conflict: there is no such job, or it has neither.
+        """
+        try:
+            job = self.queue.get(job_id)
+        except NotFound as error:
+            raise error.at("/init/from") from None
+        if job.state is JobState.SUCCEEDED and "version" in (job.output or {}):
+            return job, None
+        found = checkpoints.kept(folder_of_job(self._root, job_id) / "checkpoints") if job.kind == "train" else ()
+        if not found:
+            detail = f"The job, a {job.kind} job that is {job.state.value}, keeps no checkpoint."
+            hint = "Name a version, or a train job: it keeps one every `checkpoint.every_s` seconds."
+            raise Conflict(detail, errors=[Entry("/init/from", "conflict", detail, hint=hint)])
+        return job, found[0]
 
     def _plan_import(self, spec: ImportSpec, given: Given) -> _Plan:
         if spec.job is not None:
@@ -718,7 +812,7 @@ class ControlPlane:
             except NotFound as error:
                 raise error.at("/upload") from None
         if given is None:  # the file says it
-            resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture"})
+            resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture", "priority"})
             resolved |= {"architecture": None, "architecture_digest": None, "upload_digest": upload.digest}
             return _Plan(resolved, None, {"model": spec.output.model}, ())
         authored, judgement, lineage, odd = self._architecture_of(given)
@@ -735,7 +829,7 @@ class ControlPlane:
             reference = build.build(judgement.architecture, device="meta").state_dict()
             checkpoint.state_dict_from_json(spec.state_dict, reference)
         record, _ = self._keep(authored, judgement)
-        resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture"})
+        resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture", "priority"})
         if spec.upload is not None:
             resolved["upload_digest"] = upload.digest
         resolved["architecture"] = record.canonical
@@ -763,7 +857,7 @@ class ControlPlane:
         )
         if problems:
             raise _refusal(problems, "The dataset, the model and the objective do not agree.")
-        resolved = spec.model_dump(mode="json", exclude={"dataset"})
+        resolved = spec.model_dump(mode="json", exclude={"dataset", "priority"})
         resolved["resolved_model"] = {"model": found.model, "version": found.version}
         resolved["dataset"] = dataset.id
         return _Plan(resolved, dataset, None, ())
@@ -785,7 +879,7 @@ class ControlPlane:
             detail = "The version prepares its rows or its answers; the file will hold the net alone."
             hint = "Do what preprocessing.json says around it: rows.py of the version's bundle shows how."
             warnings = (Entry("/model", "preprocessing-left-out", detail, hint=hint),)
-        resolved = spec.model_dump(mode="json")
+        resolved = spec.model_dump(mode="json", exclude={"priority"})
         resolved["resolved_model"] = {"model": found.model, "version": found.version}
         return _Plan(resolved, None, None, warnings)
 
@@ -957,7 +1051,7 @@ class ControlPlane:
         self.queue.get(job_id)
         folder = folder_of_job(self._root, job_id) / "checkpoints"
         found = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
-        return [{key: value for key, value in entry.items() if key != "file"} for entry in found]
+        return [{key: value for key, value in entry.items() if key not in ("file", "frozen_digest")} for entry in found]
 
     def metrics(self, job_id: str, *, points: int) -> dict[str, Any]:
         """The metric series of a job over its steps, thinned to at most `points` values each."""
@@ -968,7 +1062,7 @@ class ControlPlane:
         for name, values in sorted(series.items()):
             steps = sorted(values)
             total += len(steps)
-            kept = _thin(steps, points)
+            kept = [steps[place] for place in thinned_places([values[step][1] for step in steps], points)]
             thinned = thinned or len(kept) < len(steps)
             found.append(
                 {
@@ -999,6 +1093,65 @@ class _Plan:
     """Of another job, for this one to publish."""
     judgement: Judgement | None = None
     """Of the net that is trained."""
+    begins_with: Kept | None = None
+    """Of another job, whose weights the training begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a training begins with: for its resolved spec, and the checkpoint where it is one of another job."""
+
+    inherited: dict[str, Any]
+    warnings: tuple[Entry, ...]
+    checkpoint: Kept | None
+
+
+def _taken_over(weights: WeightMap, rows: Mapping[str, StateRow], name: str) -> list[Entry]:
+    """That little of a net begins with the weights that were asked for."""
+    sizes = {key: math.prod(row.shape) for key, row in rows.items() if row.kind == "parameter"}
+    kept = sum(sizes.get(each.to, 0) for each in weights.kept)
+    share = kept / max(1, sum(sizes.values()))
+    if share >= _LITTLE:
+        return []
+    others = ""
+    if weights.reshaped:
+        one = weights.reshaped[0]
+        others = f" {one.key}, for one, is {list(one.from_shape)} there and {list(one.to_shape)} here."
+    shapes = {
+        "expected": shorten(", ".join((*[each.from_ for each in weights.kept], *weights.dropped)[:3])),
+        "got": shorten(", ".join(weights.new[:3])),
+    }
+    hint = "Keys and shapes must be the same: take the net of that version by edits, or rename layers."
+    if not kept:
+        detail = (
+            f"Nothing is taken over from {name}: none of its tensors has the key and the shape of one here.{others}"
+        )
+        return [Entry("/init/from", "nothing-kept", detail, hint=hint, **shapes)]
+    detail = f"Only {share:.0%} of the parameters begin with the weights of {name}; the others are drawn.{others}"
+    return [Entry("/init/from", "little-kept", detail, hint=hint)]
+
+
+def _frozen_and_new(
+    held: Collection[str], rows: Mapping[str, StateRow], lineage: Mapping[str, Any], beginning: _Beginning | None
+) -> tuple[Entry, ...]:
+    """That parameters are frozen which begin with no weights of the source."""
+    if beginning is not None:
+        weights = beginning.inherited["weights"]
+    elif "resolved_model" in lineage:
+        weights = lineage["edited"]["weights"]
+    else:
+        return ()
+    drawn = (*weights["new"], *[each["key"] for each in weights["reshaped"] if each["policy"] == "reinit"])
+    found = [key for key in drawn if key in held and rows[key].kind == "parameter"]
+    if not found:
+        return ()
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    detail = f"{found[0]}{more} will stay as drawn from the seed: frozen, and not among the weights taken over."
+    return (Entry("/init/freeze", "frozen-new", detail, hint="Freeze only what brings its weights along."),)
+
+
+_LITTLE: Final = 0.5
+"""Of a net's parameters: where fewer are taken over, it is said."""
 
 
 def _left_behind(edited: edits.Edited, origin: Mapping[str, Any]) -> list[Entry]:
@@ -1018,13 +1171,6 @@ def _safetensors(folder: Path, _: Manifest, __: int) -> export.Assembly:
 
 def _bundle(folder: Path, manifest: Manifest, crc: int) -> export.Assembly:
     return bundle.assemble(folder, manifest, crc=crc)
-
-
-def _thin(steps: list[int], points: int) -> list[int]:
-    """Evenly chosen steps, first and last always among them: every value shown is a value that was measured."""
-    if len(steps) <= points:
-        return steps
-    return [steps[round(place * (len(steps) - 1) / (points - 1))] for place in range(points)]
 
 
 def _source_digest(source: Any) -> str:

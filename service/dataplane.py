@@ -1,43 +1,172 @@
-"""The way of one prediction: reference to version or checkpoint, to its answer, with its deadline and its metrics.
+"""The way of one prediction: reference to version or checkpoint, into the queue, to its answer; with its deadline and
+its metrics.
 
 It meets the control plane only in the store: an alias change gives the store's generation file a later modification
 time than it ever had; that is looked at on each request, so the next one is answered by the new version. Knows no
 HTTP.
+
+A request whose version is loaded, and whose rows are plain numbers, never leaves the event loop (`begin`). All others
+are made ready in threads (`predict`, `infer`), and then wait in the same queue.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import os
+import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, assert_never
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
-from service.errors import Conflict, DeadlinePassed, Entry, NotFound, ValidationFailed
-from service.inference.codec import Limits
-from service.inference.runtime import Loaded, Prediction, Runtime, Trial
+from service.errors import (
+    Conflict,
+    DeadlinePassed,
+    Entry,
+    InvalidInput,
+    InvalidName,
+    ModelQuarantined,
+    NotFound,
+    Overloaded,
+    ValidationFailed,
+    shorten,
+)
+from service.inference.batcher import Batch, Explained, Policy
+from service.inference.codec import Array, Limits, only_numbers
+from service.inference.dispatch import Dispatcher, Request
+from service.inference.routing import Comparison, Watch, choose
+from service.inference.runtime import Inference, Loaded, NotPlainError, Runtime, Slice, Trial, Work
 from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import folder_of_job
+from service.schemas.document import nearest_hint
 from service.schemas.jobs import JobState
-from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, parse_reference
+from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, Signature, parse_reference
+from service.store.aliases import AliasRecord
 from service.store.models import ModelStore, Resolved
-from service.telemetry import Metrics
+from service.telemetry import Metrics, VersionMetrics, log
 
 T = TypeVar("T")
+_log = log(__name__)
 _THREADS: Final = 40
-"""Predictions at a time. Most of these wait: for a version that is being loaded, or for the interpreter."""
+"""Requests that are made ready at a time. Most of these wait: for a version that is being loaded, or for the
+interpreter."""
+_FORWARDS: Final = max(1, min(4, len(os.sched_getaffinity(0))))
+"""Long forward passes at a time, each of another version; each takes one core."""
+_INLINE_NUMBERS: Final = 100_000
+"""Longer answers are written in a thread."""
+_REMEMBERED: Final = 1000
+"""Aliases whose guards and shadows are remembered."""
+_MEMBERS: Final = frozenset({"model", "inputs", "timeout_s", "priority"})
+
+
+_SHADOWED: Final = 8
+"""Requests that wait for their shadows at a time; more are not shadowed."""
+
+
+class Located(NamedTuple):
+    """What answers a reference now: a version, or a job's checkpoint while there is none."""
+
+    loaded: Loaded
+    found: Resolved | None = None
+    job: Job | None = None
+
+    @property
+    def alias(self) -> str | None:
+        """The alias that has led to the version, if one has."""
+        return None if self.found is None else self.found.alias
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a version takes and answers."""
+
+    model: str
+    version: int
+    alias: str | None
+    signature: Signature
+    manifest: Manifest
+    classes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a version has done since this process began.
+
+    Args:
+        rows, requests, batches: that were answered; `batches` counts forward passes.
+        refused: requests that were not answered.
+        queue_s, infer_s: sums, over requests and over forward passes.
+        by_rows: for each number of rows in a forward pass how many there were, and their seconds.
+        last_at: of the last answer, seconds since the epoch.
+    """
+
+    rows: int
+    requests: int
+    batches: int
+    refused: int
+    queue_s: float
+    infer_s: float
+    by_rows: Mapping[int, tuple[int, float]]
+    last_at: float
+
+
+class Answered(NamedTuple):
+    """An answer as JSON bytes, with what the headers tell of it."""
+
+    body: bytes
+    version: int | None
+    rows: int
+    timing: bytes
+    """As the header Server-Timing has it."""
+
+
+class Ticket(NamedTuple):
+    """A plain request in the queue; its `future` may be cancelled when nobody waits any more."""
+
+    located: Located
+    future: asyncio.Future[Slice]
+    timer: asyncio.TimerHandle | None
+    arrived: float
+    long: bool
+    """Whether it may take long."""
+
+
+def read_plain(body: bytes) -> dict[str, Any] | None:
+    """The members of a request's body, if its rows are nothing but numbers and it has no strange member."""
+    if not only_numbers(body):
+        return None
+    try:
+        asked = orjson.loads(body)
+    except ValueError:
+        return None
+    return asked if type(asked) is dict and asked.keys() <= _MEMBERS else None
 
 
 class DataPlane:
-    """Answers predictions from the versions of a store, in threads of its own: slow work elsewhere holds none up."""
+    """Answers predictions from the versions of a store, in threads of its own: slow work elsewhere holds none up.
+
+    Args:
+        policy: how requests are batched.
+    """
 
     def __init__(
-        self, models: ModelStore, jobs: JobQueue, root: Path, runtime: Runtime, *, limits: Limits, metrics: Metrics
+        self,
+        models: ModelStore,
+        jobs: JobQueue,
+        root: Path,
+        runtime: Runtime,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        policy: Policy | None = None,
     ) -> None:
         self._models = models
         self._jobs = jobs
@@ -45,18 +174,31 @@ class DataPlane:
         self._runtime = runtime
         self._limits = limits
         self._metrics = metrics
+        self._policy = policy or Policy()
         self._mutex = threading.Lock()
         self._generation: tuple[int, int] | None = None
         self._resolved: dict[Reference, Resolved] = {}
+        self._references: dict[str, Reference] = {}
+        self._statistics: dict[tuple[str, int], _Counts] = {}
+        self._watches: dict[tuple[str, int], Watch] = {}  # by the alias's entity tag, and the version
+        self._comparisons: dict[tuple[str, int], Comparison] = {}  # likewise, of shadows
+        self._shadowing = threading.Semaphore(_SHADOWED)
+        self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="predict")
+        self._thread = 0  # that of the event loop
+        self._dispatcher = Dispatcher(self._policy, self._run, threads=_FORWARDS)
 
     def close(self) -> None:
         """Take nothing more; what is being computed ends."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._shadows.shutdown(wait=False, cancel_futures=True)
+        self._dispatcher.close()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Do `work` in one of the threads; cancelled before its turn it costs nothing."""
         return self._threads.submit(contextvars.copy_context().run, work)
+
+    # -- which version ------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: Reference) -> Resolved:
         """Which version a reference means now.
@@ -64,12 +206,7 @@ class DataPlane:
         Raises:
             NotFound: there is no such model, alias or version.
         """
-        generation = self._models.generation()
-        with self._mutex:
-            if generation != self._generation:
-                self._generation = generation
-                self._resolved.clear()
-            found = self._resolved.get(reference)
+        found, generation = self._look(reference)
         if found is None:
             found = self._models.resolve(reference)
             with self._mutex:
@@ -77,43 +214,545 @@ class DataPlane:
                     self._resolved[reference] = found
         return found
 
-    def predict(
-        self, inputs: object, *, reference: Reference | None, model: str | None, deadline: float | None
-    ) -> tuple[bytes, Prediction]:
-        """Answer `inputs` as JSON bytes.
+    def known(self, reference: Reference) -> Resolved | None:
+        """Which version a reference means now, where the store need not be asked for that."""
+        return self._look(reference)[0]
+
+    def _look(self, reference: Reference) -> tuple[Resolved | None, tuple[int, int]]:
+        """Which version a reference means, where that is known and nothing has changed since."""
+        # Requests that were read in one turn of the event loop need one look: none of them came after it.
+        if self._dispatcher.ticking and self._generation is not None and threading.get_ident() == self._thread:
+            return self._resolved.get(reference), self._generation
+        generation = self._models.generation()
+        with self._mutex:
+            if generation != self._generation:
+                self._generation = generation
+                self._resolved.clear()
+            return self._resolved.get(reference), generation
+
+    def _ready(self, reference: Reference) -> Located | None:
+        """What answers a reference, where nothing need be read or loaded for that."""
+        found, _ = self._look(reference)
+        if found is None:
+            return None
+        if found.through is not None:
+            found = _routed(found, found.through)
+        loaded = self._runtime.peek(found.model, found.version)
+        return None if loaded is None else Located(loaded, found)
+
+    def _locate(self, reference: Reference) -> Located:
+        """What answers a reference, loaded if it is not yet: it may take long.
+
+        Raises:
+            NotFound, ModelQuarantined, Conflict: as they say.
+        """
+        try:
+            job = self._job(reference)
+            found = self.resolve(reference) if job is None else self._published(job)
+        except NotFound as error:
+            raise error.at("/model") from None
+        if found is not None:
+            return Located(*self._loaded(found), job)
+        assert job is not None
+        return Located(self._trial(job), None, job)
+
+    def _loaded(self, found: Resolved) -> tuple[Loaded, Resolved]:
+        """The version that answers, loaded: the alias's own where its canary cannot be."""
+        if found.through is not None:
+            routed = _routed(found, found.through)
+            if routed.version != found.version:
+                try:
+                    return self._runtime.get(routed.model, routed.version), routed
+                except (ModelQuarantined, NotFound):
+                    self._judge(routed, failed=True, seconds=0.0)
+        return self._runtime.get(found.model, found.version), found
+
+    async def describe(self, reference: Reference) -> Described:
+        """What a version takes and answers; it is not loaded for that.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        return await asyncio.wrap_future(self.submit(partial(self._describe, reference)))
+
+    def _describe(self, reference: Reference) -> Described:
+        try:
+            found = self.resolve(reference)
+            manifest = self._models.version(found.model, found.version).manifest
+        except NotFound as error:
+            raise error.at("/model") from None
+        if manifest is None:
+            raise NotFound("There is no such version.").at("/model")
+        return Described(found.model, found.version, found.alias, manifest.signature, manifest, manifest.classes)
+
+    async def load(self, reference: Reference) -> None:
+        """Load what a reference means, if it is not yet.
+
+        Raises:
+            NotFound, ModelQuarantined, Conflict: as they say.
+        """
+        await asyncio.wrap_future(self.submit(partial(self._locate, reference)))
+
+    def loaded(self) -> list[tuple[str, int]]:
+        """Models and versions that are loaded now."""
+        sources = [each.source for each in self._runtime.loaded()]
+        return [(source.model, source.version) for source in sources if isinstance(source, Manifest)]
+
+    def forget(self, model: str, version: int) -> None:
+        """Let a version go; requests in flight keep theirs, and the next one loads it again."""
+        self._runtime.forget(model, version)
+
+    # -- predictions --------------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        asked: Mapping[str, Any],
+        *,
+        path: Reference | None,
+        arrived: float,
+        charge: Callable[[int], None] = lambda _: None,
+    ) -> Ticket | None:
+        """Let a plain request wait for its turn, if its version is loaded. On the event loop.
+
+        Args:
+            asked: what `read_plain` gave.
+            path: what the path names, if it names a model.
+            arrived: on the monotonic clock.
+            charge: told the rows before they are queued; it may raise.
+
+        Returns:
+            None where anything is out of the ordinary: then `predict` is the way, which says what is wrong, if
+            anything is.
+
+        Raises:
+            Overloaded: more is waiting than may.
+        """
+        reference = path
+        model = asked.get("model")
+        if model is not None:
+            if path is not None or type(model) is not str:
+                return None
+            reference = self._references.get(model)
+            if reference is None:
+                reference = self._known(model)
+        rows = asked.get("inputs")
+        if reference is None or type(rows) is not list:
+            return None
+        deadline, priority = None, 0
+        if len(asked) > 2 or (model is None and len(asked) > 1):
+            timeout, priority = asked.get("timeout_s"), asked.get("priority", 0)
+            if type(priority) is not int or not 0 <= priority <= 9:
+                return None
+            if timeout is not None:
+                if type(timeout) not in (int, float) or not 0.001 <= timeout <= 3600:
+                    return None
+                deadline = arrived + timeout
+        located = self._ready(reference)
+        if located is None:
+            return None
+        plain = located.loaded.plain(self._limits)
+        if plain is None or not 0 < len(rows) <= plain.rows:
+            return None
+        charge(len(rows))
+        return self._wait(located, rows, arrived=arrived, deadline=deadline, priority=priority)
+
+    async def answer(self, ticket: Ticket) -> Answered | None:
+        """The answer to a ticket as JSON; None where its rows were odd, so that `predict` is the way.
+
+        Raises:
+            DeadlinePassed, InvalidInput: as they say.
+        """
+        try:
+            part = await self._settled(ticket)
+        except NotPlainError:
+            return None
+        return self._encoded(ticket.located, part, ticket.arrived)
+
+    async def inference(self, ticket: Ticket) -> Inference | None:
+        """The answer to a ticket as arrays; None where its rows were odd, so that `infer` is the way.
+
+        Raises:
+            DeadlinePassed, InvalidInput: as they say.
+        """
+        try:
+            part = await self._settled(ticket)
+        except NotPlainError:
+            return None
+        queue_s = self._count(ticket.located, part, ticket.arrived)
+        return ticket.located.loaded.inference(part, alias=ticket.located.alias, queue_s=queue_s)
+
+    async def predict(
+        self,
+        inputs: object,
+        *,
+        reference: Reference | None,
+        model: str | None,
+        deadline: float | None = None,
+        priority: int = 0,
+        charge: Callable[[int], None] = lambda _: None,
+    ) -> Answered:
+        """Answer the `inputs` member of a request, whatever it is.
 
         Args:
             inputs: the request's `inputs` member.
             reference: what the path names, if it names a model.
             model: the reference in the body; it may repeat the path's model, not contradict it.
             deadline: on the monotonic clock.
+            priority: 0 to 9, higher first.
+            charge: told the rows before they are queued; it may raise.
 
         Raises:
-            DeadlinePassed: it passed before the forward pass was begun.
+            DeadlinePassed: it passed before there was an answer.
+            Overloaded: more is waiting than may.
             InvalidInput, NotFound, BatchTooLarge, ModelQuarantined: as they say.
         """
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlinePassed
-        asked = _reference(reference, model)
-        try:
-            job = self._job(asked)
-            found = self.resolve(asked) if job is None else self._published(job)
-        except NotFound as error:
-            raise error.at("/model") from None
-        if found is not None:
-            loaded = self._runtime.get(found.model, found.version)
+        arrived = time.monotonic()
+
+        def ready() -> tuple[Located, tuple[Any, ...]]:
+            _in_time(deadline)
+            located = self._locate(_reference(reference, model))
+            _in_time(deadline)
+            return located, located.loaded.decode(inputs, limits=self._limits)
+
+        located, raw = await self._before(ready, deadline)
+        charge(len(raw[0]))
+        part = await self._answered(located, raw, arrived=arrived, deadline=deadline, priority=priority)
+        rows = part.stop - part.start
+        if rows * sum(output[:1].size for output in part.answers.outputs.values()) < _INLINE_NUMBERS:
+            return self._encoded(located, part, arrived)
+        return await asyncio.wrap_future(self.submit(partial(self._encoded, located, part, arrived)))
+
+    async def infer(
+        self,
+        reference: Reference,
+        tensors: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Inference:
+        """Answer raw arrays. On the server's event loop.
+
+        Args:
+            reference: who is asked.
+            tensors: arrays [N, …] by input name, as the signature has them; arrays of texts for columns of texts.
+            outputs: names of those that are wanted; None is all.
+            deadline: on the monotonic clock.
+            priority: 0 to 9, higher first.
+
+        Raises:
+            DeadlinePassed, Overloaded, InvalidInput, NotFound, BatchTooLarge, ModelQuarantined: as they say.
+        """
+        arrived = time.monotonic()
+        _in_time(deadline)
+        located = self._ready(reference)
+        if located is not None and sum(tensor.size for tensor in tensors.values()) < 1_000_000:
+            raw = located.loaded.check(tensors, limits=self._limits)
         else:
+
+            def ready() -> tuple[Located, tuple[Any, ...]]:
+                located = self._locate(reference)
+                return located, located.loaded.check(tensors, limits=self._limits)
+
+            located, raw = await self._before(ready, deadline)
+        wanted = _wanted(outputs, located.loaded.signature)
+        part = await self._answered(located, raw, arrived=arrived, deadline=deadline, priority=priority)
+        queue_s = self._count(located, part, arrived)
+        found = located.loaded.inference(part, alias=located.alias, queue_s=queue_s)
+        if wanted is not None:
+            for name in [name for name in found.outputs if name not in wanted]:
+                del found.outputs[name]
+        return found
+
+    async def _before(
+        self, ready: Callable[[], tuple[Located, tuple[Any, ...]]], deadline: float | None
+    ) -> tuple[Located, tuple[Any, ...]]:
+        remaining = None if deadline is None else deadline - time.monotonic()
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.submit(ready)), remaining)
+        except TimeoutError:
+            raise DeadlinePassed from None
+
+    async def _answered(
+        self, located: Located, work: Work, *, arrived: float, deadline: float | None, priority: int
+    ) -> Slice:
+        return await self._settled(self._wait(located, work, arrived=arrived, deadline=deadline, priority=priority))
+
+    async def _settled(self, ticket: Ticket) -> Slice:
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self._told_of(ticket.located.loaded).refused("gone")
+            raise
+        except Exception as error:
+            found = ticket.located.found
+            if found is not None and not isinstance(error, (InvalidInput, NotPlainError, Overloaded)):
+                self._judge(found, failed=True, seconds=time.monotonic() - ticket.arrived)
+            raise
+        finally:
+            if ticket.timer is not None:
+                ticket.timer.cancel()
+
+    def _wait(self, located: Located, work: Work, *, arrived: float, deadline: float | None, priority: int) -> Ticket:
+        """Put work into the queue; at the deadline its future fails, whatever it waits for."""
+        loaded = located.loaded
+        told = self._told_of(loaded)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Slice] = loop.create_future()
+        rows = len(work) if type(work) is list else len(work[0])
+        request = Request(
+            loaded.key(None if type(work) is list else work),  # type: ignore[arg-type]  # mypy does not narrow by type()
+            rows,
+            (loaded, work),
+            future,
+            arrived=arrived,
+            deadline=deadline,
+            priority=priority,
+            mergeable=loaded.mergeable,
+        )
+        self._thread = threading.get_ident()
+        try:
+            long = self._dispatcher.submit(request)
+        except Overloaded:
+            told.refused("overloaded")
+            self._counts(loaded).refused += 1
+            raise
+        timer = None
+        if deadline is not None:
+            timer = loop.call_later(max(0.0, deadline - time.monotonic()), _late, future, told)
+        if located.found is not None and located.found.through is not None and located.found.through.routing.shadow:
+            future.add_done_callback(partial(self._shadow, located, located.found.through, work))
+        return Ticket(located, future, timer, arrived, long)
+
+    def _told_of(self, loaded: Loaded) -> VersionMetrics:
+        """The metrics of a version; the batcher is told what it costs when it is first asked."""
+        told = loaded.told
+        if told is None:
+            source = loaded.source
+            labels = (source.model, str(source.version)) if isinstance(source, Manifest) else ("", "")
+            told = loaded.told = self._metrics.of_version(*labels)
+            loaded.plain(self._limits)
+            for rows, seconds in loaded.seconds:
+                self._dispatcher.measured(loaded.key(None), mergeable=loaded.mergeable, rows=rows, seconds=seconds)
+        return told
+
+    def _run(self, batch: Batch[Request]) -> tuple[list[Any], float | None]:
+        """A forward pass for all members of a batch: on the event loop or in a thread."""
+        loaded: Loaded = batch.members[0].work[0]
+        works = [member.work[1] for member in batch.members]
+        found, cost = loaded.run(works, limits=self._limits, fixed_rows=self._policy.fixed_rows)
+        told, counts = self._told_of(loaded), self._counts(loaded)
+        for answers in {id(part.answers): part.answers for part in found if isinstance(part, Slice)}.values():
+            answers.closed_at = batch.closed_at
+            told.ran(answers.requests, answers.rows, answers.infer_s, answers.assemble_s)
+            with self._mutex:
+                counts.ran(answers.rows, answers.infer_s)
+        return found, cost
+
+    def _count(self, located: Located, part: Slice, arrived: float) -> float:
+        """Count an answer; the seconds that it has waited for its turn."""
+        queue_s = max(0.0, part.answers.closed_at - arrived)
+        self._told_of(located.loaded).queued(queue_s)
+        self._counts(located.loaded).answered(part.stop - part.start, queue_s)
+        if located.found is not None and located.found.through is not None:
+            overflown = any(warning.code == "not-finite-output" for warning in part.warnings)
+            self._judge(located.found, failed=overflown, seconds=time.monotonic() - arrived)
+        return queue_s
+
+    def _counts(self, loaded: Loaded) -> _Counts:
+        source = loaded.source
+        key = (source.model, source.version) if isinstance(source, Manifest) else ("", 0)
+        counts = self._statistics.get(key)
+        if counts is None:
+            counts = self._statistics.setdefault(key, _Counts())
+        return counts
+
+    # -- canaries, shadows, guards -----------------------------------------------------------------------------------
+
+    def _judge(self, found: Resolved, *, failed: bool, seconds: float) -> None:
+        """Tell the guard of the alias that led here; what it finds wanting is taken back in the store."""
+        through = found.through
+        if through is None or through.routing.guard is None:
+            return
+        canary = through.routing.canary
+        if canary is not None and canary.version != found.version:
+            return
+        key = (f"{through.model}@{through.alias} {through.etag}", found.version)
+        watch = self._watches.get(key)
+        if watch is None:
+            if len(self._watches) >= _REMEMBERED:
+                self._watches.clear()
+            watch = self._watches.setdefault(key, Watch(through.routing.guard))
+        reason = watch.note(failed=failed, seconds=seconds)
+        if reason is not None:
+            self.submit(partial(self._retreat, through, found.version, reason))
+
+    def _retreat(self, through: AliasRecord, version: int, reason: str) -> None:
+        after = self._models.aliases.retreat(through, version, reason=reason)
+        if after is not None:
+            self._metrics.retreats.inc()
+            _log.warning(
+                f"The guard has taken version {version} back: {reason}",
+                action="alias_retreat",
+                model=through.model,
+                alias=through.alias,
+                version=after.version,
+            )
+
+    def shadows(self, model: str, alias: str) -> list[tuple[int, Comparison]]:
+        """What the shadows of an alias have made of its requests, since it was set so or this process began.
+
+        Raises:
+            NotFound: the model has no such alias.
+        """
+        through = self._models.aliases.get(model, alias)
+        return [(version, self._comparison(through, version)) for version in through.routing.shadow]
+
+    def _comparison(self, through: AliasRecord, version: int) -> Comparison:
+        key = (f"{through.model}@{through.alias} {through.etag}", version)
+        found = self._comparisons.get(key)
+        if found is None:
+            if len(self._comparisons) >= _REMEMBERED:
+                self._comparisons.clear()
+            found = self._comparisons.setdefault(key, Comparison())
+        return found
+
+    def _shadow(self, located: Located, through: AliasRecord, work: Work, future: asyncio.Future[Slice]) -> None:
+        """Let the shadows compute what was just answered, when there is room and time."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        if not self._shadowing.acquire(blocking=False):
+            for version in through.routing.shadow:
+                self._comparison(through, version).drop()
+            return
+        done = self._shadows.submit(self._compare, located.loaded, through, work, future.result())
+        done.add_done_callback(lambda _: self._shadowing.release())
+
+    def _compare(self, answered: Loaded, through: AliasRecord, work: Work, part: Slice) -> None:
+        rows = slice(part.start, part.stop)
+        labels = part.answers.labels
+        for version in through.routing.shadow:
+            comparison = self._comparison(through, version)
+            try:
+                shadow = self._runtime.get(through.model, version)
+                found = shadow.after(answered, work, limits=self._limits)
+            except Exception as error:
+                comparison.failure()
+                _log.info(
+                    "A shadow could not answer.",
+                    action="shadow_failed",
+                    model=through.model,
+                    version=version,
+                    error=str(error),
+                )
+                continue
+            comparison.note(part.outputs(), None if labels is None else labels[rows], found.outputs, found.labels)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _encoded(self, located: Located, part: Slice, arrived: float) -> Answered:
+        started = time.perf_counter()
+        queue_s = self._count(located, part, arrived)
+        answers = part.answers
+        warnings = list(part.warnings)
+        source, job = located.loaded.source, located.job
+        version = source.version if isinstance(source, Manifest) else None
+        if isinstance(source, Trial):
             assert job is not None
-            loaded = self._trial(job)
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlinePassed
-        prediction = loaded.predict(inputs, limits=self._limits)
-        self._metrics.inference_seconds.observe(prediction.seconds)
-        labels = ("", "") if found is None else (found.model, str(found.version))
-        self._metrics.predictions.labels(*labels).inc()
-        rows = len(next(iter(prediction.outputs.values())))
-        self._metrics.predicted_rows.labels(*labels).inc(rows)
-        return _encode(prediction, job, found), prediction
+            detail = f"This is the checkpoint of step {source.step} of a job that is {job.state.value}: no version."
+            hint = f"POST /v1/jobs/{source.job}/promote publishes it."
+            warnings.append(Entry("/model", "unpublished", detail, hint=hint))
+        outputs = part.outputs()
+        pieces = [
+            self._head(located),
+            _dumps(next(iter(outputs.values())) if len(outputs) == 1 else outputs),
+        ]
+        if answers.labels is not None:
+            rows = slice(part.start, part.stop)
+            assert answers.probabilities is not None
+            pieces += [b',"labels":', _dumps(answers.labels[rows])]
+            pieces += [b',"probabilities":', _dumps(answers.probabilities[rows])]
+            pieces += [b',"classes":', _dumps(answers.classes)]
+        pieces.append(
+            b',"warnings":' + _dumps([entry.to_dict() for entry in warnings]) + b"}" if warnings else b',"warnings":[]}'
+        )
+        body = b"".join(pieces)
+        encode_s = time.perf_counter() - started
+        self._told_of(located.loaded).encoded(encode_s)
+        timing = b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, encode;dur=%.3f" % (
+            queue_s * 1e3,
+            answers.assemble_s * 1e3,
+            answers.infer_s * 1e3,
+            encode_s * 1e3,
+        )
+        return Answered(body, version, part.stop - part.start, timing)
+
+    def _head(self, located: Located) -> bytes:
+        """The answer up to its outputs."""
+        source, job = located.loaded.source, located.job
+        heads = located.loaded.heads
+        head = heads.get(located.alias) if job is None else None
+        if head is not None:
+            return head
+        if isinstance(source, Manifest):
+            answer: dict[str, Any] = {"model": source.model, "version": source.version}
+            if located.alias is not None:
+                answer["alias"] = located.alias
+            answer["digest"] = source.digest
+            if job is not None:
+                answer["job"] = job.id
+        else:
+            answer = {"model": None, "version": None, "digest": None}
+            answer |= {"job": source.job, "step": source.step, "epoch": source.epoch}
+        head = orjson.dumps(answer)[:-1] + b',"outputs":'
+        if job is None and len(heads) < 1000:
+            heads[located.alias] = head
+        return head
+
+    # -- told ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """How requests are batched."""
+        return self._policy
+
+    def require(self, model: str) -> None:
+        """See that there is such a model.
+
+        Raises:
+            NotFound: there is none.
+        """
+        self._models.model(model)
+
+    def batching(self, model: str) -> list[tuple[int, bool, list[Explained]]]:
+        """What the batcher knows of the loaded versions of a model, the newest first: for each, whether its requests
+        may be merged, and what is known of each form of rows that was asked.
+        """
+        explained = self._dispatcher.explain()
+        found = []
+        for each in self._runtime.loaded():
+            if isinstance(each.source, Manifest) and each.source.model == model:
+                groups = [one for key, one in explained.items() if isinstance(key, tuple) and key[0] == each.number]
+                found.append((each.source.version, each.mergeable, groups))
+        return sorted(found, key=lambda item: -item[0])
+
+    def statistics(self) -> dict[tuple[str, int], Statistics]:
+        """What each version has done since this process began, by model and version."""
+        return {key: counts.told() for key, counts in list(self._statistics.items()) if key[0]}
+
+    # -- references ---------------------------------------------------------------------------------------------------
+
+    def _known(self, model: str) -> Reference | None:
+        """A reference in a body, where it is one of a model."""
+        if re.fullmatch(JOB_REFERENCE, model):
+            return None
+        try:
+            reference = parse_reference(model)
+        except InvalidName:
+            return None
+        if len(self._references) < 10_000:
+            self._references[model] = reference
+        return reference
 
     def _job(self, reference: Reference) -> Job | None:
         """The job that a reference names; None where it names a model."""
@@ -166,30 +805,77 @@ def _reference(path: Reference | None, body: str | None) -> Reference:
     return path if path.version is not None else given
 
 
-def _encode(prediction: Prediction, job: Job | None, found: Resolved | None) -> bytes:
-    outputs = prediction.outputs
-    warnings = list(prediction.warnings)
-    match prediction.source:
-        case Manifest() as manifest:
-            answer: dict[str, Any] = {"model": manifest.model, "version": manifest.version}
-            if found is not None and found.alias is not None:
-                answer["alias"] = found.alias
-            answer["digest"] = manifest.digest
-            if job is not None:
-                answer["job"] = job.id
-        case Trial() as trial:
-            assert job is not None
-            answer = {"model": None, "version": None, "digest": None}
-            answer |= {"job": trial.job, "step": trial.step, "epoch": trial.epoch}
-            detail = f"This is the checkpoint of step {trial.step} of a job that is {job.state.value}: no version."
-            hint = f"POST /v1/jobs/{trial.job}/promote publishes it."
-            warnings.append(Entry("/model", "unpublished", detail, hint=hint))
-        case unknown:
-            assert_never(unknown)
-    answer["outputs"] = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-    if prediction.labels is not None:
-        answer["labels"] = prediction.labels
-        answer["probabilities"] = prediction.probabilities
-        answer["classes"] = prediction.classes
-    answer["warnings"] = [entry.to_dict() for entry in warnings]
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+def _routed(found: Resolved, through: AliasRecord) -> Resolved:
+    """The version that answers this time."""
+    draw = random.random()  # noqa: S311  # a share of the requests is no secret
+    version = choose(found.version, through.routing, draw)
+    return found if version == found.version else replace(found, version=version)
+
+
+def _in_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise DeadlinePassed
+
+
+def _late(future: asyncio.Future[Slice], told: VersionMetrics) -> None:
+    if not future.done():
+        told.refused("deadline")
+        future.set_exception(DeadlinePassed())
+
+
+def _wanted(outputs: Sequence[str] | None, signature: Signature) -> frozenset[str] | None:
+    if outputs is None:
+        return None
+    names = [spec.name for spec in signature.outputs]
+    wrong = [
+        Entry(
+            "/outputs",
+            "unknown-member",
+            f"The version has no output {shorten(name)}.",
+            hint=nearest_hint(name, names),
+            expected=shorten(", ".join(names)),
+        )
+        for name in outputs
+        if name not in names
+    ]
+    if wrong:
+        raise ValidationFailed(errors=wrong)
+    return frozenset(outputs)
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class _Counts:
+    """Sums of one version. Those of answers are written on the event loop, those of forward passes under a lock."""
+
+    def __init__(self) -> None:
+        self.rows = self.requests = self.batches = self.refused = 0
+        self.queue_s = self.infer_s = 0.0
+        self.by_rows: dict[int, tuple[int, float]] = {}
+        self.last_at = 0.0
+
+    def answered(self, rows: int, queue_s: float) -> None:
+        self.rows += rows
+        self.requests += 1
+        self.queue_s += queue_s
+        self.last_at = time.time()
+
+    def ran(self, rows: int, seconds: float) -> None:
+        self.batches += 1
+        self.infer_s += seconds
+        count, before = self.by_rows.get(rows, (0, 0.0))
+        self.by_rows[rows] = (count + 1, before + seconds)
+
+    def told(self) -> Statistics:
+        return Statistics(
+            self.rows,
+            self.requests,
+            self.batches,
+            self.refused,
+            self.queue_s,
+            self.infer_s,
+            dict(self.by_rows),
+            self.last_at,
+        )

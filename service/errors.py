@@ -21,6 +21,8 @@ ServiceError
 │   ├── DatasetRefused
 │   ├── DigestMismatch
 │   ├── IdempotencyMismatch
+├── Unauthenticated             nobody that is known asks
+├── Forbidden                   somebody asks who may not
 ├── NotFound
 ├── Conflict                    the request is right, the state is not
 │   ├── NameTaken
@@ -31,9 +33,11 @@ ServiceError
 ├── Busy                        try again after `retry_after_s`
 │   ├── QueueFull
 │   ├── Overloaded
+│   ├── RateLimited             this caller asks too often
 │   ├── Draining
 │   └── DatabaseBusy
 ├── DeadlinePassed
+├── Unsupported                 known, and not done here
 ├── StoreError                  the store cannot do it now
 │   ├── StoreReadOnly
 │   ├── StoreFull
@@ -129,6 +133,17 @@ class Entry:
             "got": self.got,
         }
         return {name: value for name, value in members.items() if value is not None}
+
+
+def summary(message: str, entries: Sequence[Entry]) -> str:
+    """A message and its first mistakes in one line, for clients that show nothing else."""
+    told = []
+    for entry in entries[:3]:
+        inside = entry.pointer.startswith(("/inputs", "/outputs", "/parameters", "/id", "/raw"))
+        told.append(f"{entry.pointer}: {entry.detail}" if inside else entry.detail)
+    if not any(message in one for one in told):
+        told.insert(0, message)
+    return " ".join(told)[:1000]
 
 
 class ServiceError(Exception):
@@ -279,6 +294,22 @@ class IdempotencyMismatch(InvalidInput):
     code = "idempotency-mismatch"
 
 
+class Unauthenticated(ServiceError):
+    """This needs a valid API key."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ServiceError):
+    """The API key does not allow this."""
+
+    code = "forbidden"
+
+    def __init__(self, message: str | None = None, *, scope: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.scope = scope  # the least one that is allowed this, if any is
+
+
 class NotFound(ServiceError):
     """There is no such resource."""
 
@@ -340,6 +371,12 @@ class Overloaded(Busy):
     """More work is waiting than this server accepts."""
 
 
+class RateLimited(Busy):
+    """More was asked for in this time than is allowed."""
+
+    code = "rate-limited"
+
+
 class Draining(Busy):
     """The server is starting or shutting down."""
 
@@ -356,6 +393,12 @@ class DeadlinePassed(ServiceError):
     """The deadline passed before there was an answer."""
 
     code = "deadline-passed"
+
+
+class Unsupported(ServiceError):
+    """This server does not do this."""
+
+    code = "unsupported"
 
 
 class StoreError(ServiceError):

@@ -16,6 +16,7 @@ from sse_starlette.sse import AppStatus
 
 from service.jobs.launchers import ForkLauncher
 from service.rest.health import Lifecycle
+from service.rest.receiving import Deadlines, receiving
 from service.settings import Settings
 from service.telemetry import configure_logging, log
 
@@ -45,12 +46,19 @@ def run(settings: Settings) -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=receiving(
+            Deadlines(settings.header_timeout_s, settings.body_timeout_s, body_bytes_per_s=settings.body_bytes_per_s)
+        ),
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=True,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        ssl_certfile=settings.tls_certfile,
+        ssl_keyfile=settings.tls_keyfile,
         lifespan="on",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
@@ -87,7 +95,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
-                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                scheme = "https" if self.config.is_ssl else "http"
+                url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
                 _log.info(
                     f"Modelyard listens at {url} (API {url}/docs, metrics {url}/metrics).", action="listening", url=url
                 )

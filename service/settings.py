@@ -46,8 +46,36 @@ class Settings(BaseSettings):
     store: Path = Field(Path("models_store"), description="Folder of the store.")
     host: str = Field("127.0.0.1", description="Address to bind.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to bind; 0 takes a free one.")
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None, description="Port of the Open Inference Protocol over gRPC; 0 takes a free one, none serves no gRPC."
+    )
     database_url: str | None = Field(None, description="SQLAlchemy URL; the default is a SQLite file in the store.")
     allow_anonymous: bool = Field(False, description="Allow a public address although there are no API keys.")
+    api_keys_file: Path | None = Field(None, description="TOML or JSON file of API keys; read again when it changes.")
+    api_keys: str | None = Field(None, description="JSON list of API keys as in the file.", repr=False)
+    key_failures_per_minute: Annotated[int, Field(ge=1)] = Field(
+        10, description="Wrong API keys from one address that are answered 401; more get 429."
+    )
+    oidc_issuer: str | None = Field(None, description="Address of the OpenID Connect provider whose tokens are taken.")
+    oidc_audience: str | None = Field(None, description="What must stand in the tokens' `aud`.")
+    oidc_jwks_file: Path | None = Field(None, description="The provider's key set; else it is fetched from the issuer.")
+    oidc_claim: str = Field("scope", description="The claim of a token that names scopes.")
+    oidc_prefix: str = Field("modelyard:", description="What precedes the scopes' words in that claim.")
+    metrics_public: bool = Field(False, description="/metrics needs no API key.")
+    tls_certfile: Path | None = Field(None, description="PEM file of the certificate and its chain; serves HTTPS.")
+    tls_keyfile: Path | None = Field(None, description="PEM file of the certificate's private key.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Addresses or networks whose X-Forwarded-For and -Proto are believed (JSON list)."
+    )
+    header_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        10.0, description="Time in which a request's headers must arrive."
+    )
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        30.0, description="Time in which a request's body must arrive, beside what its size is given at the least rate."
+    )
+    body_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
+        64 * 1024, description="Least rate at which a large body must arrive."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines for people or for machines; auto asks whether stderr is a terminal."
@@ -82,6 +110,25 @@ class Settings(BaseSettings):
     max_elements: Annotated[int, Field(ge=1)] = Field(
         16_000_000, description="Numbers in one prediction, inputs and outputs each."
     )
+    batch_mode: Literal["fast", "reproducible"] = Field(
+        "fast", description="reproducible pads every forward pass, so that no answer's bits depend on what rides along."
+    )
+    batch_rows: Annotated[int, Field(ge=1, le=65536)] = Field(
+        256, description="Rows of several requests that go into one forward pass."
+    )
+    batch_fixed_rows: Annotated[int, Field(ge=1, le=4096)] = Field(
+        16, description="Rows of every forward pass in the reproducible mode."
+    )
+    batch_target_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        0.05, description="Latency beyond which no forward pass is made larger or waited for."
+    )
+    predict_queue_rows: Annotated[int, Field(ge=1)] = Field(
+        4096, description="Rows that may wait for their forward pass; more get 429."
+    )
+    predict_max_wait_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        0.25,
+        description="A prediction that would wait longer gets 429; two forward passes may always be waited for.",
+    )
     model_memory_bytes: Annotated[int, Field(ge=MIB)] = Field(
         max(64 * MIB, _MEMORY // 2), description="Bytes of loaded versions before the least used one is let go."
     )
@@ -95,6 +142,11 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         25.0, description="After SIGTERM: how long requests in flight and workers may take to end."
     )
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether API keys or tokens are asked for."""
+        return self.api_keys_file is not None or self.api_keys is not None or self.oidc_issuer is not None
 
     @field_validator("store")
     @classmethod

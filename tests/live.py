@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import httpx
 from service.jobs.launchers import adopt
 
 START_S = 60.0
+_KEY = re.compile(rb"msk_[a-z0-9]{12}_[0-9a-f]{16}")
 
 
 class Server:
@@ -29,6 +31,7 @@ class Server:
         self.store = store
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0  # any free one, unless a test starts it again where it was
         self.url = ""
         self.log = store.parent / f"{store.name}.log"
 
@@ -40,7 +43,7 @@ class Server:
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", "0"],
+                [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(self.port)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -65,7 +68,9 @@ class Server:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        status = self.process.wait(timeout)
+        assert _KEY.search(self.log.read_bytes()) is None, f"an API key stands in {self.log}"
+        return status
 
     def kill(self) -> None:
         """kill -9."""

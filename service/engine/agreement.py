@@ -30,6 +30,7 @@ from service.schemas.architecture import Architecture, state_rows
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import nearest_hint
 from service.schemas.edits import frozen
+from service.schemas.initial import MAX_MATCHES
 from service.schemas.jobs import EvaluateSpec
 from service.schemas.judgement import Judgement
 from service.schemas.layers import Graph, Layer, Sequential
@@ -278,16 +279,20 @@ def _pattern_mistakes(config: TrainingConfig, architecture: Architecture) -> lis
     rows = state_rows(architecture)
     trained = [name for name, row in rows.items() if row.kind == "parameter"]
     found = []
-    if config.init is not None and config.init.from_ is not None:
-        hint = 'Say it in the architecture: {"from": {"model": …}, "edits": […]} takes the weights over.'
-        found.append(Entry("/init/from", "unsupported", "Weights cannot be taken over here.", hint=hint))
     groups = [(f"/optimizer/groups/{i}/match", group.match) for i, group in enumerate(config.optimizer.groups)]
     init = config.init.freeze if config.init is not None else ()
     held = [(f"/init/freeze/{i}", glob.removeprefix("!")) for i, glob in enumerate(init)]
     for known, patterns in ((trained, groups), (list(rows), held)):
+        if len(patterns) * len(known) > MAX_MATCHES:
+            at = patterns[0][0].rpartition("/")[0].removesuffix("/0")
+            detail = f"{len(patterns)} patterns over {len(known)} tensors are too many to try."
+            hint = "Use fewer patterns: ** stands for any number of names."
+            found.append(Entry(at, "too-many", detail, hint=hint, expected=f"at most {MAX_MATCHES} together"))
+            continue
         for at, pattern in patterns:
             if not frozen(known, (pattern,)):
                 layers = dict.fromkeys(name.rpartition(".")[0] for name in known if "." in name)
                 detail = f"{shorten(pattern)} names no tensor of the net."
-                found.append(Entry(at, "unknown-path", detail, hint=nearest_hint(pattern, list(layers))))
+                hint = nearest_hint(pattern, list(layers)) or f"It has: {', '.join(layers)[:200]}."
+                found.append(Entry(at, "unknown-path", detail, hint=hint))
     return found

@@ -107,7 +107,7 @@ def evaluate(
     loss = correct = absolute = squared = spread = relative = torch.zeros((), dtype=torch.float64, device=device)
     parts: Tensor | float = 0.0
     kept: list[Tensor] = []
-    with _evaluating(module):
+    with evaluating(module):
         for start in range(0, rows, size):
             expected = targets[start : start + size].to(device)
             outputs = module(*(part[start : start + size].to(device) for part in inputs))
@@ -158,31 +158,36 @@ def report(
     *,
     batch_size: int | None = None,
     unscale: Callable[[Tensor], Tensor] | None = None,
+    most_rows: int | None = None,
 ) -> dict[str, Any] | None:
     """What figures of the module's answers are drawn from: plain data, with finite numbers alone.
 
     Args:
         module, inputs, targets, objective, batch_size, unscale: as for `evaluate`.
+        most_rows: of more rows than these, so many are looked at, evenly chosen.
 
     Returns:
         Of classifiers `confusion` (rows by truth), `per_class`, points of `roc` curves and bins of `calibration`, told
         by the index of the class or label; of numbers `points` (target and answer) and a histogram of `residuals`.
-        None for an objective whose answers are neither, and for answers that are not finite.
+        None for an objective whose answers are neither, for answers that are not finite, and without rows that count.
     """
     size = batch_size or EVALUATION_BATCH
-    with _evaluating(module):
+    rows: list[slice] | list[Tensor] = [slice(start, start + size) for start in range(0, len(targets), size)]
+    if most_rows is not None and len(targets) > most_rows:
+        chosen = torch.linspace(0, len(targets) - 1, most_rows, dtype=torch.float64).round().long()
+        rows = list(torch.split(chosen, size))
+        targets = torch.cat([targets[some] for some in rows])
+    with evaluating(module):
         device = _device_of(module, targets)
-        batches = [
-            module(*(part[start : start + size].to(device) for part in inputs))
-            for start in range(0, len(targets), size)
-        ]
-        outputs = torch.cat(batches)
+        outputs = torch.cat([module(*(part[some].to(device) for part in inputs)) for some in rows])
         if not bool(outputs.isfinite().all()):
             return None
         if answers_classes(objective):
             sure = scores(objective, outputs).cpu()
             if isinstance(objective, (CrossEntropy, Nll, MultiMargin)):
                 counted = _counted(targets, objective).cpu()
+                if not bool(counted.any()):
+                    return None
                 return measures.class_report(sure[counted], targets.cpu()[counted])
             return measures.label_report(_by_label(sure), _by_label(targets.cpu()) > 0.5)
         if objective.targets == "numbers":
@@ -196,7 +201,7 @@ def _device_of(module: nn.Module, targets: Tensor) -> torch.device:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """The module in evaluation mode, each layer back in its own mode at the end."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()

@@ -262,10 +262,11 @@ def _by_number(split: FixedSplit, examples: Examples, at: str) -> dict[str, Tens
             start, end = entry if isinstance(entry, tuple) else (entry, entry + 1)
             if end > examples.rows:
                 detail = f"There are {examples.rows} rows, counted from 0; row {end - 1} is none."
-                found.append(Entry(f"{at}/{member}/{place}", "out-of-range", detail))
+                most = f"at most {examples.rows}, the row behind the last, as a pair's end"
+                found.append(Entry(f"{at}/{member}/{place}", "out-of-range", detail, expected=most))
             elif code == 2 and (part_of[start:end] == 1).any():
                 detail = f"Row {start + int(np.argmax(part_of[start:end] == 1))} is a validation row already."
-                found.append(Entry(f"{at}/{member}/{place}", "duplicate", detail))
+                found.append(Entry(f"{at}/{member}/{place}", "duplicate", detail, hint="Take it out of one of them."))
             part_of[start:end] = code
     if found:
         _refuse_split(*found)
@@ -338,9 +339,10 @@ def class_indices(
         values = np.array(targets)
         if values.ndim != 1 and values.shape[1:] != (1,):
             detail = f"Cross entropy takes one class a row; the targets have the shape {list(values.shape)}."
-            _refuse_target(at, "shape-mismatch", detail)
+            _refuse_target(at, "shape-mismatch", detail, "Give each row one name or one whole number.")
         if dtype_of(values) != "int":
-            _refuse_target(at, "wrong-type", "Cross entropy takes classes; the targets are not whole numbers.")
+            detail = "Cross entropy takes classes; the targets are not whole numbers."
+            _refuse_target(at, "wrong-type", detail, 'Use {"type": "mse"} for numbers to be met.')
         values = values.reshape(-1).astype(np.int64)
         if not manifest.target_labels:
             return _plain_indices(values, classes, width, at)
@@ -376,7 +378,7 @@ def _plain_indices(
     count = len(classes) if classes is not None else max(width or 0, high + 1)
     if low < 0 or high >= count or count > MAX_CLASSES:
         detail = f"Class {low if low < 0 else high} is not an index into {min(count, MAX_CLASSES)} classes."
-        _refuse_target(at, "label-out-of-range", detail)
+        _refuse_target(at, "label-out-of-range", detail, "Count the classes from 0, or give their names as texts.")
     return torch.from_numpy(values), classes or tuple(str(i) for i in range(count))
 
 
@@ -398,5 +400,5 @@ def _labels(examples: Examples, at: str) -> Tensor:
     return torch.from_numpy(np.array(targets, dtype=np.int64).reshape(-1))
 
 
-def _refuse_target(at: str, code: str, detail: str) -> NoReturn:
-    raise DatasetRefused(detail, errors=[Entry(at, code, detail)])
+def _refuse_target(at: str, code: str, detail: str, hint: str | None = None) -> NoReturn:
+    raise DatasetRefused(detail, errors=[Entry(at, code, detail, hint=hint)])

@@ -379,6 +379,20 @@ class Prepared:
                 found.append(Entry(at, "missing-value", detail, hint='Train with {"type": "impute"}.'))
         return found[:MAX_ENTRIES]
 
+    @property
+    def passes(self) -> bool:
+        """Whether the net takes a row's numbers as they are."""
+        return not self._texts and not self._stages.steps
+
+    def familiar(self, numbers: Array, codes: Array | None = None) -> bool:
+        """Whether `unfamiliar` has surely nothing to warn of: a cheap look at all rows of a batch."""
+        if codes is not None and self._texts:
+            return False
+        if self._low is None or self._high is None:
+            return True
+        flat = numbers.reshape(len(numbers), -1)
+        return not bool(((flat < self._low) | (flat > self._high)).any())
+
     def unfamiliar(
         self, numbers: Array, codes: Array | None = None, *, rows: Sequence[object] = (), at: str = "/inputs"
     ) -> list[Entry]:

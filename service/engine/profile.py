@@ -35,7 +35,10 @@ _LARGE: Final = 30.0
 """The size of a number from which on inputs count as unscaled."""
 _IMBALANCE: Final = 10
 _LOOKED_THROUGH: Final = 2**28
-"""Bytes of a dataset whose rows are compared with each other."""
+"""Bytes of a dataset whose rows are compared with each other; of a larger one's numbers, a sample is looked at."""
+_SAMPLED: Final = 2**26
+"""Bytes of such a sample, about, in `_BLOCKS` blocks of rows that lie evenly from the first to the last."""
+_BLOCKS: Final = 64
 
 
 def preview(folder: Path, manifest: DatasetManifest, *, limit: int) -> dict[str, Any]:
@@ -58,11 +61,28 @@ def profile(folder: Path, manifest: DatasetManifest) -> dict[str, Any]:
     Returns:
         `columns`, each with name, role, dtype, missing and, for numbers, min, max, mean, std and a histogram; for texts
         and classes the number of distinct ones and the most frequent; for free text its lengths in characters. An array
-        is one column of all its elements. `warnings`, each an entry with a hint: what to add to the request.
+        is one column of all its elements. `sampled`, how many rows the numbers are from where these are too many to
+        look at all, else None; counts of missing values, texts and classes are of all rows even so. `warnings`, each
+        an entry with a hint: what to add to the request.
     """
     examples = open_dataset(folder, manifest)
-    columns = [_profiled(part, column, place) for part, column, place in _placed(examples)]
-    return {"columns": columns, "warnings": [warning.to_dict() for warning in _warnings(examples, columns)]}
+    sample = _sample(manifest)
+    columns = [_profiled(part, column, place, sample) for part, column, place in _placed(examples)]
+    return {
+        "columns": columns,
+        "sampled": None if sample is None else sum(block.stop - block.start for block in sample),
+        "warnings": [warning.to_dict() for warning in _warnings(examples, columns)],
+    }
+
+
+def _sample(manifest: DatasetManifest) -> list[slice] | None:
+    """Blocks of rows that stand for all of a large dataset; None where all are looked at."""
+    rows = manifest.rows
+    if manifest.size_bytes <= _LOOKED_THROUGH or rows <= _BLOCKS:
+        return None
+    length = max(1, rows * _SAMPLED // manifest.size_bytes // _BLOCKS)
+    starts = np.linspace(0, rows - length, _BLOCKS, dtype=np.int64).tolist()
+    return [slice(start, start + length) for start in starts]
 
 
 def _placed(examples: Examples) -> Iterator[tuple[Examples, Column, int]]:
@@ -104,7 +124,7 @@ def _values(examples: Examples, column: Column, place: int, count: int) -> list[
     return (stored.astype(np.int64) if column.dtype == "int" else stored).tolist()
 
 
-def _profiled(examples: Examples, column: Column, place: int) -> dict[str, Any]:
+def _profiled(examples: Examples, column: Column, place: int, sample: Sequence[slice] | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": column.name,
         "role": column.role,
@@ -121,6 +141,8 @@ def _profiled(examples: Examples, column: Column, place: int) -> dict[str, Any]:
         found["distinct"] = int((counts > 0).sum())
         found["top"] = [{"value": column.classes[i], "count": int(counts[i])} for i in order if counts[i]]
         return found
+    if sample is not None and len(stored) == examples.rows:
+        stored = np.concatenate([stored[block] for block in sample])
     return found | _summary(stored)
 
 
@@ -165,7 +187,8 @@ def _warnings(examples: Examples, columns: Sequence[Mapping[str, Any]]) -> Itera
             yield Entry(at, "many-missing", detail, hint=hint)
         distinct = found.get("distinct")
         if distinct == 1 or (distinct is None and found["min"] == found["max"] and not told[i].free):
-            detail = f"Column {name} has one value in all rows; a net can learn nothing from it."
+            which = "all rows" if _sample(manifest) is None else "all rows that were looked at"
+            detail = f"Column {name} has one value in {which}; a net can learn nothing from it."
             yield Entry(at, "constant-column", detail, hint="Leave it out by naming the inputs.")
         elif distinct is not None and distinct > max(_FEW_CATEGORIES, _MANY_CATEGORIES * rows):
             detail = f"Column {name} has {distinct} different texts in {rows} rows: one_hot makes a number of each."

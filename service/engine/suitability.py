@@ -41,9 +41,11 @@ def step_mistakes(examples: Examples, steps: Sequence[PreprocessingStep], object
         at = f"/preprocessing/{i}"
         if isinstance(step, (Standardize, MinMax, Log)) and step.of == "target":
             if objective.targets != "numbers" or examples.manifest.target != "number":
-                found.append(Entry(f"{at}/of", "invalid", "Only targets that are numbers to be met are scaled."))
+                detail = "Only targets that are numbers to be met are scaled."
+                found.append(Entry(f"{at}/of", "invalid", detail, hint='Leave "of": "target" out to scale the inputs.'))
             if step.columns != "*":
-                found.append(Entry(f"{at}/columns", "invalid", "A target has no columns to choose from."))
+                detail = "A target has no columns to choose from."
+                found.append(Entry(f"{at}/columns", "invalid", detail, hint="Leave `columns` out."))
         elif names and step.input is None:
             which = f"Write one step for each, with one of {', '.join(names)}."
             found.append(Entry(f"{at}/input", "missing", "The dataset has several inputs; say which.", hint=which))
@@ -93,11 +95,16 @@ def _of_input(examples: Examples, steps: Sequence[tuple[str, PreprocessingStep]]
             elif len(manifest.row_shape) != 3:
                 shape = list(manifest.row_shape)
                 detail = f"{step.type} takes images, [channels, height, width]; a row has the shape {shape}."
-                found.append(Entry(f"{at}/type", "shape-mismatch", detail))
+                fold = 'Fold them with "shape": [channels, height, width] in the source, or leave the step out.'
+                found.append(Entry(f"{at}/type", "shape-mismatch", detail, hint=fold))
             continue
         if isinstance(step, Impute) and manifest.layout == "array":
             detail = "Only the columns of a table are filled; the rows of this dataset have none."
             found.append(Entry(f"{at}/type", "invalid", detail, hint="Leave the step out."))
+            continue
+        if isinstance(step, TextStep) and manifest.layout == "array":
+            detail = f"{step.type} takes columns of texts; the rows of this dataset are numbers."
+            found.append(Entry(f"{at}/type", "wrong-type", detail, hint="Leave the step out."))
             continue
         wanted = "text" if isinstance(step, TextStep) else "number"
         if step.columns == "*":

@@ -52,7 +52,12 @@ def watched_mistakes(config: TrainingConfig) -> list[Entry]:
         watched.append(("/scheduler/metric", config.scheduler.metric))
     suited = suited_metrics(config.objective)
     return [
-        Entry(at, "invalid", f"{metric} does not suit the objective {config.objective.type}.")
+        Entry(
+            at,
+            "invalid",
+            f"{metric} does not suit the objective {config.objective.type}.",
+            expected=", ".join(f"val_{name}" for name in suited),
+        )
         for at, metric in watched
         if metric.removeprefix("val_") not in suited
     ]
@@ -204,6 +209,7 @@ def _value_mistakes(examples: Examples, objective: Objective, output: tuple[Size
                 hint = 'Targets that are logarithms need "log_target": true.' if high <= 0 else None
         case "numbers" if isinstance(objective, PoissonNll) and low < 0:
             detail = f"{objective.type} takes counts, which are never below 0; {reach}"
+            hint = 'Use {"type": "mse"} for numbers of both signs.'
         case _:
             pass
     return [] if detail is None else [Entry("/dataset", "label-out-of-range", detail, hint=hint)]

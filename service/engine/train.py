@@ -85,6 +85,8 @@ class Report:
     losses: tuple[float, ...]
     lr: float = 0.0
     """Of the first group of parameters, for the next update."""
+    rates: tuple[float, ...] = ()
+    """That group's rate at each step of `losses`."""
     planned_steps: int | None = None
     """How long a budget of seconds will be, where a scheduler had to know."""
 
@@ -272,6 +274,7 @@ class Trainer:
         self._told_fraction = 0.0
         self._samples_per_s: float | None = None
         self._untold: list[float] = []  # read, but in no report yet
+        self._rates: list[float] = []  # of the steps that are in no report yet, where a schedule moves them
         self._epoch_untold = False
         self._held_out_untold: list[EpochMetrics] = []
         self._told = 0  # steps whose loss was told
@@ -303,6 +306,16 @@ class Trainer:
     def planned_steps(self) -> int | None:
         """The steps that a budget of seconds was planned to have, where a scheduler had to know."""
         return self._progress.planned_steps
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The keys of all that is not trained, running statistics that are held among them."""
+        return self._frozen
+
+    @property
+    def frozen_digest(self) -> str | None:
+        """Of what is frozen, when training began; None where nothing is."""
+        return self._progress.frozen_digest
 
     def certificate(self) -> dict[str, Any] | None:
         """Whether the frozen tensors are what they were when training began: plain data for the lineage.
@@ -446,6 +459,8 @@ class Trainer:
         if self._augment is not None:
             inputs = self._augment(tuple(inputs), progress.step + 1)
 
+        if self._schedule is not None:
+            self._rates.append(self._rate())
         if self._accumulate == 1:
             loss = self._step.backward(inputs, targets, share=None, fresh=True)
             self._update()
@@ -459,6 +474,9 @@ class Trainer:
         self._slots[self._unread].copy_(loss)  # stays on the device: reading it here would wait for the step
         self._unread += 1
         progress.step += 1
+
+    def _rate(self) -> float:
+        return float(self._step.optimizer.param_groups[0]["lr"])
 
     def _update(self) -> None:
         self._step.update()
@@ -705,6 +723,8 @@ class Trainer:
             used = max(progress.step / self._total_steps, progress.elapsed_s / self._max_seconds)
             self._told_fraction = fraction = 1.0 if ended else min(1.0, used)
             losses, self._untold = tuple(self._untold), []
+            rates = self._rates[: len(losses)] or [self._rate()] * len(losses)
+            del self._rates[: len(losses)]
             yield Report(
                 step=progress.step,
                 epoch=progress.epoch,
@@ -713,7 +733,8 @@ class Trainer:
                 samples_per_s=self._samples_per_s,
                 first_step=self._told + 1,
                 losses=losses,
-                lr=float(self._step.optimizer.param_groups[0]["lr"]),
+                lr=self._rate(),
+                rates=tuple(rates),
                 planned_steps=progress.planned_steps,
             )
             self._told += len(losses)
@@ -776,7 +797,9 @@ class Trainer:
             detail = f"A class is outside the net's outputs: {text}"
             return failed("label_out_of_range", detail, "Give the last layer one output for each class.", "/dataset")
         if isinstance(error, IndexError):
-            return failed("data_error", f"An index in the inputs is outside its table: {text[:200]}", None, "/dataset")
+            detail = f"An index in the inputs is outside its table: {text[:200]}."
+            hint = "Give the Embedding more `num_embeddings` than the largest number in the rows."
+            return failed("data_error", detail, hint, "/dataset")
         if isinstance(error, (RuntimeError, ValueError)) and _SHAPES.search(text):
             return failed("shape_error", f"The net and the data do not fit: {text[:300]}", None, "/architecture")
         return error

@@ -1,5 +1,5 @@
-"""Weights of an edited net: taken over from the source where its tensors stay, reshaped by policy, else freshly drawn;
-and frozen where the edits say so.
+"""Weights of a net that begins with those of another: taken over where tensors fit, reshaped by policy, else drawn;
+and tensors that are frozen.
 
 Knows tensors and weight maps, and nothing of edits, files or stores.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CheckpointRefused, Entry
-from service.schemas.edits import WeightMap, frozen
+from service.schemas.architecture import StateRow
+from service.schemas.edits import Kept, Reshaped, WeightMap, frozen
 from service.schemas.surgery import Policy
 
 
@@ -53,7 +54,32 @@ def transfer(source: Mapping[str, Tensor], fresh: Mapping[str, Tensor], weights:
     return found
 
 
-_OTHER: Final = "The source's weights are not those that the edits were made for."
+_OTHER: Final = "The source's weights are not those that the map was made for."
+
+
+def by_key(source: Mapping[str, StateRow], wanted: Mapping[str, StateRow]) -> WeightMap:
+    """What becomes of every tensor when one net begins with the weights of another.
+
+    Args:
+        source: the tensors of the net whose weights are there.
+        wanted: of the net that begins with them.
+
+    Returns:
+        `kept` are those with the same key, shape and type; where only the key is the same, the tensor is `reshaped` by
+        the policy "reinit", which draws it anew.
+    """
+    kept, reshaped, new = [], [], []
+    for key, row in wanted.items():
+        other = source.get(key)
+        if other is not None and (other.shape, other.dtype) == (row.shape, row.dtype):
+            kept.append(Kept(from_=key, to=key))
+        elif other is not None and other.dtype == row.dtype:
+            reshaped.append(Reshaped(key=key, from_=key, from_shape=other.shape, to_shape=row.shape, policy="reinit"))
+        else:
+            new.append(key)
+    taken = {each.to for each in kept} | {each.key for each in reshaped}
+    dropped = tuple(key for key in source if key not in taken)
+    return WeightMap(kept=tuple(kept), reshaped=tuple(reshaped), new=tuple(new), dropped=dropped)
 
 
 def freeze(module: nn.Module, keys: Collection[str]) -> None:

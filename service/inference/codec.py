@@ -139,6 +139,166 @@ def decode(
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What a version takes if it takes nothing but numbers of one fixed shape: then all rows of a batch are looked at
+    together.
+
+    `shape` is that of a row, `highest` the largest float that is taken; of integers `low` and `high`. `rows` is the
+    most that one prediction may have of them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    highest: float
+    low: int
+    high: int
+    rows: int
+
+    def array(self, rows: list[Any]) -> Array:
+        """Rows whose values are known to be numbers or lists, as an array [N, *shape].
+
+        Raises:
+            ValueError, TypeError, OverflowError: something about them is odd; `decode` says what.
+        """
+        if self.dtype in _FLOATS:
+            array = np.array(rows, dtype=np.float64)
+            if array.shape[1:] != self.shape:
+                raise ValueError("odd rows")
+            if array.max() > self.highest or array.min() < -self.highest:
+                raise ValueError("odd rows")
+            return array
+        array = np.array(rows)
+        if (
+            array.dtype.kind != "i"
+            or array.shape[1:] != self.shape
+            or array.min() < self.low
+            or array.max() > self.high
+        ):
+            raise ValueError("odd rows")
+        return array.astype(self.dtype)
+
+
+def plain(
+    specs: Sequence[TensorSpec],
+    rows: Sequence[TableRow | ArrayRow | None],
+    *,
+    outputs: Sequence[TensorSpec],
+    limits: Limits,
+) -> Plain | None:
+    """How rows of numbers can be read all at once; None where a version takes texts, free sizes or several inputs."""
+    if len(specs) != 1 or len(rows) != 1 or specs[0].dtype not in (*_FLOATS, *_INTEGERS) or specs[0].dtype == "bool":
+        return None
+    row, dtype, shape = rows[0], specs[0].dtype, specs[0].shape[1:]
+    highest = _FLOATS.get(dtype, 0.0)
+    if isinstance(row, TableRow):
+        if row.texts:
+            return None
+        shape, dtype, highest = (len(row.columns),), "float64", _FLOATS["float32"]
+    fixed = tuple(size for size in shape if isinstance(size, int))
+    if len(fixed) != len(shape) or not math.prod(fixed):
+        return None
+    answered = sum(math.prod(size for size in spec.shape[1:] if isinstance(size, int)) for spec in outputs)
+    most = min(limits.rows, limits.elements // math.prod(fixed), limits.elements // max(1, answered))
+    low, high = _INTEGERS.get(dtype, (0, 0))
+    return Plain(fixed, dtype, highest, low, high, most)
+
+
+def only_numbers(body: bytes) -> bool:
+    """Whether the `inputs` member of a well-formed JSON object holds nothing but lists and numbers.
+
+    False where that cannot be seen at a glance. numpy makes numbers of true, null and "1"; so none may be there.
+    """
+    start = body.find(b'"inputs"')
+    if start < 0 or b"\\" in body or body.rfind(b'"inputs"') != start:
+        return False
+    end = body.find(b'"', start + 8)  # where the next member begins, if that is what it is
+    part = body[start + 8 : end if end >= 0 else len(body)]
+    opened = part.count(b"[")
+    if not opened or opened != part.count(b"]"):
+        return False
+    return not (b"t" in part or b"f" in part or b"n" in part or b"{" in part)
+
+
+def check(
+    tensors: Mapping[str, Array],
+    *,
+    specs: Sequence[TensorSpec],
+    limits: Limits,
+    rows: Sequence[TableRow | ArrayRow | None] | None = None,
+) -> tuple[Raw, ...]:
+    """Arrays by input name as raw arrays, one for each input of the version.
+
+    Args:
+        tensors: [N, …] each; arrays of texts where the version has columns of texts.
+        specs, limits, rows: as `decode` has them.
+
+    Raises:
+        InvalidInput: with every place that is wrong (at most 20).
+        BatchTooLarge: more rows or numbers than allowed.
+    """
+    known = rows if rows is not None and len(rows) == len(specs) else [None] * len(specs)
+    if any(tensor.dtype.kind not in "biuf" for tensor in tensors.values()) or any(
+        isinstance(row, TableRow) and row.texts for row in known
+    ):
+        listed: dict[str, Any] = {name: tensor.tolist() for name, tensor in tensors.items()}
+        return decode(listed, specs=specs, limits=limits, rows=rows)
+    _by_name({name: [] for name in tensors}, specs)
+    mistakes = _Mistakes()
+    count = len(tensors[specs[0].name]) if tensors[specs[0].name].ndim else 0
+    if count > limits.rows:
+        raise _too_large("rows", "rows", most=limits.rows, got=count)
+    found = []
+    for spec, row in zip(specs, known, strict=True):
+        tensor, at = tensors[spec.name], pointer(["inputs", spec.name])
+        if tensor.size > limits.elements:
+            raise _too_large("elements", "numbers", most=limits.elements, got=tensor.size)
+        shape: tuple[int | str, ...] = (len(row.columns),) if isinstance(row, TableRow) else spec.shape[1:]
+        if (
+            tensor.ndim != len(shape) + 1
+            or not tensor.size
+            or len(tensor) != count
+            or any(isinstance(size, int) and size != got for size, got in zip(shape, tensor.shape[1:], strict=True))
+        ):
+            mistakes.add(
+                at,
+                "shape-mismatch",
+                "The tensor has another shape.",
+                hint="All inputs have as many rows, one at least." if tensor.ndim == len(shape) + 1 else None,
+                expected=f"[{', '.join(map(str, ('rows', *shape)))}]",
+                got=shorten(str(list(tensor.shape))),
+            )
+            continue
+        wanted = "float64" if isinstance(row, TableRow) else "float32" if spec.dtype == "bfloat16" else spec.dtype
+        if not _fits(tensor.dtype, np.dtype(wanted)):
+            mistakes.add(
+                at, "dtype-mismatch", "The tensor has another data type.", expected=spec.dtype, got=str(tensor.dtype)
+            )
+            continue
+        if tensor.dtype.kind == "f":
+            highest = _FLOATS["float32"] if isinstance(row, TableRow) else _FLOATS.get(spec.dtype, math.inf)
+            bad = ~(np.abs(tensor) <= highest)
+            for place in np.argwhere(bad).tolist() if bad.any() else ():
+                where = at + "".join(f"/{index}" for index in place)
+                mistakes.add(where, "not-finite", f"This number is not a finite {spec.dtype}.")
+        elif wanted in _INTEGERS and tensor.dtype.kind in "iu":
+            low, high = _INTEGERS[wanted]
+            if int(tensor.min()) < low or int(tensor.max()) > high:
+                mistakes.add(at, "dtype-mismatch", f"A number is beyond {wanted}.", expected=f"from {low} to {high}")
+                continue
+            tensor = tensor.astype(wanted, copy=False)
+        found.append(Raw(tensor, rows=(), at=at))
+    mistakes.end()
+    return tuple(found)
+
+
+def _fits(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Whether numbers of a dtype are taken for another: wider or narrower, but no truth for a number."""
+    if "b" in (given.kind, wanted.kind):
+        return given.kind == wanted.kind
+    return wanted.kind == "f" or given.kind in "iu"
+
+
 def _is_one_object(inputs: Mapping[str, Any], spec: TensorSpec, row: TableRow | ArrayRow | None) -> bool:
     """Whether this is no object of inputs, but one row of columns, or one picture."""
     if isinstance(inputs.get(spec.name), list):

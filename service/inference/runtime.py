@@ -9,33 +9,37 @@ A job's checkpoint answers likewise, while there is no version of it: without go
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.engine import checkpoint, checkpoints
-from service.engine.predictor import GOLDEN, Predictor, Rows
+from service.engine.predictor import GOLDEN, Predictor, Rows, rows_of
 from service.errors import Entry, InvalidInput, ModelQuarantined, NotFound, ServiceError
-from service.inference.codec import Limits, decode, require_room
+from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.versions import Manifest, Signature
 from service.store.files import sha256_file
 from service.store.models import ModelStore
-from service.telemetry import Metrics, log
+from service.telemetry import Metrics, VersionMetrics, log
 
 _log = log(__name__)
 _TRIALS: Final = 8
 """Checkpoints of jobs that stay loaded."""
-_LOOKS: Final = 5
-"""So often a checkpoint is looked for that a worker replaces again and again."""
+_TIMED: Final = 16
+"""Of small forward passes one in so many is timed: to ask for a thread's time takes as long as some of them."""
+_LOOKS: Final = 50
+_BETWEEN_LOOKS_S: Final = 0.005
+"""So often, and so far apart, a checkpoint is looked for that a worker replaces again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +52,394 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answers of one version or checkpoint: arrays [N, …] by output name, and what a classifier adds."""
+class Inference:
+    """The answer to one request: arrays [N, …] by output name, what a classifier adds, and the times.
+
+    Args:
+        source: who answered.
+        model, version, alias: the same in words; none of them for a checkpoint of a job.
+        rows: N.
+        queue_s: how long the request waited for its turn.
+        infer_s: the forward pass of the batch that it rode in.
+    """
 
     source: Manifest | Trial
-    outputs: dict[str, Any]
-    probabilities: Any | None
+    model: str | None
+    version: int | None
+    alias: str | None
+    outputs: dict[str, Array]
+    probabilities: Array | None
     labels: list[str] | None
     classes: tuple[str, ...] | None
     warnings: tuple[Entry, ...]
-    seconds: float
+    rows: int
+    queue_s: float
+    infer_s: float
+
+
+class Answers:
+    """What one forward pass has answered to the rows of all who rode in it."""
+
+    __slots__ = (
+        "assemble_s",
+        "classes",
+        "closed_at",
+        "cost_s",
+        "infer_s",
+        "labels",
+        "outputs",
+        "probabilities",
+        "requests",
+        "rows",
+    )
+
+    def __init__(
+        self,
+        outputs: dict[str, Array],
+        *,
+        probabilities: Array | None,
+        labels: list[str] | None,
+        classes: tuple[str, ...] | None,
+        rows: int,
+        infer_s: float,
+        cost_s: float | None,
+    ) -> None:
+        self.outputs = outputs
+        self.probabilities = probabilities
+        self.labels = labels
+        self.classes = classes
+        self.rows = rows
+        self.infer_s = infer_s
+        self.cost_s = cost_s
+        self.assemble_s = 0.0
+        self.closed_at = 0.0
+        self.requests = 1
+
+
+class Slice(NamedTuple):
+    """The part of `Answers` that belongs to one request."""
+
+    answers: Answers
+    start: int
+    stop: int
+    warnings: tuple[Entry, ...]
+
+    def outputs(self) -> dict[str, Array]:
+        """Its rows by output name; all there is where nobody rode along, whose answers may have another first size."""
+        if self.answers.requests == 1:
+            return self.answers.outputs
+        return {name: whole[self.start : self.stop] for name, whole in self.answers.outputs.items()}
+
+
+class NotPlainError(Exception):
+    """Rows that were taken for plain numbers are odd; `decode` says what is wrong with them, if anything is."""
+
+
+Work = list[Any] | tuple[Raw, ...]
+"""What is to be predicted: a list of rows that hold nothing but numbers, or arrays that were checked."""
 
 
 class Loaded:
     """A version, or a job's checkpoint, in this process."""
 
+    _numbers = itertools.count(1)
+
     def __init__(
-        self, source: Manifest | Trial, predictor: Predictor, *, signature: Signature, size_bytes: int
+        self,
+        source: Manifest | Trial,
+        predictor: Predictor,
+        *,
+        signature: Signature,
+        size_bytes: int,
+        samples: Sequence[Rows] = (),
     ) -> None:
         self.source = source
         self.predictor = predictor
+        self._samples = tuple(samples)
+        self._placed: dict[int, bool] = {}
+        self._turn = 0
         self.signature = signature
         self.size_bytes = size_bytes
+        self.number = next(self._numbers)
+        """Tells this one from every other that was ever loaded here."""
+        independence = source.batch_independence if isinstance(source, Manifest) else None
+        self.mergeable = independence is not None and independence.independent
+        """Whether requests may ride together: it was tried that rows do not depend on each other."""
+        self.seconds: tuple[tuple[int, float], ...] = ()
+        """Rows and seconds of forward passes that were timed when it was loaded."""
+        self.heads: dict[str | None, bytes] = {}
+        """Beginnings of answers by alias, for the data plane."""
+        self.told: VersionMetrics | None = None
+        """Its metrics, once it was asked."""
+        self._plain: dict[Limits, Plain | None] = {}
+        self._names = tuple(spec.name for spec in signature.outputs)
 
-    def predict(self, inputs: object, *, limits: Limits) -> Prediction:
-        """Answer the `inputs` member of a request.
+    def plain(self, limits: Limits) -> Plain | None:
+        """How rows of numbers are read all at once, if they can be."""
+        try:
+            return self._plain[limits]
+        except KeyError:
+            rows = self.predictor.preprocessor.document.rows
+            known = rows if len(rows) == len(self.signature.inputs) else [None] * len(self.signature.inputs)
+            found = plain(self.signature.inputs, known, outputs=self.signature.outputs, limits=limits)
+            self._plain[limits] = found
+            return found
+
+    def decode(self, inputs: object, *, limits: Limits) -> tuple[Raw, ...]:
+        """The `inputs` member of a request as arrays.
 
         Raises:
             InvalidInput: the rows do not fit the version.
             BatchTooLarge: more rows or numbers than allowed.
         """
-        signature = self.signature
-        preprocessor = self.predictor.preprocessor
-        preprocessing = preprocessor.document
-        raw = decode(inputs, specs=signature.inputs, rows=preprocessing.rows, limits=limits)
-        require_room(len(raw[0]), outputs=signature.outputs, limits=limits)
-        warnings = [
-            warning
-            for place, part in enumerate(raw[: len(preprocessor.parts)])
-            for warning in preprocessor.parts[place].unfamiliar(part.numbers, part.codes, rows=part.rows, at=part.at)
-        ]
+        rows = self.predictor.preprocessor.document.rows
+        raw = decode(inputs, specs=self.signature.inputs, rows=rows, limits=limits)
+        require_room(len(raw[0]), outputs=self.signature.outputs, limits=limits)
+        return raw
+
+    def check(self, tensors: Mapping[str, Array], *, limits: Limits) -> tuple[Raw, ...]:
+        """Arrays by input name, checked; raises as `decode`."""
+        rows = self.predictor.preprocessor.document.rows
+        raw = check(tensors, specs=self.signature.inputs, rows=rows, limits=limits)
+        require_room(len(raw[0]), outputs=self.signature.outputs, limits=limits)
+        return raw
+
+    def key(self, raw: tuple[Raw, ...] | None) -> Hashable:
+        """Requests with equal keys may ride together. Rows not decoded yet have the key of those of the first form."""
+        if raw is None:
+            return (self.number, None)
+        if len(raw) == 1 and raw[0].codes is None and raw[0].numbers.dtype == np.float64:
+            shape = raw[0].numbers.shape[1:]
+            if any(
+                known is not None and known.dtype in _DOUBLES and known.shape == shape for known in self._plain.values()
+            ):
+                return (self.number, None)
+        return (self.number, tuple((part.numbers.dtype.str, part.numbers.shape[1:]) for part in raw))
+
+    def predict(self, inputs: object, *, limits: Limits) -> Inference:
+        """Answer the `inputs` member of a request, alone.
+
+        Raises:
+            InvalidInput: the rows do not fit the version.
+            BatchTooLarge: more rows or numbers than allowed.
+        """
+        (answer,), _ = self.run([self.decode(inputs, limits=limits)], limits=limits)
+        if isinstance(answer, Exception):
+            raise answer
+        return self.inference(answer, alias=None, queue_s=0.0)
+
+    def after(self, other: Loaded, work: Work, *, limits: Limits) -> Inference:
+        """Answer alone what another version was asked.
+
+        Raises:
+            InvalidInput: the rows do not fit this version.
+        """
+        if not isinstance(work, list) and len(work) == 1 and work[0].rows:
+            work = list(work[0].rows)
+        if isinstance(work, list):
+            work = self.decode(work, limits=limits)
+        elif (self.signature.inputs, self.predictor.preprocessor.document.rows) != (
+            other.signature.inputs,
+            other.predictor.preprocessor.document.rows,
+        ):
+            raise InvalidInput("This version takes other inputs.")
+        (answer,), _ = self.run([work], limits=limits)
+        if isinstance(answer, Exception):
+            raise answer
+        return self.inference(answer, alias=None, queue_s=0.0)
+
+    def inference(self, answer: Slice, *, alias: str | None, queue_s: float) -> Inference:
+        """A request's part of the answers, with who gave them."""
+        whole, part = answer.answers, slice(answer.start, answer.stop)
+        manifest = self.source if isinstance(self.source, Manifest) else None
+        return Inference(
+            self.source,
+            None if manifest is None else manifest.model,
+            None if manifest is None else manifest.version,
+            alias,
+            answer.outputs(),
+            None if whole.probabilities is None else whole.probabilities[part],
+            None if whole.labels is None else whole.labels[part],
+            whole.classes,
+            answer.warnings,
+            answer.stop - answer.start,
+            queue_s,
+            whole.infer_s,
+        )
+
+    def run(
+        self, works: Sequence[Work], *, limits: Limits, fixed_rows: int | None = None
+    ) -> tuple[list[Slice | Exception], float | None]:
+        """Answer several requests in one forward pass.
+
+        What fails among others is asked again alone, so that it fails alone.
+
+        Args:
+            works: the requests, all of one key.
+            limits: how much one prediction may hold.
+            fixed_rows: give every forward pass exactly so many rows, where rows do not depend on each other.
+
+        Returns:
+            For each request its part of the answers, or the exception that it meets; and the seconds that the forward
+            pass has kept a processor busy, None if it was not one or was not timed.
+        """
+        if not self.mergeable:
+            fixed_rows = None
+        try:
+            parts = self._together(works, limits, fixed_rows)
+            return cast("list[Slice | Exception]", parts), parts[0].answers.cost_s
+        except Exception as error:
+            if len(works) == 1:
+                return [error], None
+        found: list[Slice | Exception] = []
+        for work in works:
+            try:
+                found += self._together([work], limits, fixed_rows)
+            except Exception as error:
+                found.append(error)
+        return found, None
+
+    def _together(self, works: Sequence[Work], limits: Limits, fixed_rows: int | None) -> list[Slice]:
         started = time.perf_counter()
-        answers = self.predictor.run([Rows(part.numbers, part.codes, part.rows, part.at) for part in raw])
-        seconds = time.perf_counter() - started
-        outputs = {spec.name: _array(answer) for spec, answer in zip(signature.outputs, answers, strict=True)}
-        for name, output in outputs.items():
-            warnings += _not_finite(name, output)
-        probabilities, labels, classes = _classified(preprocessing, answers)
-        return Prediction(self.source, outputs, probabilities, labels, classes, tuple(warnings), seconds)
+        rows, counts = self._assembled(works, limits)
+        assembled = time.perf_counter()
+        answers = self._answer(rows, fixed_rows)
+        answers.requests = len(works)
+        answers.assemble_s = assembled - started
+        parts = self.predictor.preprocessor.parts
+        quiet = all(_is_finite(output) for output in answers.outputs.values()) and all(
+            one.familiar(part.numbers, part.codes) for one, part in zip(parts, rows, strict=False)
+        )
+        found = []
+        start = 0
+        for work, count in zip(works, counts, strict=True):
+            stop = start + count
+            warnings = () if quiet else tuple(self._warnings(work, rows, answers, start, stop))
+            found.append(Slice(answers, start, stop, warnings))
+            start = stop
+        return found
+
+    def _assembled(self, works: Sequence[Work], limits: Limits) -> tuple[list[Rows], list[int]]:
+        """All rows one after the other, and how many belong to each request.
+
+        Raises:
+            NotPlainError: rows that are not decoded are odd.
+        """
+        if all(isinstance(work, list) for work in works):
+            together = works[0] if len(works) == 1 else list(itertools.chain.from_iterable(works))
+            counts = [len(work) for work in works]
+            return [Rows(self._plain_array(cast("list[Any]", together), limits), bounded=True)], counts
+        raws = [
+            (Raw(self._plain_array(work, limits), rows=work),) if isinstance(work, list) else work for work in works
+        ]
+        counts = [len(raw[0]) for raw in raws]
+        if len(raws) == 1:
+            return [Rows(part.numbers, part.codes, part.rows, part.at) for part in raws[0]], counts
+        rows = []
+        for parts in zip(*raws, strict=True):
+            codes = None if parts[0].codes is None else np.concatenate([part.codes for part in parts])
+            rows.append(Rows(np.concatenate([part.numbers for part in parts]), codes))
+        return rows, counts
+
+    def _plain_array(self, rows: list[Any], limits: Limits) -> Array:
+        known = self.plain(limits)
+        if known is None:
+            raise NotPlainError
+        try:
+            return known.array(rows)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise NotPlainError from error
+
+    def _answer(self, rows: list[Rows], fixed_rows: int | None) -> Answers:
+        count = len(rows[0].numbers)
+        self._turn += 1
+        timed = self._turn < _TIMED or self._turn % _TIMED == 0 or count > _TIMED
+        started, busy = time.perf_counter(), time.thread_time() if timed else 0.0
+        if fixed_rows is None:
+            tensors = self.predictor.run(rows)
+        else:
+            step = fixed_rows if self._indifferent(fixed_rows) else 1
+            try:
+                pieces = [
+                    [whole[: stop - start] for whole in self.predictor.run(_padded(rows, start, stop, fixed_rows))]
+                    for start, stop in ((at, min(at + step, count)) for at in range(0, count, step))
+                ]
+            except ServiceError:
+                self.predictor.run(rows)  # tells it with the places of the rows that were sent
+                raise
+            tensors = pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        seconds, cost = time.perf_counter() - started, time.thread_time() - busy if timed else None
+        outputs = {name: _array(tensor) for name, tensor in zip(self._names, tensors, strict=True)}
+        probabilities, labels, classes = _classified(self.predictor.preprocessor.document, tensors)
+        return Answers(
+            outputs,
+            probabilities=probabilities,
+            labels=labels,
+            classes=classes,
+            rows=count,
+            infer_s=seconds,
+            cost_s=cost,
+        )
+
+    def _indifferent(self, fixed_rows: int) -> bool:
+        """Whether an answer's bits are the same at every place among so many rows, whatever the other rows are.
+
+        Tried once with sample rows. Of some nets they are not, such as recurrent ones: kernels may treat the last
+        numbers of an array in another way. Then each row is run with copies of itself.
+        """
+        found = self._placed.get(fixed_rows)
+        if found is not None:
+            return found
+        found = bool(self._samples)
+        if found:
+            count = len(self._samples[0].numbers)
+            alone = [self.predictor.run(_padded(self._samples, at, at + 1, fixed_rows)) for at in range(count)]
+            for shift in range(count):
+                order = (np.arange(fixed_rows) + shift) % count
+                mixed = self.predictor.run([_taken(part, order) for part in self._samples])
+                for place, row in enumerate(order):
+                    found = found and all(
+                        torch.equal(whole[place], one[0]) for whole, one in zip(mixed, alone[row], strict=True)
+                    )
+        self._placed[fixed_rows] = found
+        return found
+
+    def _warnings(self, work: Work, rows: Sequence[Rows], answers: Answers, start: int, stop: int) -> Iterator[Entry]:
+        """What one request should know: its values unlike those of training, its answers that are not finite."""
+        for place, part in enumerate(self.predictor.preprocessor.parts):
+            whole = rows[place]
+            sent, at = (work, "/inputs") if isinstance(work, list) else (work[place].rows, work[place].at)
+            codes = None if whole.codes is None else whole.codes[start:stop]
+            yield from part.unfamiliar(whole.numbers[start:stop], codes, rows=sent, at=at)
+        for name, output in answers.outputs.items():
+            yield from _not_finite(name, output[start:stop])
 
 
-def _array(answer: Tensor) -> Any:
+_DOUBLES: Final = ("float16", "bfloat16", "float32", "float64")
+
+
+def _padded(rows: Sequence[Rows], start: int, stop: int, count: int) -> list[Rows]:
+    """Some of the rows, and the last of them again and again until there are `count`."""
+    places = np.minimum(np.arange(start, start + count), stop - 1)
+    return [_taken(part, places) for part in rows]
+
+
+def _taken(part: Rows, places: Array) -> Rows:
+    codes = None if part.codes is None else part.codes[places]
+    return Rows(part.numbers[places], codes, at=part.at, bounded=part.bounded)
+
+
+def _array(answer: Tensor) -> Array:
     if answer.dtype in (torch.bfloat16, torch.float16):
         answer = answer.float()
     return np.ascontiguousarray(answer.numpy())
 
 
-def _not_finite(name: str, output: Any) -> list[Entry]:
+def _is_finite(output: Array) -> bool:
+    return output.dtype.kind != "f" or bool(np.isfinite(output).all())
+
+
+def _not_finite(name: str, output: Array) -> list[Entry]:
     if output.dtype.kind != "f":
         return []
     count = int(output.size - np.isfinite(output).sum())
@@ -122,7 +457,7 @@ def _not_finite(name: str, output: Any) -> list[Entry]:
 
 def _classified(
     preprocessing: Preprocessing, answers: Sequence[Tensor]
-) -> tuple[Any | None, list[str] | None, tuple[str, ...] | None]:
+) -> tuple[Array | None, list[str] | None, tuple[str, ...] | None]:
     target = preprocessing.target
     if not isinstance(target, ClassTarget) or len(answers) != 1:
         return None, None, None
@@ -189,6 +524,20 @@ class Runtime:
         assert loading.loaded is not None
         return loading.loaded
 
+    def peek(self, model: str, version: int) -> Loaded | None:
+        """The version if it is loaded."""
+        key = (model, version)
+        with self._mutex:
+            loaded = self._loaded.get(key)
+            if loaded is not None:
+                self._loaded.move_to_end(key)
+            return loaded
+
+    def loaded(self) -> list[Loaded]:
+        """The versions that are loaded now, the least recently used one first."""
+        with self._mutex:
+            return list(self._loaded.values())
+
     def trial(self, job_id: str, folder: Path) -> Loaded:
         """The best checkpoint that a job keeps now, loaded if it is not yet; its worker may go on meanwhile.
 
@@ -214,6 +563,9 @@ class Runtime:
                     while len(self._trials) > _TRIALS:
                         self._trials.popitem(last=False)
                     return loaded
+            if not any(folder.glob("*.json")):
+                break
+            time.sleep(_BETWEEN_LOOKS_S)  # each was replaced between the look at it and its reading
         raise NotFound("The job keeps no checkpoint.")
 
     def forget(self, model: str, version: int) -> None:
@@ -261,13 +613,22 @@ class Runtime:
             if wrong:
                 raise self._quarantine(model, version, "its files differ from its manifest: " + ", ".join(wrong))
         predictor = Predictor.load(folder)
+        golden = checkpoint.load(folder / GOLDEN)
         if (model, version) not in self._verified:
-            deviation = predictor.deviation(checkpoint.load(folder / GOLDEN))
+            deviation = predictor.deviation(golden)
             if deviation is not None:
                 raise self._quarantine(model, version, f"its golden rows do not come out again: {deviation}")
             self._verified.add((model, version))
         manifest = record.manifest
-        return Loaded(manifest, predictor, signature=manifest.signature, size_bytes=manifest.size_bytes)
+        loaded = Loaded(
+            manifest,
+            predictor,
+            signature=manifest.signature,
+            size_bytes=manifest.size_bytes,
+            samples=rows_of(golden),
+        )
+        loaded.seconds = predictor.timed(golden)
+        return loaded
 
     def _quarantine(self, model: str, version: int, reason: str) -> ModelQuarantined:
         _log.error(

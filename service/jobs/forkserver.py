@@ -10,6 +10,7 @@ Run as `python -m service.jobs.forkserver FD`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_MESSAGE = 64 * 1024
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Names of glibc's malloc.h."""
 
 
 def main(descriptor: int) -> None:
@@ -146,6 +149,7 @@ def _become_worker(request: dict[str, Any], *, drop: tuple[int, ...]) -> NoRetur
         os.close(null)
         os.close(log)
         _limit(request["memory_bytes"])
+        keep_freed_memory()
         from service.jobs import worker
 
         code = worker.main(folder, threads=request["threads"])
@@ -175,6 +179,18 @@ def _limit(memory_bytes: int) -> None:
     with contextlib.suppress(OSError):  # /proc may be read-only in a container
         Path("/proc/self/oom_score_adj").write_text("1000")
     os.nice(10)
+
+
+def keep_freed_memory() -> None:
+    """Let freed memory wait for the next step instead of going back to the system.
+
+    A convolutional net asks for the same megabytes in every step; having them mapped and zeroed anew takes a tenth of
+    its time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+        mallopt(_TRIM_THRESHOLD, 256 * 2**20)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,20 @@ import torch
 from service.engine import examples as examples_of
 from service.engine import export
 from service.engine.evaluate import evaluate
+from service.engine.evaluate import report as report_of
 from service.engine.predictor import Predictor
+from service.jobs import reports
 from service.jobs.staging import check_digests, environment, judged, log
 from service.schemas import architecture as architectures
 from service.schemas.datasets import DatasetManifest
 from service.schemas.jobs import EvaluateSpec
+from service.schemas.preprocessing import ClassTarget
 from service.schemas.versions import VersionFile
-from service.store.files import fsync_file, fsync_folder, sha256_file
+from service.store.files import fsync_file, fsync_folder, sha256_file, write_atomic
 
 
 def evaluate_version(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
-    """A version's metrics on a dataset."""
+    """A version's metrics on a dataset, and what figures of its answers are drawn from."""
     resolved = task["spec"]["resolved_model"]
     log(
         f"Attempt {task['attempt']}: evaluating {resolved['model']}/{resolved['version']} on dataset "
@@ -46,16 +49,27 @@ def evaluate_version(task: dict[str, Any], folder: Path, threads: int) -> dict[s
     targets = loaded.preprocessor.targets(
         examples, objective=spec.objective, width=width if isinstance(width, int) else None
     )
-    metrics = evaluate(
+    unscale = loaded.preprocessor.invert_target if loaded.preprocessor.scales_target else None
+    metrics = evaluate(loaded.module, inputs, targets, spec.objective, spec.metrics, unscale=unscale)
+    part = report_of(
         loaded.module,
         inputs,
         targets,
         spec.objective,
-        spec.metrics,
-        unscale=loaded.preprocessor.invert_target if loaded.preprocessor.scales_target else None,
+        unscale=unscale,
+        most_rows=reports.rows_for(outputs[0].shape),
     )
+    target = loaded.preprocessor.document.target
+    classes = target.classes if isinstance(target, ClassTarget) else None
+    report = reports.whole({"all": part}, rows={"all": len(targets)}, classes=classes)
+    write_atomic(folder / reports.FILE, reports.content(report))
     log(f"Evaluated: {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}.")
-    return {"outcome": "done", "metrics": metrics, "environment": environment(threads)}
+    return {
+        "outcome": "done",
+        "metrics": metrics,
+        "report": reports.short(report),
+        "environment": environment(threads),
+    }
 
 
 def export_version(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.ext.compiler import compiles
 
 from service.errors import Conflict, NotFound, QueueFull
 from service.schemas.document import utc_now
@@ -39,9 +40,9 @@ _OVERTAKEN: Final = 10
 """So often the job that waits longest is passed by for others of a higher priority; then it is its turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as it was when it was read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """A job as it was when it was read, without its documents, which may be megabytes.
 
     `attempts` are mappings with number, pid, state, started_at, ended_at and resumed_from_step; `attempt` is the number
     of the newest, 0 before the first.
@@ -49,13 +50,12 @@ class Job:
 
     id: str
     kind: str
+    replay_of: str | None
     state: JobState
     state_reason: str | None
     attempt: int
     priority: int
     labels: Mapping[str, str]
-    spec: Mapping[str, Any]
-    resolved_spec: Mapping[str, Any]
     dataset: Mapping[str, Any] | None
     seed: int | None
     environment: Mapping[str, Any] | None
@@ -64,7 +64,6 @@ class Job:
     metrics_best: Mapping[str, Any]
     warnings: tuple[Mapping[str, Any], ...]
     error: Mapping[str, Any] | None
-    report: Mapping[str, Any] | None
     output: Mapping[str, Any] | None
     attempts: tuple[Mapping[str, Any], ...]
     created_at: str
@@ -73,17 +72,15 @@ class Job:
     etag: str
 
     def view(self) -> dict[str, Any]:
-        """The job as the API shows it."""
+        """The job as the API shows it in a list."""
         return {
             "id": self.id,
             "kind": self.kind,
-            "replay_of": self.resolved_spec.get("replay_of", {}).get("job"),
+            "replay_of": self.replay_of,
             "state": self.state.value,
             "state_reason": self.state_reason,
             "priority": self.priority,
             "labels": dict(self.labels),
-            "spec": self.spec,
-            "resolved_spec": self.resolved_spec,
             "dataset": self.dataset,
             "seed": self.seed,
             "environment": self.environment,
@@ -91,13 +88,26 @@ class Job:
             "metrics": {"last": self.metrics_last, "best": self.metrics_best},
             "warnings": list(self.warnings),
             "error": self.error,
-            "report": self.report,
             "output": self.output,
             "attempts": [dict(attempt) for attempt in self.attempts],
             "created_at": self.created_at,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobSummary):
+    """A job with its documents."""
+
+    spec: Mapping[str, Any]
+    resolved_spec: Mapping[str, Any]
+    report: Mapping[str, Any] | None
+
+    def view(self) -> dict[str, Any]:
+        """The job as the API shows it."""
+        documents = {"spec": self.spec, "resolved_spec": self.resolved_spec, "report": self.report}
+        return {**JobSummary.view(self), **documents}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +296,7 @@ class JobQueue:
             devices: the devices that are free; None where no job asks for one.
         """
         with self._database.read() as connection:  # mostly there is nothing, and looking should disturb nobody
-            if connection.execute(_WAITING.limit(1)).first() is None:
+            if connection.execute(_WAITING.with_only_columns(jobs.c.id).limit(1)).first() is None:
                 return None
         now = utc_now()
         with self._database.write() as connection:
@@ -301,7 +311,7 @@ class JobQueue:
                 self._overtaken = 0
             elif self._overtaken >= _OVERTAKEN:
                 self._overtaken = 0
-                row = connection.execute(sa.select(jobs).where(jobs.c.position == oldest)).one()
+                row = connection.execute(sa.select(*_LIGHT).where(jobs.c.position == oldest)).one()
             else:
                 self._overtaken += 1
             number = row.attempt + 1
@@ -607,10 +617,10 @@ class JobQueue:
         kind: str | None = None,
         limit: int = 50,
         after: str | None = None,
-    ) -> Page[Job]:
+    ) -> Page[JobSummary]:
         """Jobs, newest first, of a state (or any of several), a model and a kind where these are given."""
         key = after_cursor(after, int)
-        query = sa.select(jobs).order_by(jobs.c.position.desc()).limit(limit + 1)
+        query = sa.select(*_LIGHT).order_by(jobs.c.position.desc()).limit(limit + 1)
         if state is not None:
             states = [state] if isinstance(state, str) else list(state)
             query = query.where(jobs.c.state.in_([JobState(one).value for one in states]))
@@ -622,14 +632,15 @@ class JobQueue:
             query = query.where(jobs.c.position < key[0])
         with self._database.read() as connection:
             found = page(list(connection.execute(query)), limit, lambda row: (row.position,))
-            return Page(tuple(_jobs(connection, found.items)), found.next)
+            tried = _tried(connection, found.items)
+            return Page(tuple(JobSummary(**_told(row, tried)) for row in found.items), found.next)
 
     def active(self) -> tuple[Job, ...]:
         """The jobs that have a worker, or had one and are not back in the queue yet, oldest first."""
         states = [state.value for state in ACTIVE | {JobState.INTERRUPTED}]
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.position)).all()
-            return tuple(_jobs(connection, rows))
+            query = sa.select(*_LIGHT, *(jobs.c[name] for name in _DOCUMENTS)).where(jobs.c.state.in_(states))
+            return tuple(_jobs(connection, connection.execute(query.order_by(jobs.c.position)).all()))
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
@@ -746,7 +757,33 @@ class JobQueue:
 
 # -- statements -----------------------------------------------------------------------------------------------------
 
-_WAITING: Final = sa.select(jobs).where(jobs.c.state == JobState.QUEUED.value)
+
+class _ReplayOf(sa.ColumnElement[str]):
+    """The job that a replay repeats, taken out of its resolved spec by the database."""
+
+    inherit_cache = True
+    type = sa.Text()
+
+
+@compiles(_ReplayOf)
+def _replay_of(_: _ReplayOf, compiler: sa.Compiled, **given: Any) -> str:
+    return f"json_extract({compiler.process(jobs.c.resolved_spec, **given)}, '$.replay_of.job')"
+
+
+@compiles(_ReplayOf, "postgresql")
+def _replay_of_on_postgresql(_: _ReplayOf, compiler: sa.Compiled, **given: Any) -> str:
+    return f"CAST({compiler.process(jobs.c.resolved_spec, **given)} AS JSON) -> 'replay_of' ->> 'job'"
+
+
+_DOCUMENTS: Final = ("spec", "resolved_spec", "report")
+_LIGHT: Final = (
+    *(column for column in jobs.c if column.name not in _DOCUMENTS),
+    _ReplayOf().label("replay_of"),
+)
+"""What is small in a job. Its documents are left in the database unless somebody asks for them: taking megabytes of
+JSON apart stops every other thread."""
+
+_WAITING: Final = sa.select(*_LIGHT).where(jobs.c.state == JobState.QUEUED.value)
 
 
 def _ahead(row: Row[Any]) -> sa.ColumnElement[bool]:
@@ -770,8 +807,8 @@ def _no_job(job_id: str) -> NotFound:
     return NotFound(f"There is no job {job_id!r}.")
 
 
-def _row(connection: Connection, job_id: str) -> Row[Any]:
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()
+def _row(connection: Connection, job_id: str, *more: sa.ColumnElement[Any]) -> Row[Any]:
+    row = connection.execute(sa.select(*_LIGHT, *more).where(jobs.c.id == job_id)).first()
     if row is None:
         raise _no_job(job_id)
     return row
@@ -810,10 +847,16 @@ def _add_event(connection: Connection, job_id: str, attempt: int, type_: str, da
 
 
 def _get(connection: Connection, job_id: str) -> Job:
-    return _jobs(connection, [_row(connection, job_id)])[0]
+    return _jobs(connection, [_row(connection, job_id, *(jobs.c[name] for name in _DOCUMENTS))])[0]
 
 
 def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
+    tried = _tried(connection, rows)
+    return [Job(**_told(row, tried), **{name: getattr(row, name) for name in _DOCUMENTS}) for row in rows]
+
+
+def _tried(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The attempts of some jobs, by the job's id."""
     tried: dict[str, list[dict[str, Any]]] = {row.id: [] for row in rows}
     query = sa.select(attempts).where(attempts.c.job_id.in_(list(tried))).order_by(attempts.c.number)
     for row in connection.execute(query):
@@ -827,35 +870,35 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
                 "resumed_from_step": row.resumed_from_step,
             }
         )
-    return [
-        Job(
-            id=row.id,
-            kind=row.kind,
-            state=JobState(row.state),
-            state_reason=row.state_reason,
-            attempt=row.attempt,
-            priority=row.priority,
-            labels=row.labels,
-            spec=row.spec,
-            resolved_spec=row.resolved_spec,
-            dataset=row.dataset,
-            seed=row.seed,
-            environment=row.environment,
-            progress=row.progress,
-            metrics_last=row.metrics_last,
-            metrics_best=row.metrics_best,
-            warnings=tuple(row.warnings),
-            error=row.error,
-            report=row.report,
-            output=row.output,
-            attempts=tuple(tried[row.id]),
-            created_at=row.created_at,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            etag=_etag(row),
-        )
-        for row in rows
-    ]
+    return tried
+
+
+def _told(row: Row[Any], tried: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The members of a summary."""
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "replay_of": row.replay_of,
+        "state": JobState(row.state),
+        "state_reason": row.state_reason,
+        "attempt": row.attempt,
+        "priority": row.priority,
+        "labels": row.labels,
+        "dataset": row.dataset,
+        "seed": row.seed,
+        "environment": row.environment,
+        "progress": row.progress,
+        "metrics_last": row.metrics_last,
+        "metrics_best": row.metrics_best,
+        "warnings": tuple(row.warnings),
+        "error": row.error,
+        "output": row.output,
+        "attempts": tuple(tried[row.id]),
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "etag": _etag(row),
+    }
 
 
 def _etag(row: Row[Any]) -> str:

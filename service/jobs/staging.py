@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from service import __version__
-from service.engine import checkpoint, predictor, transfer
+from service.engine import checkpoint, checkpoints, predictor, transfer
 from service.engine import examples as examples_of
 from service.engine.predictor import Predictor, Rows
 from service.engine.preprocessing import Preprocessor
@@ -24,6 +24,7 @@ from service.errors import (
     CheckpointRefused,
     JobFailed,
 )
+from service.jobs import reports
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
 from service.schemas.document import canonical, digest, utc_now
@@ -79,11 +80,14 @@ def stage(
     metrics: dict[str, float],
     lineage: dict[str, Any],
     threads: int,
+    *,
+    report: bytes | None = None,
 ) -> VersionDraft:
     """Write a version's files, fsynced, and say what they are.
 
     Args:
         golden: raw rows to record answers for; drawn where there are no data.
+        report: the content of `report.json`, where the net's answers were looked at.
     """
     make_folder(folder)
     state = module.state_dict()
@@ -105,6 +109,8 @@ def stage(
     answered = staged.golden(golden)
     size, sha256 = checkpoint.save(folder / predictor.GOLDEN, answered)
     files.append(VersionFile(name=predictor.GOLDEN, size_bytes=size, sha256=sha256))
+    if report is not None:
+        files.append(_file(folder, reports.FILE, report))
     fsync_folder(folder)
 
     _, outputs = judged(document)
@@ -185,11 +191,47 @@ def inherit(task: dict[str, Any], module: torch.nn.Module) -> Predictor | None:
     source = Predictor.load(folder)
     weights = WeightMap.model_validate(task["spec"]["edited"]["weights"])
     module.load_state_dict(transfer.transfer(source.module.state_dict(), module.state_dict(), weights))
-    log(
-        f"Weights of {edited_from(task)}: {len(weights.kept)} tensors kept, {len(weights.reshaped)} reshaped, "
-        f"{len(weights.new)} new, {len(weights.dropped)} dropped."
-    )
+    log(f"Weights of {edited_from(task)}: {_counts(weights)}.")
     return source
+
+
+def begin(task: dict[str, Any], module: torch.nn.Module) -> None:
+    """Put the weights into a net that its training begins with, where `init.from` names some.
+
+    Raises:
+        CheckpointRefused: the version's files are not the published ones.
+        JobFailed: the checkpoint is damaged.
+    """
+    inherited = task["spec"].get("inherited")
+    if inherited is None:
+        return
+    folder, origin = Path(task["inherited"]["folder"]), inherited["from"]
+    if "model" in origin:
+        check_digests(folder, [VersionFile.model_validate(file) for file in task["inherited"]["files"]])
+        state = checkpoint.load(folder / predictor.WEIGHTS, mmap=True)
+        name = f"{origin['model']}/{origin['version']}"
+    else:
+        state = _pinned(folder, origin["sha256"])
+        name = f"step {origin['step']} of {origin['job']}"
+    weights = WeightMap.model_validate(inherited["weights"])
+    module.load_state_dict(transfer.transfer(state, module.state_dict(), weights))
+    log(f"Begins with the weights of {name}: {_counts(weights)}.")
+
+
+def _pinned(folder: Path, sha256: str) -> Mapping[str, Tensor]:
+    """The best weights in the checkpoint that was chosen when the job was submitted."""
+    for kept in checkpoints.kept(folder):
+        path = folder / kept.entry["file"]
+        if kept.entry["sha256"] == sha256 and path.exists() and sha256_file(path)[0] == sha256:
+            return kept.weights(checkpoint.load(path, mmap=True))
+    raise JobFailed("checkpoint_refused", "The checkpoint to begin with is damaged or gone.", reason="damaged")
+
+
+def _counts(weights: WeightMap) -> str:
+    return (
+        f"{len(weights.kept)} tensors kept, {len(weights.reshaped)} reshaped, {len(weights.new)} new, "
+        f"{len(weights.dropped)} dropped"
+    )
 
 
 def edited_from(task: dict[str, Any]) -> str:

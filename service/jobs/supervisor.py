@@ -338,6 +338,8 @@ class Supervisor:
         }
         dataset_id = job.dataset["id"] if job.dataset is not None else None
         task |= materials(job.resolved_spec, dataset_id, models=self._models, datasets=self._datasets)
+        if "job" in job.resolved_spec.get("inherited", {}).get("from", {}):
+            task["inherited"] = {"folder": str(beginning_of_job(self._root, job.id))}
         if job.resolved_spec.get("upload") is not None:
             task["upload"] = str(child(self._root / "uploads", job.resolved_spec["upload"]))
         return task
@@ -450,7 +452,7 @@ class Supervisor:
         elif running.killed_for is not None or running.not_started is not None:
             self._end(job, JobState.FAILED, error=running.killed_for or running.not_started)
         elif error is not None:
-            if error.get("reason") == "digest-mismatch" and "resolved_model" in job.resolved_spec:
+            if error.get("reason") == "digest-mismatch":
                 self._quarantine(job, error["detail"])
             self._end(job, JobState.FAILED, error=error, report=error.pop("report", None))
         elif job.state is JobState.PAUSING:
@@ -581,7 +583,9 @@ class Supervisor:
 
     def _quarantine(self, job: Job, detail: str) -> None:
         """The worker has seen that a version's files are not the published ones: nobody should be served from them."""
-        resolved = job.resolved_spec["resolved_model"]
+        resolved = job.resolved_spec.get("resolved_model") or job.resolved_spec.get("inherited", {}).get("from", {})
+        if "model" not in resolved:
+            return
         try:
             self._models.quarantine(resolved["model"], resolved["version"], detail.removesuffix("."))
         except (Busy, StoreLocked):
@@ -603,6 +607,7 @@ class Supervisor:
             "sha256": file["sha256"],
             "at": utc_now(),
             "file": "best.pt",
+            "frozen_digest": (lineage.get("certificate") or {}).get("digest"),
         }
         documents = {
             "architecture": _read(folder / "staged" / "architecture.json"),
@@ -719,18 +724,28 @@ def materials(
             "manifest": record.manifest.model_dump(mode="json"),
         }
     if "resolved_model" in spec:  # what is evaluated, or whose weights are taken over
-        resolved = spec["resolved_model"]
-        version = models.version(resolved["model"], resolved["version"])
-        found["version"] = {
-            "folder": str(models.folder(resolved["model"], resolved["version"])),
-            "files": [file.model_dump(mode="json") for file in version.manifest.files],
-        }
+        found["version"] = _version(spec["resolved_model"], models)
+    if spec.get("kind") == "train" and "model" in spec.get("inherited", {}).get("from", {}):
+        found["inherited"] = _version(spec["inherited"]["from"], models)
     return found
+
+
+def _version(resolved: Mapping[str, Any], models: ModelStore) -> dict[str, Any]:
+    version = models.version(resolved["model"], resolved["version"])
+    return {
+        "folder": str(models.folder(resolved["model"], resolved["version"])),
+        "files": [file.model_dump(mode="json") for file in version.manifest.files],
+    }
 
 
 def folder_of_job(root: Path, job_id: str) -> Path:
     """Where a job's attempts and checkpoints lie."""
     return root / "jobs" / job_id
+
+
+def beginning_of_job(root: Path, job_id: str) -> Path:
+    """Where the checkpoint of another job lies that a training begins with; it stays for a replay."""
+    return folder_of_job(root, job_id) / "init"
 
 
 _BITS_DEPEND_ON: Final = ("torch", "cpu_capability", "threads", "device", "machine", "modelyard")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,19 +15,24 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from service.engine import build, checkpoint, checkpoints, doctor, objectives, transfer
+from service.engine import build, checkpoint, checkpoints, doctor, objectives, seen, transfer
 from service.engine import examples as examples_of
 from service.engine import preprocessing as fitting
 from service.engine.augmentation import augmentation
+from service.engine.cuda_graphs import GraphStep
 from service.engine.evaluate import evaluate
+from service.engine.evaluate import report as report_of
 from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
+from service.engine.step import AutogradStep
 from service.engine.train import Best, CheckpointDue, EpochEnd, Finished, Report, StopFlag, Trainer
 from service.errors import Entry, JobFailed
-from service.jobs.staging import environment, golden_rows, inherit, judged, log, parameters, signature, stage
+from service.jobs import reports
+from service.jobs.staging import begin, environment, golden_rows, inherit, judged, log, parameters, signature, stage
+from service.jobs.watching import Watch
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import utc_now
-from service.schemas.preprocessing import Preprocessing
+from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.training import Budget, TrainingConfig
 from service.store.files import make_folder, sha256_file, write_atomic
 
@@ -99,6 +104,8 @@ class Training:
         self._points = 0
         self._stride = 1
         self._first_step_at: str | None = None
+        self._watch: Watch | None = None
+        self._frozen_digest: str | None = None
         self._documents: bytes | None = None
         """What a reader of the checkpoints must know beside them; written before the first."""
 
@@ -119,6 +126,8 @@ class Training:
         )
         self._documents = self._described(data.fitted)
         self._resume(trainer)
+        self._frozen_digest = trainer.frozen_digest
+        self._watch = self._watching(data)
         finished = self._consume(trainer)
         if finished.reason == "stopped":
             self._save(trainer, finished.step, finished.epoch)
@@ -137,6 +146,7 @@ class Training:
             "steps": finished.step,
             "epochs": finished.epoch,
             "stopped_by": finished.reason,
+            "certificate": certified(trainer.certificate(), trainer.frozen, self._patterns()),
             "resolved_spec": self._task["spec"],
         }
         done = f"Trained {finished.step} steps, {finished.epoch} epochs, in {finished.elapsed_s:.2f} s"
@@ -147,12 +157,30 @@ class Training:
         }
         return {**result, "stopped_early": stopped_early}
 
+    def _patterns(self) -> list[str]:
+        """What the request freezes, as it says it."""
+        init = self._config.init
+        return [*self._task["spec"].get("edited", {}).get("freeze", ()), *(init.freeze if init is not None else ())]
+
+    def _frozen_in(self, module: torch.nn.Module) -> tuple[str, ...]:
+        """The keys of what is frozen in a net that was trained by this request."""
+        init = self._config.init
+        held = set(self._task["spec"].get("edited", {}).get("frozen", ()))
+        if init is not None:
+            held |= set(transfer.frozen_keys(module, init.freeze, statistics=init.freeze_batchnorm_stats))
+        return tuple(sorted(held))
+
     def publish(self) -> dict[str, Any]:
         """Stage a version of another training's checkpoint, whose files lie where the checkpoints of this job would."""
         data = self._open()
         entry, weights = self._kept()
         module = build.build(self._architecture)
         module.load_state_dict(weights)
+        found = None
+        frozen = self._frozen_in(module)
+        if entry.get("frozen_digest") is not None:
+            digest = transfer.fingerprint(module, frozen)
+            found = {"frozen": len(frozen), "identical": digest == entry["frozen_digest"], "digest": digest}
         promoted = self._task["spec"]["checkpoint_of"]
         spec = {key: value for key, value in self._task["spec"].items() if key != "checkpoint_of"}
         lineage = {
@@ -160,6 +188,7 @@ class Training:
             **{"steps": entry["step"], "epochs": entry["epoch"]},
             "stopped_by": "promotion",
             "promoted_from": {**promoted, "step": entry["step"], "epoch": entry["epoch"]},
+            "certificate": certified(found, frozen, self._patterns()),
             "resolved_spec": {**spec, "kind": "train"},
         }
         return self._staged(data, module, lineage, f"Took the checkpoint of step {entry['step']} of {promoted['job']}")
@@ -264,7 +293,9 @@ class Training:
         torch.manual_seed(self._seed)  # as a tutorial does it: seed, net, loop
         module = build.build(self._architecture)
         inherit(self._task, module)
-        transfer.freeze(module, self._task["spec"].get("edited", {}).get("frozen", ()))
+        begin(self._task, module)
+        frozen = self._task["spec"].get("edited", {}).get("frozen", ())
+        transfer.freeze(module, frozen)
         return Trainer(
             module,
             config or self._config,
@@ -273,6 +304,8 @@ class Training:
             validation=validation,
             stop=stop or self._stop,
             unscale=data.unscale,
+            frozen=frozen,
+            make_step=GraphStep if self._config.cuda_graphs else AutogradStep,
             augment=augmentation(
                 self._config.preprocessing, [spec.name for spec in self._architecture.inputs], seed=self._seed
             ),
@@ -281,6 +314,7 @@ class Training:
     def _staged(self, data: _Data, module: torch.nn.Module, lineage: dict[str, Any], done: str) -> dict[str, Any]:
         """Measure a net on every part and write its version; the worker's result."""
         metrics: dict[str, float] = {}
+        parts = {}
         objective = self._config.objective
         for name, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
             if name in data.rows:
@@ -297,25 +331,62 @@ class Training:
                     prefix=prefix,
                     unscale=data.unscale,
                 )
+                parts[name] = report_of(
+                    module,
+                    inputs,
+                    targets,
+                    objective,
+                    batch_size=self._config.batch_size,
+                    unscale=data.unscale,
+                    most_rows=reports.rows_for(self._outputs[0].shape),
+                )
+        counts = {name: len(part_rows) for name, part_rows in data.rows.items()}
+        target = data.fitted.target
+        classes = target.classes if isinstance(target, ClassTarget) else None
+        report = reports.whole(parts, rows=counts, classes=classes)
+        write_atomic(self._folder / reports.FILE, reports.content(report))
+        watch = self._watch or self._watching(data)
+        watch.behold(module, step=lineage["steps"], epoch=lineage["epochs"])
         dataset = self._task["dataset"]
         lineage = {
             "dataset": {"id": dataset["id"], "digest": dataset["manifest"]["digest"]},
             "job": self._task["job"],
             "attempt": self._task["attempt"],
-            "rows": {name: len(part_rows) for name, part_rows in data.rows.items()},
+            "rows": counts,
             **lineage,
         }
         log(f"{done}: {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}.")
         golden = golden_rows(data.examples, data.fitted, data.rows["train"])
         draft = stage(
-            self._folder / "staged", self._architecture, data.fitted, module, golden, metrics, lineage, self._threads
+            self._folder / "staged",
+            self._architecture,
+            data.fitted,
+            module,
+            golden,
+            metrics,
+            lineage,
+            self._threads,
+            report=reports.content(report),
         )
         return {
             "outcome": "done",
             "version": draft.model_dump(mode="json"),
             "metrics": metrics,
+            "report": reports.short(report),
             "environment": environment(self._threads),
         }
+
+    def _watching(self, data: _Data) -> Watch:
+        width = self._outputs[0].shape[-1]
+        scene = seen.Scene(
+            self._architecture,
+            data.examples,
+            data.rows,
+            data.preprocessor,
+            self._config.objective,
+            width if isinstance(width, int) else None,
+        )
+        return Watch(self._folder, scene)
 
     def _tell(self, sentence: str, **data: Any) -> None:
         """Say something in the job's log and among its events."""
@@ -345,6 +416,8 @@ class Training:
                     self._metrics(event.step, event.epoch, dict(event.metrics), series, event.best)
                 case CheckpointDue():
                     self._save(trainer, event.step, event.epoch)
+                    if self._watch is not None:
+                        self._watch.glance(trainer.module, step=event.step, epoch=event.epoch)
                 case Finished():
                     return event
         raise AssertionError("a trainer ends with Finished")
@@ -358,28 +431,32 @@ class Training:
                 "fraction": report.fraction,
                 "eta_s": report.eta_s,
                 "samples_per_s": report.samples_per_s,
+                "lr": report.lr,
+                "planned_steps": report.planned_steps,
             },
         )
         if not report.losses:
             return
-        kept = [
-            (report.first_step + place, loss)
-            for place, loss in enumerate(report.losses)
-            if (report.first_step + place) % self._stride == 0
-        ]
+        steps = range(report.first_step, report.first_step + len(report.losses))
+        kept = [place for place, step in enumerate(steps) if step % self._stride == 0]
         self._points += len(kept)
         if self._points > _POINTS_BEFORE_THINNING * self._stride.bit_length():
             self._stride *= 2  # a long job keeps every second, fourth, … loss, and says so
-        epoch_of = {step: (step - 1) // self._steps_per_epoch + 1 for step, _ in kept}
+        turns = [place for place in kept if _turns(report.rates, place)]
         series = [
-            {
-                "name": "loss",
-                "steps": [step for step, _ in kept],
-                "epochs": [epoch_of[step] for step, _ in kept],
-                "values": [loss for _, loss in kept],
-            }
+            self._series("loss", steps, kept, report.losses),
+            self._series("lr", steps, turns, report.rates),
         ]
-        self._metrics(report.step, report.epoch, {"loss": report.losses[-1]}, series if kept else [], {})
+        told = [each for each in series if each["steps"]]
+        self._metrics(report.step, report.epoch, {"loss": report.losses[-1]}, told, {})
+
+    def _series(self, name: str, steps: range, kept: list[int], values: Sequence[float]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "steps": [steps[place] for place in kept],
+            "epochs": [(steps[place] - 1) // self._steps_per_epoch + 1 for place in kept],
+            "values": [values[place] for place in kept],
+        }
 
     def _metrics(
         self,
@@ -431,7 +508,8 @@ class Training:
         }
         if best is not None:
             entry["best"] = {"step": best.step, "epoch": best.epoch}
-        write_atomic(self._checkpoints / f"{name}.json", json.dumps(entry).encode())
+        kept = entry if self._frozen_digest is None else {**entry, "frozen_digest": self._frozen_digest}
+        write_atomic(self._checkpoints / f"{name}.json", json.dumps(kept).encode())
         self._events.emit("checkpoint", {key: value for key, value in entry.items() if key != "file"})
 
     def _resume(self, trainer: Trainer) -> None:
@@ -464,6 +542,38 @@ class Training:
 
 
 _ROWS_OF: Final = {"train": "training rows", "val": "validation rows", "test": "test rows"}
+
+
+def certified(found: Mapping[str, Any] | None, frozen: Sequence[str], patterns: Sequence[str]) -> dict[str, Any] | None:
+    """That what was to stay did, of the weights that are published against those that the job began with: for the
+    lineage.
+
+    Args:
+        found: as `Trainer.certificate` gives it; None if nothing was frozen.
+        frozen: the keys of the frozen tensors.
+        patterns: what names them.
+
+    Raises:
+        JobFailed: a frozen tensor is another one now.
+    """
+    if found is None:
+        return None
+    if not found["identical"]:
+        raise JobFailed("internal", "A frozen tensor is not what it was when training began; nothing is published.")
+    log(f"Compared by digest: the {found['frozen']} frozen tensors are what they were when training began.")
+    return {
+        "patterns": list(patterns),
+        "tensors": found["frozen"],
+        "statistics": sum(key.rpartition(".")[2].startswith("running_") for key in frozen),
+        "unchanged": True,
+        "digest": found["digest"],
+    }
+
+
+def _turns(rates: Sequence[float], place: int) -> bool:
+    """Whether a curve through these rates needs this one: it is at an end, or another one than its neighbours."""
+    ends = place in (0, len(rates) - 1)
+    return ends or rates[place] != rates[place - 1] or rates[place] != rates[place + 1]
 
 
 def _stopped_early(config: TrainingConfig, finished: Finished) -> str:

@@ -26,10 +26,12 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from service import keys
 from service.controlplane import ControlPlane, Download
 from service.errors import DatasetRefused, DigestMismatch, Entry, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
+from service.rest.auth import principal_of, require
 from service.rest.bodies import declare
 from service.rest.health import Lifecycle
 from service.schemas import architecture as architectures
@@ -207,11 +209,14 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
         responses={200: {"model": views.Validation}},
         openapi_extra=document,
     )
-    async def validate(request: Request) -> Response:
+    async def validate(
+        request: Request,
+        drawing: Annotated[bool, Query(description="Add the net as a Mermaid flowchart.")] = False,
+    ) -> Response:
         body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
         if not isinstance(body, dict):
             raise ValidationFailed(errors=[Entry("", "wrong-type", "A document is an object.", expected="an object")])
-        return json_response(await run_sync(control.validate, body))
+        return json_response(await run_sync(partial(control.validate, body, drawing=drawing)))
 
     @routes.post(
         "/edit",
@@ -404,7 +409,7 @@ def _datasets(control: ControlPlane, limits: Limits) -> APIRouter:
         raw = await bodies.read_bytes(request, limit=limits.json_bytes)
         asked = await run_sync(lambda: bodies.validate(_DATASET, bodies.parse_json(raw, keep=True)))
         wait = _wait_of(prefer)
-        idempotency = _idempotency(key, "POST /v1/datasets", raw)
+        idempotency = _idempotency(request, key, "POST /v1/datasets", raw)
         record, reading, new = await run_sync(lambda: control.add_dataset(asked, idempotency=idempotency))
         if reading is not None:
             await _ended(reading, _READ_WAIT_S if wait is None else wait)
@@ -467,8 +472,15 @@ def _wait_of(prefer: str | None) -> float | None:
     return min(float(match[1]), 600.0) if match else None
 
 
-def _idempotency(key: str | None, route: str, body: bytes) -> IdempotencyKey | None:
-    return None if key is None else IdempotencyKey(key, route, "anonymous", hashlib.sha256(body).hexdigest())
+def _idempotency(request: Request, key: str | None, route: str, body: bytes) -> IdempotencyKey | None:
+    caller = principal_of(request).name  # which the successor of a key shares
+    return None if key is None else IdempotencyKey(key, route, caller, hashlib.sha256(body).hexdigest())
+
+
+def _may_set_alias(request: Request, output: object) -> None:
+    """Hold a job that moves an alias to what moving it by hand needs; what is malformed is told later."""
+    if isinstance(output, dict) and output.get("alias_on_success") is not None:
+        require(request, keys.Scope.PUBLISH, "A job that sets an alias")
 
 
 def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRouter:
@@ -507,7 +519,8 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         body = await run_sync(lambda: bodies.parse_json(raw, keep=True))
         if dry_run:
             return json_response(await run_sync(control.examine, body, limiter=submitting))
-        idempotency = _idempotency(key, "POST /v1/jobs", raw)
+        _may_set_alias(request, body.get("output") if isinstance(body, dict) else None)
+        idempotency = _idempotency(request, key, "POST /v1/jobs", raw)
         return await _accepted(lambda: control.submit(body, idempotency=idempotency), prefer)
 
     async def _accepted(act: Submission, prefer: str | None) -> Response:
@@ -531,10 +544,10 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         with _changes(control, job_id) as changed:
             while True:
                 changed.clear()
-                job = await run_sync(queue.get, job_id)
+                state = await run_sync(queue.state, job_id)
                 remaining = deadline - time.monotonic()
-                if job.state in FINAL or remaining <= 0 or lifecycle.draining:
-                    return job
+                if state in FINAL or remaining <= 0 or lifecycle.draining:
+                    return await run_sync(queue.get, job_id)
                 try:
                     await asyncio.wait_for(changed.wait(), min(remaining, 0.5))
                 except TimeoutError:
@@ -550,7 +563,7 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         after: After = None,
     ) -> Response:
         found = queue.list(state=state, model=model, kind=kind, limit=limit, after=after)
-        return _page(request, found, lambda job: _without_documents(job.view()))
+        return _page(request, found, lambda job: job.view())
 
     @routes.get("/jobs/{job_id:job}", summary="A job", responses={200: {"model": views.JobView}})
     def get(job_id: JobId) -> Response:
@@ -643,8 +656,10 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     )
     async def promote(request: Request, job_id: JobId, prefer: Prefer = None, key: Key = None) -> Response:
         raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
-        asked = bodies.validate(_PROMOTE, bodies.parse_json(raw)) if raw.strip() else views.PromoteRequest()
-        idempotency = _idempotency(key, f"POST /v1/jobs/{job_id}/promote", raw)
+        body = bodies.parse_json(raw) if raw.strip() else {}
+        asked = bodies.validate(_PROMOTE, body)
+        _may_set_alias(request, body.get("output"))
+        idempotency = _idempotency(request, key, f"POST /v1/jobs/{job_id}/promote", raw)
         return await _accepted(lambda: control.promote(job_id, asked.output, idempotency=idempotency), prefer)
 
     @routes.post(
@@ -657,8 +672,8 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         status_code=202,
         responses={200: {"model": views.JobView}, 202: {"model": views.JobView}},
     )
-    async def replay(job_id: JobId, prefer: Prefer = None, key: Key = None) -> Response:
-        idempotency = _idempotency(key, f"POST /v1/jobs/{job_id}/replay", b"")
+    async def replay(request: Request, job_id: JobId, prefer: Prefer = None, key: Key = None) -> Response:
+        idempotency = _idempotency(request, key, f"POST /v1/jobs/{job_id}/replay", b"")
         return await _accepted(lambda: control.replay(job_id, idempotency=idempotency), prefer)
 
     @routes.get(
@@ -745,10 +760,6 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
 
 EventsPage = views.PageView[views.EventView]
 CheckpointsPage = views.PageView[views.CheckpointView]
-
-
-def _without_documents(view: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in view.items() if name not in ("spec", "resolved_spec", "report")}
 
 
 def _event_id(header: str | None) -> int:
@@ -1014,9 +1025,18 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
     @routes.put(
         "/{name}/aliases/{alias}",
         summary="Point an alias at a version",
-        description="With `If-Match` and the ETag that was seen; a new alias with `If-None-Match: *`.",
+        description=(
+            "With `If-Match` and the ETag that was seen; a new alias with `If-None-Match: *`. A `canary` answers a "
+            "share of the requests, `shadow` versions are compared, and a `guard` takes the newest version back."
+        ),
         responses={200: {"model": views.AliasView}, 201: {"model": views.AliasView}},
-        openapi_extra=declare("AliasRequest", examples={"first": {"version": 1}}),
+        openapi_extra=declare(
+            "AliasRequest",
+            examples={
+                "first": {"version": 1},
+                "canary": {"version": 1, "canary": {"version": 2, "percent": 5}, "guard": {"error_rate": 0.02}},
+            },
+        ),
     )
     async def set_alias(
         request: Request, name: ModelName, alias: AliasName, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
@@ -1025,7 +1045,13 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
         create = if_none_match is not None and if_none_match.strip() == "*"
         record = await run_sync(
             lambda: models.aliases.set(
-                name, alias, asked.version, if_match=if_match, create=create, reason=asked.reason
+                name,
+                alias,
+                asked.version,
+                if_match=if_match,
+                create=create,
+                reason=asked.reason,
+                routing=asked.routing,
             )
         )
         return json_response(record.view(), 201 if create else 200, {"ETag": record.etag})

@@ -101,7 +101,7 @@ def router(lifecycle: Lifecycle, *, metrics: Metrics, healthy: Callable[[], bool
 
     @routes.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+        return RedirectResponse("/ui/")
 
     return routes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -12,20 +13,28 @@ from fastapi.responses import Response
 from pydantic import TypeAdapter
 
 from service.dataplane import DataPlane
-from service.errors import DeadlinePassed
+from service.inference.batcher import Explained
+from service.keys import Guard
 from service.rest import bodies
+from service.rest.auth import principal_of
 from service.rest.bodies import declare
-from service.rest.control import ModelName, VersionNumber, known_parameters
+from service.rest.control import AliasName, ModelName, VersionNumber, json_response, known_parameters
 from service.schemas import examples, views
-from service.schemas.versions import Manifest, Reference
+from service.schemas.versions import Reference
 
 _REQUEST: Final = TypeAdapter(views.PredictRequest)
 
 
-def router(plane: DataPlane, *, json_bytes: int) -> APIRouter:
+def router(plane: DataPlane, *, guard: Guard, json_bytes: int) -> APIRouter:
     """POST /predict and its longer forms."""
     routes = APIRouter(tags=["predict"], dependencies=[Depends(known_parameters)])
     answer: dict[int | str, dict[str, Any]] = {200: {"model": views.PredictionView}}
+
+    def charging(request: Request) -> Callable[[int], None]:
+        """Counts rows against the caller's quota, unless the short way has done so before it handed on."""
+        if guard.open or request.scope.get("modelyard.charged"):
+            return lambda _: None
+        return partial(guard.charge, principal_of(request))
 
     async def predict(request: Request, reference: Reference | None) -> Response:
         started = time.monotonic()
@@ -35,18 +44,18 @@ def router(plane: DataPlane, *, json_bytes: int) -> APIRouter:
         else:
             asked, parsed = await asyncio.wrap_future(plane.submit(partial(_parse, body)))
         deadline = None if parsed.timeout_s is None else started + parsed.timeout_s
-        work = plane.submit(
-            partial(plane.predict, asked["inputs"], reference=reference, model=parsed.model, deadline=deadline)
+        answered = await plane.predict(
+            asked["inputs"],
+            reference=reference,
+            model=parsed.model,
+            deadline=deadline,
+            priority=parsed.priority or 0,
+            charge=charging(request),
         )
-        remaining = None if deadline is None else deadline - time.monotonic()
-        try:
-            content, prediction = await asyncio.wait_for(asyncio.wrap_future(work), remaining)
-        except TimeoutError:
-            raise DeadlinePassed from None
-        headers = {"Server-Timing": f"infer;dur={prediction.seconds * 1000:.3f}"}
-        if isinstance(prediction.source, Manifest):
-            headers["X-Model-Version"] = str(prediction.source.version)
-        return Response(content, media_type="application/json", headers=headers)
+        headers = {"Server-Timing": answered.timing.decode()}
+        if answered.version is not None:
+            headers["X-Model-Version"] = str(answered.version)
+        return Response(answered.body, media_type="application/json", headers=headers)
 
     @routes.post(
         "/predict",
@@ -79,7 +88,82 @@ def router(plane: DataPlane, *, json_bytes: int) -> APIRouter:
     async def with_version(request: Request, name: ModelName, number: VersionNumber) -> Response:
         return await predict(request, Reference(name, version=number))
 
+    @routes.get(
+        "/v1/models/{name}/batching",
+        summary="How predictions are batched",
+        description=(
+            "What the batcher has measured of each version that this process has loaded, what is waiting, and why the "
+            "last forward pass had the rows that it had."
+        ),
+        responses={200: {"model": views.BatchingView}},
+    )
+    def batching(name: ModelName) -> Response:
+        plane.require(name)
+        return json_response(_explained(plane, name))
+
+    @routes.get(
+        "/v1/models/{name}/aliases/{alias}/shadow",
+        summary="How shadows differ",
+        description=(
+            "What the shadow versions of an alias made of the rows that it answered, since it was set so or this "
+            "process began. Rows disagree by label, or where there are no labels by any number."
+        ),
+        responses={200: {"model": views.ShadowsView}},
+    )
+    def shadow(name: ModelName, alias: AliasName) -> Response:
+        found = [{"version": version, **comparison.view()} for version, comparison in plane.shadows(name, alias)]
+        return json_response({"model": name, "alias": alias, "shadows": found})
+
     return routes
+
+
+def _explained(plane: DataPlane, name: str) -> dict[str, Any]:
+    policy = plane.policy
+    return {
+        "model": name,
+        "mode": "fast" if policy.fixed_rows is None else "reproducible",
+        "max_rows": policy.max_rows,
+        "fixed_rows": policy.fixed_rows,
+        "queue_rows": policy.queue_rows,
+        "max_wait_s": policy.max_wait_s,
+        "target_s": policy.target_s,
+        "inline_s": policy.inline_s,
+        "versions": [
+            {"version": version, "mergeable": mergeable, "groups": [_group(each) for each in groups]}
+            for version, mergeable, groups in plane.batching(name)
+        ],
+    }
+
+
+def _group(explained: Explained) -> dict[str, Any]:
+    last = explained.last
+    return {
+        "curve": [
+            {"rows": point.rows, "seconds": point.seconds, "samples": point.samples} for point in explained.curve
+        ],
+        "most_rows": explained.most_rows,
+        "waiting_requests": explained.waiting_requests,
+        "waiting_rows": explained.waiting_rows,
+        "room_rows": explained.room_rows,
+        "running_rows": explained.running_rows,
+        "waits_for_s": explained.waits_for_s,
+        "rows_per_s": explained.rows_per_s,
+        "arriving_rows_per_s": explained.arriving_rows_per_s,
+        "batches": explained.batches,
+        "rows": explained.rows,
+        "refused": explained.refused,
+        "expired": explained.expired,
+        "last": None
+        if last is None
+        else {
+            "closed": last.closed.value,
+            "requests": last.requests,
+            "rows": last.rows,
+            "waited_s": last.waited_s,
+            "ran_s": last.ran_s,
+            "in_thread": last.in_thread,
+        },
+    }
 
 
 def _parse(body: bytes) -> tuple[dict[str, Any], views.PredictRequest]:

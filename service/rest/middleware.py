@@ -5,23 +5,41 @@ Knows paths and statuses; knows no plane.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.rest.problems import FRAMEWORK, bug, problem
 from service.telemetry import Metrics, bind, log, unbind
 
 _log = log(__name__)
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 """Asked every few seconds, by address: neither logged at INFO nor held to a host name."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PAGES: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Pages of the framework with scripts of their own in them."""
+_INLINE: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+_HEADERS: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+]
+_HEADERS_OF_TLS: Final = [*_HEADERS, (b"strict-transport-security", b"max-age=31536000")]
+
+
+def security_headers(*, https: bool) -> list[tuple[bytes, bytes]]:
+    """What every answer carries that has no other value for it: data is not sniffed, framed, kept or executed."""
+    return _HEADERS_OF_TLS if https else _HEADERS
 
 
 class Observe:
@@ -39,19 +57,24 @@ class Observe:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["modelyard.request_id"] = request_id
         status = 0  # until the answer has begun
+        held: Message | None = None  # the beginning of a page, until its scripts have been seen
         started = time.perf_counter()
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, held
             if message["type"] == "http.response.start":
                 status = message["status"]
-                out = MutableHeaders(scope=message)
-                out["X-Request-ID"] = request_id
-                out.setdefault("X-Content-Type-Options", "nosniff")
-                out.setdefault("Cache-Control", "no-store")
+                if scope["path"] in _PAGES and status == 200:
+                    held = message
+                    return
+                _complete(message, scope, request_id)
+            elif held is not None:
+                _complete(held, scope, request_id, policy=_policy_of(message.get("body", b"")))
+                await send(held)
+                held = None
             await send(message)
 
         tokens = bind(request_id=request_id)
@@ -72,11 +95,14 @@ class Observe:
             unbind(tokens)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path_format", None) or "unknown"  # templates only: labels stay bounded
+        route = getattr(scope.get("route"), "path_format", None)  # templates only: labels stay bounded
+        route = route or scope.get("modelyard.route", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(method, route, f"{status // 100}xx").inc()
         self._metrics.request_seconds.labels(method, route).observe(seconds)
         line = _log.debug if scope["path"] in _QUIET else _log.info
+        principal = scope.get("modelyard.principal")
+        caller = {"key": principal.id, "caller": principal.name} if principal is not None else {}
         line(
             "A request was answered.",
             action="request",
@@ -84,7 +110,30 @@ class Observe:
             path=scope["path"],
             status=status,
             duration_s=round(seconds, 6),
+            **caller,
         )
+
+
+def _complete(message: Message, scope: Scope, request_id: str, *, policy: bytes | None = None) -> None:
+    """Add the headers of every answer to the message that begins one."""
+    headers: list[Any] = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
+    headers.append((b"x-request-id", request_id.encode()))
+    if policy is not None:
+        headers.append((b"content-security-policy", policy))
+    there = {name for name, _ in headers}
+    headers += [pair for pair in security_headers(https=scope.get("scheme") == "https") if pair[0] not in there]
+    message["headers"] = headers
+
+
+def _policy_of(page: bytes) -> bytes:
+    """A policy that lets a page run this server's scripts and those that are in it, and no others."""
+    digests = [base64.b64encode(hashlib.sha256(script).digest()) for script in _INLINE.findall(page)]
+    scripts = b" ".join([b"'self'", *(b"'sha256-" + digest + b"'" for digest in digests)])
+    return (
+        b"default-src 'none'; script-src " + scripts + b"; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        b"font-src 'self' data:; connect-src 'self'; worker-src blob:; frame-ancestors 'none'; base-uri 'none'; "
+        b"form-action 'none'"
+    )
 
 
 def _host(headers: Headers) -> str:

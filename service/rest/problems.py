@@ -19,7 +19,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service import errors
-from service.errors import MAX_ENTRIES, Entry, ServiceError, shorten
+from service.errors import MAX_ENTRIES, Entry, ServiceError, shorten, summary
 from service.schemas.document import parameter_entry
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -29,6 +29,8 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.UnsupportedMediaType: 415,
     errors.TooLarge: 413,
     errors.InvalidInput: 422,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
@@ -37,6 +39,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.Draining: 503,
     errors.DatabaseBusy: 503,
     errors.DeadlinePassed: 504,
+    errors.Unsupported: 501,
     errors.StoreError: 503,
     errors.StoreFull: 507,
     errors.JobFailed: 409,
@@ -47,9 +50,11 @@ FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad-request", "The request cannot be understood."),
     404: ("not-found", "There is no such path."),
     405: ("method-not-allowed", "This path does not take this method."),
+    408: ("request-timeout", "The request did not arrive in time."),
     413: ("body-too-large", "The body is larger than this server accepts."),
     415: ("unsupported-media-type", "The body's content type is not supported here."),
     421: ("misdirected-request", "This server does not answer for that host."),
+    431: ("headers-too-large", "The request line and the headers have more bytes than this server accepts."),
     500: ("internal", "This is a bug of the server, not of the request. The request id finds it in the log."),
     503: ("draining", "The server is starting or shutting down."),
 }
@@ -58,8 +63,12 @@ FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
 REMEDIES: Final[Mapping[str, str]] = {
     "bad-request": "Look at the request line and the headers.",
     "malformed-json": "Mend it at the place that `detail` names.",
+    "unauthenticated": "Send `Authorization: Bearer msk_…` or `X-API-Key: msk_…`.",
+    "forbidden": "Use a key of the scope that `detail` names.",
     "not-found": "Check the name, the alias or the id; list the collection.",
     "method-not-allowed": "See the header `Allow`.",
+    "request-timeout": "Send it again over a better line, or in parts.",
+    "headers-too-large": "Send fewer or shorter headers.",
     "conflict": "Read it again; wait, or remove what refers to it.",
     "name-taken": "Take another name.",
     "version-in-use": "Move or delete the alias first.",
@@ -84,6 +93,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "precondition-required": "GET the resource and send its `ETag`.",
     "queue-full": "Wait for `Retry-After`; cancel what you do not need.",
     "overloaded": "Wait for `Retry-After`.",
+    "rate-limited": "Wait for `Retry-After`; `limit` names what was passed.",
     "internal": "Report it with the `request_id`, which finds it in the log.",
     "draining": "Wait for `Retry-After`, or ask another server.",
     "database-busy": "Wait for `Retry-After`.",
@@ -93,11 +103,14 @@ REMEDIES: Final[Mapping[str, str]] = {
     "store-too-new": "Run that release, or restore the copy from before.",
     "model-quarantined": "Point the alias at another version; restore the folder.",
     "deadline-passed": "Give more time, or send fewer rows.",
+    "unsupported": "Do without; the metadata's `extensions` lists what this server does.",
     "store-full": "Make room. Predictions go on.",
 }
 """What to do about each problem: the hint of those that have no better one, and what their pages say."""
 
 _PLACES: Final[Mapping[type[ServiceError], str]] = {
+    errors.Unauthenticated: "/header/authorization",
+    errors.Forbidden: "/header/authorization",
     errors.UnsupportedEncoding: "/header/content-encoding",
     errors.UnsupportedMediaType: "/header/content-type",
     errors.PreconditionFailed: "/header/if-match",
@@ -143,7 +156,7 @@ def catalogue() -> dict[str, tuple[int, str]]:
     pending: list[type[ServiceError]] = [ServiceError]
     while pending:
         kind = pending.pop()
-        pending += kind.__subclasses__()
+        pending += [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
         if kind is not ServiceError:
             sentence = (kind.__doc__ or "").strip().splitlines()[0]
             found[kind.code] = (status_of(kind), sentence)  # the most general class of a code comes last
@@ -180,7 +193,16 @@ def problem(
         body["more"] = more
     if limit:
         body["limit"] = dict(limit)
+    if _speaks_open_inference(scope):
+        status = body["status"] = 400 if status == 422 else status
+        body["error"] = summary(detail, entries)
     return JSONResponse(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def _speaks_open_inference(scope: Scope) -> bool:
+    """Whether the request is one of the Open Inference Protocol, whose clients read `error` and know no 422."""
+    path: str = scope["path"]
+    return path.startswith("/v2/") or path == "/v2"
 
 
 def respond(error: ServiceError, scope: Scope) -> JSONResponse:
@@ -188,6 +210,9 @@ def respond(error: ServiceError, scope: Scope) -> JSONResponse:
     headers = {}
     if error.retry_after_s is not None or isinstance(error, errors.Busy):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    challenge = _challenge(error)
+    if challenge is not None:
+        headers["WWW-Authenticate"] = challenge
     status = status_of(type(error))
     found = error.errors
     if not found and status < 500:
@@ -203,6 +228,16 @@ def respond(error: ServiceError, scope: Scope) -> JSONResponse:
         limit=error.limit,
         headers=headers,
     )
+
+
+def _challenge(error: ServiceError) -> str | None:
+    """What RFC 6750 tells a client whose key is missing, wrong or too weak."""
+    if isinstance(error, errors.Unauthenticated):
+        return 'Bearer realm="modelyard"'
+    if isinstance(error, errors.Forbidden):
+        least = f', scope="{error.scope}"' if error.scope else ""
+        return f'Bearer realm="modelyard", error="insufficient_scope"{least}'
+    return None
 
 
 def _in_request(entry: Entry, error: ServiceError, scope: Scope) -> Entry:

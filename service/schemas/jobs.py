@@ -1,26 +1,11 @@
-"""Jobs: their kinds, their states and transitions, their events.
-
-    queued ──▶ starting ──▶ running ──▶ succeeded
-    │  ▲  ▲         │       │ │ │ └───▶ failed ─────────┐ retry: back to queued
-    │  │  │         │       │ │ └─────▶ cancelling ──▶ cancelled ─┘
-    │  │  │         │       │ └───────▶ pausing ──▶ paused
-    │  │  └─ interrupted ◀──┴───────── (the worker is gone, or the server is stopping)
-    │  └───────────────────────────────────────────── paused    resume: back to queued
-    └──────────────────────────────────────────────▶ paused, cancelled
-
-While it stops for a pause or a cancel a worker may still come to its end, so both may lead to succeeded and failed.
-Knows no queue and no process.
-"""
+"""Jobs: their kinds and what is asked for. Their states stand in `states`. Knows no queue and no process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -33,90 +18,31 @@ from service.errors import (
     ArchitectureInvalid,
     ArchitectureTooLarge,
     Entry,
-    InvalidInput,
     InvalidName,
     ServiceError,
     ValidationFailed,
 )
 from service.schemas import architecture as architectures
-from service.schemas import catalogue, conditions
+from service.schemas import catalogue
 from service.schemas.architecture import Architecture, InputSpec
-from service.schemas.conditions import Condition
 from service.schemas.datasets import DatasetId, Seed, Source, UploadId
-from service.schemas.document import Digest, Document, ResourceName, disagreement, entries, read
+from service.schemas.document import Digest, Document, disagreement, entries, read
 from service.schemas.edits import EDITED_ARCHITECTURE, EditedArchitecture
 from service.schemas.judgement import Limits, require
 from service.schemas.objectives import Objective
+from service.schemas.outputs import Output as Output
+from service.schemas.outputs import checked
+from service.schemas.states import ACTIVE as ACTIVE  # these stand apart, since clients need no more of jobs
+from service.schemas.states import FINAL as FINAL
+from service.schemas.states import RETRIABLE as RETRIABLE
+from service.schemas.states import TRANSITIONS as TRANSITIONS
+from service.schemas.states import JobState as JobState
 from service.schemas.training import MetricName, TrainingConfig
-from service.schemas.versions import JOB_REFERENCE, check_alias, check_name, parse_reference
-
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    QUEUED = "queued"
-    """Waits for a free slot."""
-    STARTING = "starting"
-    """Claimed; its worker process is being made."""
-    RUNNING = "running"
-    """The worker works, or its result is being published."""
-    PAUSING = "pausing"
-    """The worker was told to stop and to keep its checkpoint, for now."""
-    PAUSED = "paused"
-    """Has no worker and no slot; goes on from its checkpoint when it is resumed."""
-    CANCELLING = "cancelling"
-    """The worker was told to stop and to keep its checkpoint, for good."""
-    INTERRUPTED = "interrupted"
-    """The worker is gone without a result; goes back to the queue while attempts remain."""
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-FINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-ACTIVE: Final = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
-"""The states in which a job has a worker, or is about to have one."""
-RETRIABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
-
-TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.QUEUED: frozenset({JobState.STARTING, JobState.PAUSED, JobState.CANCELLED}),
-    JobState.STARTING: frozenset(
-        {
-            *(JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING, JobState.INTERRUPTED),
-            *(JobState.SUCCEEDED, JobState.FAILED),
-        }
-    ),
-    JobState.RUNNING: frozenset(
-        {JobState.PAUSING, JobState.CANCELLING, JobState.INTERRUPTED, JobState.SUCCEEDED, JobState.FAILED}
-    ),
-    JobState.PAUSING: frozenset({JobState.PAUSED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
-    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
-    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
-    JobState.INTERRUPTED: frozenset({JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset({JobState.QUEUED}),
-    JobState.CANCELLED: frozenset({JobState.QUEUED}),
-}
-
-EventType = Literal["state", "progress", "metrics", "checkpoint", "warning", "log", "done"]
-
-
-def _checked(check: Callable[..., object]) -> AfterValidator:
-    """A rule for names as a validator, so that a bad name is told together with all other mistakes."""
-
-    def validate(text: str) -> str:
-        try:
-            check(text, at="")
-        except InvalidName as refused:
-            raise disagreement(*refused.errors) from None
-        return text
-
-    return AfterValidator(validate)
-
+from service.schemas.versions import JOB_REFERENCE, parse_reference
 
 ModelReference = Annotated[
     str,
-    _checked(parse_reference),
+    checked(parse_reference),
     WithJsonSchema(
         {
             "type": "string",
@@ -172,52 +98,8 @@ ArchitectureField = Annotated[
 ]
 
 
-def _readable(text: str) -> str:
-    try:
-        conditions.parse(text)
-    except InvalidInput as refused:
-        raise disagreement(*refused.errors) from None
-    return text
-
-
-AliasName = Annotated[ResourceName, _checked(check_alias)]
-ConditionText = Annotated[
-    str,
-    AfterValidator(_readable),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": conditions.PATTERN,
-            "maxLength": conditions.MAX_LENGTH,
-            "examples": ["val_accuracy >= champion.val_accuracy", "val_loss < 0.1"],
-        }
-    ),
-]
-
-
-class Output(Document):
-    """Where a job's version goes: a model, and the alias that is set when the job succeeds.
-
-    `{"champion": "val_accuracy >= champion.val_accuracy"}` sets the alias only if that holds; while there is no alias
-    champion it does. The version is published either way.
-    """
-
-    model: Annotated[ResourceName, _checked(check_name)]
-    alias_on_success: (
-        AliasName | Annotated[dict[AliasName, ConditionText], Field(min_length=1, max_length=1)] | None
-    ) = None
-
-    @property
-    def alias(self) -> str | None:
-        """The alias that is to be set."""
-        asked = self.alias_on_success
-        return next(iter(asked)) if isinstance(asked, dict) else asked
-
-    @property
-    def condition(self) -> Condition | None:
-        """What must hold for that; None if nothing must."""
-        asked = self.alias_on_success
-        return conditions.parse(next(iter(asked.values()))) if isinstance(asked, dict) else None
+Priority = Annotated[int, Field(ge=-100, le=100)]
+"""The next job is the oldest of the highest."""
 
 
 class TrainSpec(TrainingConfig):
@@ -228,6 +110,7 @@ class TrainSpec(TrainingConfig):
     dataset: DatasetId | Source
     output: Output
     labels: dict[str, str] = Field(default={}, max_length=32)
+    priority: Priority = 0
 
 
 class EvaluateSpec(Document):
@@ -239,6 +122,7 @@ class EvaluateSpec(Document):
     objective: Objective
     metrics: Annotated[tuple[MetricName, ...], Field(max_length=16)] | None = None
     labels: dict[str, str] = Field(default={}, max_length=32)
+    priority: Priority = 0
 
 
 class ExportSpec(Document):
@@ -248,6 +132,7 @@ class ExportSpec(Document):
     model: ModelReference
     format: Literal["onnx"]
     labels: dict[str, str] = Field(default={}, max_length=32)
+    priority: Priority = 0
 
 
 class RenameRule(Document):
@@ -288,6 +173,7 @@ class ImportSpec(Document):
     seed: Seed = 0
     output: Output
     labels: dict[str, str] = Field(default={}, max_length=32)
+    priority: Priority = 0
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:

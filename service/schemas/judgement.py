@@ -15,7 +15,7 @@ from typing import Any, Final
 from service.errors import ArchitectureInvalid, ArchitectureTooLarge, Entry, shorten
 from service.schemas.architecture import BATCH, Architecture, StateRow, as_sent, digest_of, leaves, parse, state_rows
 from service.schemas.document import nearest_hint
-from service.schemas.initial import MATRICES, Constant, Filled, matches
+from service.schemas.initial import MATRICES, MAX_MATCHES, Constant, Filled, matches
 from service.schemas.layers import Buffer, Graph, Layer, Parameter, Sequential
 from service.schemas.leaf import Leaf, Value, Work, bound, flat
 from service.schemas.operation import Given, expect_held
@@ -618,6 +618,13 @@ class _Judge:
 
     def _wrong_rules(self, architecture: Architecture, rows: Mapping[str, StateRow]) -> Iterator[Entry]:
         types = {path: layer.type for path, _, layer in leaves(architecture)}
+        rules = len(self.architecture.init)
+        if rules * len(rows) > MAX_MATCHES:
+            detail = f"{rules} rules over {len(rows)} tensors are too many to try."
+            hint = "Use fewer rules: ** stands for any number of names."
+            at = f"{self.prefix}/init"
+            yield Entry(at, "too-many", detail, hint=hint, expected=f"at most {MAX_MATCHES} together")
+            return
         for place, rule in enumerate(self.architecture.init):
             at = f"{self.prefix}/init/{place}"
             kept = {key: row for key, row in rows.items() if row.kind == "parameter" and matches(rule.match, key)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from service.errors import Entry
 from service.schemas import schedulers
@@ -87,15 +87,29 @@ class Checkpointing(Document):
     publish: Literal["last", "best"] = "last"
 
 
+Reference = Annotated[str, StringConstraints(max_length=140)]
+
+
+def _named(value: object) -> object:
+    return {"model": value} if isinstance(value, str) else value
+
+
 class Init(Document):
     """What training begins with, and what of it stays as it is.
 
     `freeze` has globs over paths, as edits freeze by: of all that name a tensor the last decides, and "!" before one
     lets train what those before it froze. With `freeze_batchnorm_stats` the running statistics under these paths
     stay too, and such a layer computes as in evaluation; else only its parameters do.
+
+    `from` is a version by reference (`name`, `name@alias`, `name/3`, or an object with `model` and `version`), or the
+    id of a train job: its version, or before there is one its best checkpoint. Weights are taken over where key and
+    shape are the same; the others are drawn from the seed.
     """
 
-    from_: Annotated[FromVersion | None, Field(alias="from")] = None
+    from_: Annotated[
+        Annotated[FromVersion, BeforeValidator(_named, json_schema_input_type=Reference | FromVersion)] | None,
+        Field(alias="from"),
+    ] = None
     freeze: Annotated[
         tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=256)
     ] = ()
@@ -134,6 +148,8 @@ class TrainingConfig(Document):
     channels_last: bool = False
     """Images and filters lie in memory with their channels last: faster for convolutions, and rounded otherwise."""
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
+    cuda_graphs: bool = False
+    """Record forward and backward once for each shape of batch and replay them: faster for small nets on cuda."""
     seed: Seed = 0
     deterministic: bool = False
     """Refuse what would not give the same bits again: operations without a deterministic form, budgets of seconds."""
@@ -159,6 +175,12 @@ class TrainingConfig(Document):
                 )
             )
         found += self._schedule_mistakes(held_out)
+        if self.cuda_graphs and not self.device.startswith("cuda"):
+            hint = 'Add "device": "cuda", or leave `cuda_graphs` out.'
+            found.append(Entry("/cuda_graphs", "conflict", f"The device is {self.device}.", hint=hint))
+        if self.cuda_graphs and self.accumulate > 1:
+            detail = "Batches that are parts of an update are not recorded."
+            found.append(Entry("/cuda_graphs", "conflict", detail, hint="Leave `accumulate` or `cuda_graphs` out."))
         if self.deterministic and self.budget.max_seconds is not None:
             detail = "Where a budget of seconds ends depends on the machine's load."
             hint = "Give epochs or steps alone, or leave `deterministic` out."

@@ -5,12 +5,14 @@ Fields are those of the HTTP contract; a server may add members, so clients igno
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import CheckpointReason
-from service.schemas.jobs import JobState, Output
+from service.schemas.outputs import Output
+from service.schemas.routing import Canary, Guard, Routing, Version
+from service.schemas.states import JobState
 from service.schemas.versions import BatchIndependence
 
 T = TypeVar("T")
@@ -19,7 +21,7 @@ T = TypeVar("T")
 class View(BaseModel):
     """An answer; members may be added later."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 class EntryView(View):
@@ -96,6 +98,7 @@ class Validation(View):
     errors: list[EntryView]
     warnings: list[EntryView]
     summary: Summary | None
+    mermaid: str | None = Field(None, description="The net as a flowchart, where `drawing` asked for it.")
 
 
 Reading = Literal["authored", "canonical", "python", "mermaid", "summary", "table"]
@@ -217,9 +220,13 @@ class PreviewView(View):
 
 
 class ProfileView(View):
-    """Each column's type, range, missing values and histogram, and what may trouble a training."""
+    """Each column's type, range, missing values and histogram, and what may trouble a training.
+
+    `sampled` is how many rows the numbers are from, where these are too many to look at all.
+    """
 
     columns: list[dict[str, Any]]
+    sampled: int | None = None
     warnings: list[EntryView]
 
 
@@ -325,6 +332,27 @@ class MetricsView(View):
     thinned: bool
 
 
+PartOfRows: TypeAlias = Literal["train", "val", "test", "all"]
+"""A part of the rows; `all` are those of an evaluation."""
+
+
+class FigureEntryView(View):
+    """A figure that there is or could be; `reason` says why it is not available."""
+
+    name: str
+    title: str
+    available: bool
+    reason: str | None
+    url: str
+
+
+class FigureView(View):
+    """A figure as plotly takes it."""
+
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
 class CheckpointView(View):
     """A checkpoint that a job keeps."""
 
@@ -394,6 +422,9 @@ class AliasView(View):
     model: str
     alias: str
     version: int
+    canary: Canary | None
+    shadow: tuple[int, ...]
+    guard: Guard | None
     updated_at: str
 
 
@@ -406,6 +437,30 @@ class AliasChangeView(View):
     at: str
     by: str | None
     reason: str | None
+    canary: Canary | None
+    shadow: tuple[int, ...]
+    guard: Guard | None
+
+
+class ShadowView(View):
+    """What a shadow version made of the rows that an alias answered."""
+
+    version: int
+    requests: int
+    rows: int
+    disagreeing_rows: int
+    disagreement: float | None
+    largest_difference: float
+    failed: int
+    dropped: int
+
+
+class ShadowsView(View):
+    """The shadows of an alias."""
+
+    model: str
+    alias: str
+    shadows: list[ShadowView]
 
 
 class VerifyView(View):
@@ -440,7 +495,70 @@ class PredictRequest(BaseModel):
     model: str | None = Field(None, description="Needed where the path names no model.", max_length=160)
     inputs: list[Any] | dict[str, list[Any]] = Field(description="A list of rows, or one such list for each input.")
     timeout_s: float | None = Field(None, ge=0.001, le=3600, description="Answer 504 rather than later than this.")
-    priority: int | None = Field(None, ge=0, le=9, description="Taken for later use: nothing waits in a queue yet.")
+    priority: int | None = Field(None, ge=0, le=9, description="Higher goes first; nothing given is 0.")
+
+
+class CostPointView(BaseModel):
+    """A measured point of a cost curve."""
+
+    rows: float
+    seconds: float = Field(description="For which a forward pass of about so many rows keeps a processor busy.")
+    samples: int
+
+
+class LastBatchView(BaseModel):
+    """The forward pass that ended last."""
+
+    closed: Literal["engine-free", "full", "waited", "alone"] = Field(
+        description="Why it had the rows that it had: all that waited, as many as pay, what a wait had brought, or one "
+        "request, since those of the version are not merged."
+    )
+    requests: int
+    rows: int
+    waited_s: float = Field(description="Of its first request.")
+    ran_s: float
+    in_thread: bool = Field(description="False: it was so short that it ran where the requests arrive.")
+
+
+class BatchGroupView(BaseModel):
+    """Requests that may ride together: of one version, data type and row shape."""
+
+    curve: list[CostPointView]
+    most_rows: int = Field(description="Rows that pay in one forward pass, by the curve.")
+    waiting_requests: int
+    waiting_rows: int
+    room_rows: int | None = Field(description="Rows that may wait; null before anything was measured.")
+    running_rows: int
+    waits_for_s: float = Field(description="About how long a request that came now would wait.")
+    rows_per_s: float = Field(description="The rate at which waiting rows were seen to be answered.")
+    arriving_rows_per_s: float
+    batches: int
+    rows: int
+    refused: int
+    expired: int
+    last: LastBatchView | None
+
+
+class BatchedVersionView(BaseModel):
+    """A version that is loaded."""
+
+    version: int
+    mergeable: bool = Field(description="Whether it was shown that its rows do not depend on each other.")
+    groups: list[BatchGroupView]
+
+
+class BatchingView(BaseModel):
+    """How the predictions of a model are batched in this process."""
+
+    model: str
+    mode: Literal["fast", "reproducible"]
+    max_rows: int
+    fixed_rows: int | None
+    queue_rows: int
+    max_wait_s: float
+    target_s: float
+    inline_s: float
+    versions: list[BatchedVersionView]
 
 
 class AliasRequest(BaseModel):
@@ -449,7 +567,17 @@ class AliasRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: int = Field(ge=1, le=999_999_999)
+    canary: Canary | None = None
+    shadow: Annotated[tuple[Version, ...], Field(max_length=4)] = Field(
+        (), description="Versions that compute the same rows afterwards and are compared; nobody sees their answers."
+    )
+    guard: Guard | None = None
     reason: str | None = Field(None, max_length=1000)
+
+    @property
+    def routing(self) -> Routing:
+        """What the alias shall do beside pointing."""
+        return Routing(canary=self.canary, shadow=self.shadow, guard=self.guard)
 
 
 class RollbackRequest(BaseModel):

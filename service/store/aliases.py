@@ -1,11 +1,14 @@
 """Aliases: names within a model that point at one of its versions, moved by who has seen them, with their history.
 
+One may have a routing beside its version: a canary, shadows, a guard (`schemas.routing`); it changes with the alias.
+
 An alias changes in one transaction together with its row of history; that row's number is its entity tag. Knows no
 file, and versions only by number and state.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +16,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from service.errors import Conflict, Entry, ModelQuarantined, NotFound, PreconditionFailed, VersionInUse
+from service.errors import (
+    Conflict,
+    Entry,
+    ModelQuarantined,
+    NotFound,
+    PreconditionFailed,
+    ValidationFailed,
+    VersionInUse,
+)
 from service.schemas.document import nearest_hint, utc_now
+from service.schemas.routing import PLAIN, Routing
 from service.schemas.versions import check_alias
 from service.store import records
 from service.store.database import (
@@ -38,10 +50,12 @@ class AliasRecord:
     version: int
     updated_at: str
     etag: str
+    routing: Routing = PLAIN
 
     def view(self) -> dict[str, Any]:
         """The alias as the API shows it."""
-        return {"model": self.model, "alias": self.alias, "version": self.version, "updated_at": self.updated_at}
+        pointing = {"model": self.model, "alias": self.alias, "version": self.version}
+        return {**pointing, **self.routing.view(), "updated_at": self.updated_at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,7 @@ class AliasChange:
     by: str | None
     reason: str | None
     action: str
+    routing: Routing = PLAIN
 
     def view(self) -> dict[str, Any]:
         """The change as the API shows it."""
@@ -64,6 +79,7 @@ class AliasChange:
             "by": self.by,
             "reason": self.reason,
             "action": self.action,
+            **self.routing.view(),
         }
 
 
@@ -94,7 +110,7 @@ class Aliases:
         """
         with self._database.read() as connection:
             records.live(connection, model)
-            found = _alias(connection, model, alias)
+            found = alias_in(connection, model, alias)
             if found is None:
                 raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
             return found
@@ -109,6 +125,7 @@ class Aliases:
         create: bool = False,
         by: str | None = None,
         reason: str | None = None,
+        routing: Routing = PLAIN,
     ) -> AliasRecord:
         """Point an alias at a version, if it still is what the caller saw.
 
@@ -120,17 +137,19 @@ class Aliases:
             create: the alias must not exist yet (`If-None-Match: *`).
             by: who asked, for the history.
             reason: why, for the history.
+            routing: what it does beside; what it did before ends.
 
         Raises:
             PreconditionRequired: neither `if_match` nor `create`.
             PreconditionFailed: somebody was faster.
             NotFound: there is no such model or version.
             ModelQuarantined: the version must not be served.
+            ValidationFailed: the routing names the version itself, or one twice.
         """
         check_alias(alias, at="/alias")
         with self._database.write() as connection:
             records.live(connection, model)
-            present = _alias(connection, model, alias)
+            present = alias_in(connection, model, alias)
             if not create:
                 check_if_match(if_match, present.etag if present else None)
             elif present is not None:
@@ -145,15 +164,17 @@ class Aliases:
                         )
                     ],
                 )
-            try:
-                row = records.visible(connection, model, version)
-            except NotFound as error:
-                raise error.at("/version") from None
-            if row.state != "ready":
-                raise ModelQuarantined(f"Version {version} of {model!r} is quarantined: {row.reason}")
-            if present is not None and present.version == version:
+            _check_routing(version, routing)
+            for at, number in _needed(version, routing):
+                try:
+                    row = records.visible(connection, model, number)
+                except NotFound as error:
+                    raise error.at(at) from None
+                if row.state != "ready":
+                    raise ModelQuarantined(f"Version {number} of {model!r} is quarantined: {row.reason}")
+            if present is not None and (present.version, present.routing) == (version, routing):
                 return present
-            return self.point(connection, model, alias, version, by=by, reason=reason)
+            return self.point(connection, model, alias, version, by=by, reason=reason, routing=routing)
 
     def delete(
         self,
@@ -172,7 +193,7 @@ class Aliases:
         """
         with self._database.write() as connection:
             records.live(connection, model)
-            present = _alias(connection, model, alias)
+            present = alias_in(connection, model, alias)
             if present is None:
                 raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
             check_if_match(if_match, present.etag)
@@ -207,7 +228,8 @@ class Aliases:
     ) -> AliasRecord:
         """Point an alias at the version it pointed at before; again, at the one before that.
 
-        Versions that are no longer ready are passed over. `if_match` is checked where it is given.
+        With a canary the alias stays where it is and the canary ends. Versions that are no longer ready are passed
+        over; shadows and the guard end. `if_match` is checked where it is given.
 
         Raises:
             NotFound: there is no such alias.
@@ -215,24 +237,45 @@ class Aliases:
         """
         with self._database.write() as connection:
             records.live(connection, model)
-            present = _alias(connection, model, alias)
+            present = alias_in(connection, model, alias)
             if present is None:
                 raise no_alias(model, alias, records.aliases_of(connection, [model])[model])
             if if_match is not None:
                 check_if_match(if_match, present.etag)
-            rows = connection.execute(_changes(model, alias).order_by(alias_history.c.id)).all()
-            ready = set(
-                connection.execute(
-                    sa.select(versions.c.number).where(versions.c.model == model, versions.c.state == "ready")
-                ).scalars()
+            return self._back(connection, present, by=by, reason=reason)
+
+    def retreat(self, seen: AliasRecord, version: int, *, reason: str) -> AliasRecord | None:
+        """Take a version back that a guard found wanting, if the alias still is as it was seen.
+
+        Returns:
+            The alias as it is now; None when somebody changed it first, or there is nothing to go back to.
+        """
+        with self._database.write() as connection:
+            present = alias_in(connection, seen.model, seen.alias)
+            if present is None or present.etag != seen.etag or version not in _watched(present):
+                return None
+            try:
+                return self._back(connection, present, by="guard", reason=reason)
+            except Conflict:
+                return None
+
+    def _back(self, connection: Connection, present: AliasRecord, *, by: str | None, reason: str | None) -> AliasRecord:
+        model, alias = present.model, present.alias
+        if present.routing.canary is not None:
+            return self.point(connection, model, alias, present.version, by=by, reason=reason, action="rollback")
+        rows = connection.execute(_changes(model, alias).order_by(alias_history.c.id)).all()
+        ready = set(
+            connection.execute(
+                sa.select(versions.c.number).where(versions.c.model == model, versions.c.state == "ready")
+            ).scalars()
+        )
+        earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
+        if not earlier:
+            raise Conflict(
+                "The alias has no earlier version to go back to.",
+                hint="Its history shows where it pointed. Set it to the version that you want.",
             )
-            earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
-            if not earlier:
-                raise Conflict(
-                    "The alias has no earlier version to go back to.",
-                    hint="Its history shows where it pointed. Set it to the version that you want.",
-                )
-            return self.point(connection, model, alias, earlier[-1], by=by, reason=reason, action="rollback")
+        return self.point(connection, model, alias, earlier[-1], by=by, reason=reason, action="rollback")
 
     # -- within a transaction of the caller -------------------------------------------------------------------------
 
@@ -246,10 +289,12 @@ class Aliases:
         by: str | None,
         reason: str | None,
         action: str = "set",
+        routing: Routing = PLAIN,
     ) -> AliasRecord:
         """Point the alias at the version, whatever it was; one row of history."""
         now = utc_now()
-        present = _alias(connection, model, alias)
+        beside = None if routing == PLAIN else routing.view()
+        present = alias_in(connection, model, alias)
         change = _note_change(
             connection,
             model=model,
@@ -260,8 +305,9 @@ class Aliases:
             at=now,
             by=by,
             reason=reason,
+            routing=beside,
         )
-        values = {"version": version, "change": change, "updated_at": now}
+        values = {"version": version, "change": change, "updated_at": now, "routing": beside}
         if present is None:
             connection.execute(sa.insert(aliases).values(model=model, alias=alias, **values))
         else:
@@ -269,7 +315,7 @@ class Aliases:
                 sa.update(aliases).where(aliases.c.model == model, aliases.c.alias == alias).values(values)
             )
         self._announce()
-        return AliasRecord(model, alias, version, now, _alias_etag(change))
+        return AliasRecord(model, alias, version, now, _alias_etag(change), routing)
 
     def release(
         self, connection: Connection, model: str, version: int | None = None, *, force: bool, by: str | None
@@ -279,15 +325,19 @@ class Aliases:
         Raises:
             VersionInUse: one does, and it is not to be removed by `force`.
         """
-        query = sa.select(aliases).where(aliases.c.model == model)
-        if version is not None:
-            query = query.where(aliases.c.version == version)
-        pointing = connection.execute(query).all()
-        if pointing and not force:
-            names = ", ".join(sorted(row.alias for row in pointing))
+        rows = connection.execute(sa.select(aliases).where(aliases.c.model == model).order_by(aliases.c.alias))
+        present = [_alias_record(row) for row in rows]
+        using = [one for one in present if version is None or version in (one.version, *one.routing.versions)]
+        if using and not force:
+            names = ", ".join(one.alias for one in using)
             raise VersionInUse(f"Still in use by the alias {names}. Move or delete it first, or use force.")
-        for row in pointing:
-            self._unpoint(connection, _alias_record(row), by=by, reason="the version was deleted")
+        for one in using:
+            reason = "the version was deleted"
+            if version is None or one.version == version:
+                self._unpoint(connection, one, by=by, reason=reason)
+            else:
+                routing = one.routing.without(version)
+                self.point(connection, model, one.alias, one.version, by=by, reason=reason, routing=routing)
 
     def _unpoint(self, connection: Connection, present: AliasRecord, *, by: str | None, reason: str | None) -> None:
         connection.execute(sa.delete(aliases).where(aliases.c.model == present.model, aliases.c.alias == present.alias))
@@ -318,10 +368,36 @@ def _alias_etag(change: int) -> str:
 
 
 def _alias_record(row: Row[Any]) -> AliasRecord:
-    return AliasRecord(row.model, row.alias, row.version, row.updated_at, _alias_etag(row.change))
+    routing = PLAIN if row.routing is None else Routing.model_validate_json(json.dumps(row.routing))
+    return AliasRecord(row.model, row.alias, row.version, row.updated_at, _alias_etag(row.change), routing)
 
 
-def _alias(connection: Connection, model: str, alias: str) -> AliasRecord | None:
+def _watched(record: AliasRecord) -> tuple[int, ...]:
+    """The version that a guard may take back."""
+    canary = record.routing.canary
+    return (record.version if canary is None else canary.version,)
+
+
+def _needed(version: int, routing: Routing) -> list[tuple[str, int]]:
+    """The versions that must be there, with their places in the request."""
+    canary = [] if routing.canary is None else [("/canary/version", routing.canary.version)]
+    return [("/version", version), *canary, *((f"/shadow/{i}", one) for i, one in enumerate(routing.shadow))]
+
+
+def _check_routing(version: int, routing: Routing) -> None:
+    seen = {version: "/version"}
+    found = []
+    for at, number in _needed(version, routing)[1:]:
+        if number in seen:
+            detail = f"Version {number} is named at {seen[number]} already."
+            found.append(Entry(at, "invalid", detail, expected="another version", got=str(number)))
+        seen.setdefault(number, at)
+    if found:
+        raise ValidationFailed(errors=found)
+
+
+def alias_in(connection: Connection, model: str, alias: str) -> AliasRecord | None:
+    """The alias as it is within the caller's transaction."""
     row = connection.execute(sa.select(aliases).where(aliases.c.model == model, aliases.c.alias == alias)).first()
     return None if row is None else _alias_record(row)
 
@@ -337,7 +413,8 @@ def _note_change(connection: Connection, **values: Any) -> int:
 
 
 def _alias_change(row: Row[Any]) -> AliasChange:
-    return AliasChange(row.version, row.previous, row.at, row.by, row.reason, row.action)
+    routing = PLAIN if row.routing is None else Routing.model_validate_json(json.dumps(row.routing))
+    return AliasChange(row.version, row.previous, row.at, row.by, row.reason, row.action, routing)
 
 
 def _trail(rows: Sequence[Row[Any]]) -> list[int]:

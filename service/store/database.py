@@ -35,7 +35,7 @@ from service.errors import (
     shorten,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 5.0
 
 T = TypeVar("T")
@@ -122,6 +122,7 @@ alias_history = Table(
     Column("at", String(32), nullable=False),
     Column("by", Text),
     Column("reason", Text),
+    Column("routing", JsonText),
     Index("alias_history_by_alias", "model", "alias", "id"),
     sqlite_autoincrement=True,
 )
@@ -135,6 +136,7 @@ aliases = Table(
     # The history row that made the alias what it is; never reused, so it serves as entity tag.
     Column("change", ForeignKey("alias_history.id"), nullable=False),
     Column("updated_at", String(32), nullable=False),
+    Column("routing", JsonText),  # canary, shadows and guard; null where the alias only points
     ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
     Index("aliases_by_version", "model", "version"),
 )
@@ -250,9 +252,16 @@ idempotency = Table(
     Index("idempotency_by_age", "created_at"),
 )
 
+
 # A new store is made by TABLES at the newest schema version. A store of version n is brought forward by the entries
 # after n; entry 0 would lead from version 1 to 2.
-_MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = ()
+def _aliases_route(connection: Connection) -> None:
+    """2: canaries, shadows and guards."""
+    for table in ("aliases", "alias_history"):
+        connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN routing TEXT"))
+
+
+_MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_aliases_route,)
 
 
 class Database:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, Row
 
 from service.errors import Conflict, ModelQuarantined, NotFound, ServiceError
 from service.schemas.document import utc_now
+from service.schemas.routing import PLAIN
 from service.schemas.versions import (
     DEFAULT_ALIAS,
     Manifest,
@@ -33,7 +34,7 @@ from service.schemas.versions import (
     check_name,
 )
 from service.store import files, records
-from service.store.aliases import Aliases, no_alias
+from service.store.aliases import Aliases, AliasRecord, alias_in, no_alias
 from service.store.database import Database, Page, after_cursor, check_if_match, models, page, versions
 from service.store.folders import VersionFolders
 from service.store.records import VISIBLE, ModelRecord, VersionRecord
@@ -50,6 +51,8 @@ class Resolved:
     version: int
     alias: str | None
     digest: str
+    through: AliasRecord | None = None
+    """The alias itself, where it does more than point."""
 
 
 class ModelStore:
@@ -64,6 +67,7 @@ class ModelStore:
         self._root = root
         self._database = database
         self._generation = root / "generation"
+        self._generation_path = str(self._generation)
         self._folders = VersionFolders(root)
         self.aliases = Aliases(database, self._announce)
 
@@ -351,7 +355,9 @@ class ModelStore:
             row = records.visible(connection, reference.model, number)
             if row.state == "quarantined":
                 raise ModelQuarantined(f"Version {number} of {reference.model!r} is quarantined: {row.reason}")
-            return Resolved(reference.model, number, alias, row.digest)
+            through = None if alias is None else alias_in(connection, reference.model, alias)
+            routed = through if through is not None and through.routing != PLAIN else None
+            return Resolved(reference.model, number, alias, row.digest, routed)
 
     def folder(self, name: str, number: int) -> Path:
         """Where the files of a version are.
@@ -407,7 +413,7 @@ class ModelStore:
     def generation(self) -> tuple[int, int]:
         """A value that differs after every change of what references mean; a look costs microseconds."""
         try:
-            found = os.stat(self._generation)  # noqa: PTH116  three times as fast, and asked on each prediction
+            found = os.stat(self._generation_path)  # noqa: PTH116  three times as fast, and asked on each prediction
         except FileNotFoundError:
             return (0, 0)
         return (found.st_ino, found.st_mtime_ns)

@@ -7,13 +7,17 @@ import gzip
 import importlib.resources
 import io
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
 
 from tests.live import run_job
 
@@ -35,6 +39,10 @@ def linear(outputs: int) -> dict[str, Any]:
 
 def conv(outputs: int) -> dict[str, Any]:
     return {"type": "Conv2d", "in_channels": "auto", "out_channels": outputs, "kernel_size": 3, "padding": 1}
+
+
+def norm(channels: int) -> dict[str, Any]:
+    return {"type": "BatchNorm2d", "num_features": channels}
 
 
 def uploaded(client: httpx.Client, content: bytes | str) -> str:
@@ -74,18 +82,19 @@ def shipped(name: str) -> str:
 
 
 def digits_job(model: str, dataset: str) -> dict[str, Any]:
+    first, second = (conv(16), norm(16), RELU, POOL), (conv(32), norm(32), RELU, POOL)
     return {
         "kind": "train",
-        "architecture": sequential(
-            conv(16), RELU, POOL, conv(32), RELU, POOL, {"type": "Flatten"}, linear(10), row=(1, 28, 28)
-        ),
+        "architecture": sequential(*first, *second, {"type": "Flatten"}, linear(10), row=(1, 28, 28)),
         "dataset": dataset,
-        "preprocessing": [{"type": "standardize"}],
+        "preprocessing": [{"type": "standardize"}, {"type": "random_crop", "padding": 2}],
         "split": {"type": "stratified", "validation": 0.2, "seed": 1},
         "objective": {"type": "cross_entropy"},
-        "optimizer": {"type": "Adam", "lr": 0.003},
+        "optimizer": {"type": "AdamW", "lr": 0.01},
+        "scheduler": {"type": "OneCycleLR", "max_lr": 0.01},
         "batch_size": 64,
-        "budget": {"epochs": 3},
+        "budget": {"epochs": 5},
+        "channels_last": True,
         "seed": 1,
         "output": {"model": model},
     }
@@ -95,7 +104,7 @@ def check_digits(job: dict[str, Any]) -> None:
     accuracy, seconds = job["metrics"]["last"]["val_accuracy"], job["environment"]["training_s"]
     print(f"MNIST: {accuracy:.4f} of the held-out digits are right after {seconds:.1f} s of training.")  # noqa: T201
 
-    assert accuracy >= 0.93
+    assert accuracy >= 0.97
     assert seconds <= TRAINING_S * PATIENCE
 
 
@@ -130,7 +139,7 @@ def test_digits_from_an_npz_file_with_names_for_the_classes(client: httpx.Client
     check_digits(job)
     assert answer["classes"] == list(DIGITS)
     right = np.mean([label == DIGITS[index] for label, index in zip(answer["labels"], labels[chosen], strict=True)])
-    assert right >= 0.93
+    assert right >= 0.97
 
 
 # -- patients -------------------------------------------------------------------------------------------------------
@@ -292,3 +301,194 @@ def test_one_logit_tells_two_named_classes(client: httpx.Client):
     for logits, probabilities in zip(answer["outputs"], answer["probabilities"], strict=True):
         assert probabilities[1] == pytest.approx(1 / (1 + math.exp(-logits[0])), abs=1e-5)
         assert sum(probabilities) == pytest.approx(1)
+
+
+# -- beside scikit-learn --------------------------------------------------------------------------------------------
+
+HIDDEN = 64
+RATE = 0.005
+PASSES = 60
+HELD_OUT = 0.4
+SEEDS = range(3)
+"""One row of iris is almost two percent: the median of some is more than luck."""
+
+
+def split_of(rows: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows are held out, for both."""
+    held = np.zeros(rows, dtype=bool)
+    held[np.random.default_rng(7).permutation(rows)[: int(rows * HELD_OUT)]] = True
+    return held
+
+
+def by_scikit_learn(known: Any, held: np.ndarray[Any, np.dtype[np.bool_]], *, numbers: bool) -> float:
+    """The score of its perceptron on the held-out rows."""
+    scaler = StandardScaler().fit(known.data[~held])
+    train, test = scaler.transform(known.data[~held]), scaler.transform(known.data[held])
+    target = known.target.astype(float) if numbers else known.target
+    if numbers:
+        target = (target - target[~held].mean()) / target[~held].std()  # r² is the same in any unit
+    scores = []
+    for seed in SEEDS:
+        kind = MLPRegressor if numbers else MLPClassifier
+        net = kind(hidden_layer_sizes=(HIDDEN,), learning_rate_init=RATE, max_iter=PASSES, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # as many passes as ours has
+            net.fit(train, target[~held])
+        scores.append(net.score(test, target[held]))
+    return float(np.median(scores))
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("diabetes", load_diabetes),
+        ("iris", load_iris),
+        ("wine", load_wine),
+        ("breast-cancer", load_breast_cancer),
+        ("digits", load_digits),
+    ],
+)
+def test_a_net_of_one_hidden_layer_is_within_two_percent_of_scikit_learns(
+    client: httpx.Client, name: str, load: Callable[[], Any]
+) -> None:
+    """The same rows held out by a column of the file, the same width, rate, batches and number of passes."""
+    known = load()
+    numbers = name == "diabetes"
+    rows, width = known.data.shape
+    held = split_of(rows)
+    names = [f"x{place}" for place in range(width)]
+    words = ["target" if numbers else f"class {value}" for value in known.target]
+    targets = known.target.tolist() if numbers else words
+    parts = ["held" if one else "train" for one in held]
+    lines = [[*row, target, part] for row, target, part in zip(known.data.tolist(), targets, parts, strict=True)]
+    upload = uploaded(client, table([*names, "target", "part"], lines))
+    source = {"type": "csv", "upload": upload, "inputs": names, "target": "target", "kept": ["part"]}
+    steps: list[dict[str, Any]] = [{"type": "standardize"}]
+    body = {
+        "kind": "train",
+        "architecture": sequential(linear(HIDDEN), RELU, linear(1 if numbers else len(set(targets))), row=(width,)),
+        "dataset": source,
+        "preprocessing": [*steps, {"type": "standardize", "of": "target"}] if numbers else steps,
+        "split": {"type": "column", "by": "part", "validation": ["held"]},
+        "objective": {"type": "mse" if numbers else "cross_entropy"},
+        "optimizer": {"type": "Adam", "lr": RATE},
+        "batch_size": min(200, rows - int(held.sum())),
+        "budget": {"epochs": PASSES},
+        "output": {"model": f"beside-{name}"},
+    }
+    measured = [run_job(client, {**body, "seed": seed})["metrics"]["last"] for seed in SEEDS]
+    ours = float(np.median([metrics["val_r2" if numbers else "val_accuracy"] for metrics in measured]))
+    theirs = by_scikit_learn(known, held, numbers=numbers)
+    print(f"{name}: {ours:.4f} here, {theirs:.4f} there.")  # noqa: T201  shown by pytest -rP
+
+    assert ours >= theirs - 0.02
+
+
+# -- words and sequences --------------------------------------------------------------------------------------------
+
+PRAISE = ["lovely", "moving", "bright", "funny", "tender", "clever", "honest", "warm"]
+BLAME = ["dull", "empty", "loud", "clumsy", "tired", "cold", "false", "slow"]
+BETWEEN = ["the", "film", "a", "story", "its", "actors", "and", "music", "with", "this", "one", "saw", "in", "town"]
+
+
+def opinion(draw: np.random.Generator) -> tuple[str, str]:
+    """A sentence and its verdict, which one word decides, or that word and the `not` before it."""
+    words = [str(word) for word in draw.choice(BETWEEN, int(draw.integers(5, 14)))]
+    praises, turned = bool(draw.integers(2)), bool(draw.integers(2))
+    word = str(draw.choice(PRAISE if praises else BLAME))
+    place = int(draw.integers(len(words) + 1))
+    words[place:place] = ["not", word] if turned else [word]
+    return " ".join(words), "good" if praises != turned else "bad"
+
+
+def test_sentences_are_judged_by_an_lstm_over_their_words(client: httpx.Client) -> None:
+    """A bag of words could not: the verdict hangs on two words that stand beside each other."""
+    draw = np.random.default_rng(3)
+    upload = uploaded(client, table(["said", "verdict"], [opinion(draw) for _ in range(1600)]))
+    layers = [
+        {"name": "embedding", "type": "Embedding", "num_embeddings": 64, "embedding_dim": 24, "padding_idx": 0},
+        {
+            "name": "lstm",
+            "type": "LSTM",
+            "input_size": 24,
+            "hidden_size": 24,
+            "batch_first": True,
+            "bidirectional": True,
+        },
+        {"name": "head", "type": "Linear", "in_features": 48, "out_features": 2},
+    ]
+    forward = [
+        "lengths = sum(ne(x, 0), dim=1)",
+        "seq, _ = lstm(embedding(x), lengths=lengths)",
+        "return head(masked_mean(seq, lengths))",
+    ]
+    body = {
+        "kind": "train",
+        "architecture": {
+            "schema": "arch/1",
+            "inputs": [{"name": "x", "shape": ["B", 16], "dtype": "int64"}],
+            "root": {"type": "Graph", "class_name": "Judge", "inputs": ["x"], "layers": layers, "forward": forward},
+        },
+        "dataset": {"type": "csv", "upload": upload, "target": "verdict", "free_text": ["said"]},
+        "preprocessing": [{"type": "tokens", "max_length": 16}],
+        "split": {"type": "stratified", "validation": 0.2, "seed": 1},
+        "objective": {"type": "cross_entropy"},
+        "optimizer": {"type": "AdamW", "lr": 0.01},
+        "scheduler": {"type": "OneCycleLR", "max_lr": 0.01},
+        "batch_size": 32,
+        "budget": {"epochs": 6},
+        "seed": 1,
+        "output": {"model": "opinions"},
+    }
+    job = run_job(client, body)
+    print(f"Opinions: {job['metrics']['last']['val_accuracy']:.4f}")  # noqa: T201
+    answer = predicted(client, "opinions", [["This story, not dull!"], ["The music: DULL"], ["a not lovely town"]])
+
+    assert job["metrics"]["last"]["val_accuracy"] >= 0.95
+    assert answer["labels"] == ["good", "bad", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("net", "params"),
+    [
+        ("lstm_text", {"vocab": 12, "emb": 16, "hidden": 16, "depth": 1, "dropout": 0.0}),
+        ("transformer_text", {"vocab": 12, "max_length": 12, "d": 32, "depth": 1, "feedforward": 64, "dropout": 0.0}),
+    ],
+)
+def test_the_catalogues_nets_for_sequences_learn_what_comes_first(
+    client: httpx.Client, net: str, params: dict[str, Any]
+) -> None:
+    """Sequences of unlike lengths; the class says whether a 2 stands before a 3 in them."""
+    draw = np.random.default_rng(5)
+    rows, width = 1600, 12
+    lengths = draw.integers(4, width + 1, rows)
+    tokens = draw.integers(4, 12, (rows, width))
+    target = draw.integers(0, 2, rows)
+    for row in range(rows):
+        first, second = sorted(draw.choice(lengths[row], 2, replace=False))
+        tokens[row, [first, second]] = (2, 3) if target[row] else (3, 2)
+        tokens[row, lengths[row] :] = 0
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, tokens=tokens, lengths=lengths, y=target)
+    inputs = {"tokens": "tokens", "lengths": "lengths"}
+    model = net.replace("_", "-")
+    body = {
+        "kind": "train",
+        "architecture": {"catalogue": net, "params": params},
+        "dataset": {"type": "npz", "upload": uploaded(client, buffer.getvalue()), "inputs": inputs, "target": "y"},
+        "split": {"type": "random", "validation": 0.2, "seed": 1},
+        "objective": {"type": "cross_entropy"},
+        "optimizer": {"type": "AdamW", "lr": 0.01},
+        "scheduler": {"type": "OneCycleLR", "max_lr": 0.01},
+        "batch_size": 32,
+        "budget": {"epochs": 8},
+        "seed": 1,
+        "output": {"model": model},
+    }
+    job = run_job(client, body)
+    print(f"{net}: {job['metrics']['last']['val_accuracy']:.4f}")  # noqa: T201
+    asked = [[5, 2, 6, 3, *[0] * 8], [5, 3, 6, 2, *[0] * 8]]
+    outputs = np.array(predicted(client, model, {"tokens": asked, "lengths": [4, 4]})["outputs"])
+
+    assert job["metrics"]["last"]["val_accuracy"] >= 0.95
+    assert outputs.argmax(axis=1).tolist() == [1, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.live import Server, run_job
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
+_ASKS = re.compile(r"^modelyard (train|predict|validate|import|export|jobs|models|datasets) ", re.MULTILINE)
+"""Commands that ask the server; others start one."""
 SOURCE_OR_SPLIT: TypeAdapter[Source | Split] = TypeAdapter(Source | Split)
 
 
@@ -32,7 +35,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def runnable(block: str) -> bool:
     """Whether a shell block talks to the server and leaves nothing to fill in; make and docker are tried elsewhere."""
-    return any(f"curl -s {start}{ADDRESS}" in block for start in ("", '"')) and "…" not in block
+    asks = any(f"curl -s {start}{ADDRESS}" in block for start in ("", '"')) or _ASKS.search(block) is not None
+    return asks and "…" not in block
 
 
 def pages_with_calls() -> Iterator[Path]:
@@ -53,13 +57,15 @@ def _the_model_of_the_pages(shared_server: Server) -> None:
 def test_the_calls_of_a_page_work_in_their_order(page: Path, shared_server: Server, tmp_path: Path) -> None:
     for block in blocks(page, "sh|python"):
         if block.startswith(("import ", "from ")):
-            command = [sys.executable, "-c", block]
+            command = [sys.executable, "-c", block.replace(ADDRESS, shared_server.url)]
         elif runnable(block):
             script = block.replace(ADDRESS, shared_server.url).replace("curl -s", "curl -sS --fail-with-body")
             command = ["bash", "-euo", "pipefail", "-c", script]
         else:
             continue
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "MODELYARD_URL": shared_server.url, "PATH": path}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
 
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 

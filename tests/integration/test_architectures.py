@@ -42,6 +42,16 @@ def test_a_wrong_document_is_the_normal_input_of_validate(client: httpx.Client, 
         assert_entry(entry)
 
 
+def test_a_verdict_has_the_drawing_that_was_asked_for(client: httpx.Client) -> None:
+    path = "/v1/architectures/validate"
+    drawn = client.post(path, params={"drawing": True}, json=examples.NET).json()
+    wrong = client.post(path, params={"drawing": True}, json={**examples.NET, "root": {"type": "Relu"}}).json()
+
+    assert drawn.pop("mermaid").startswith("flowchart TD\n")
+    assert drawn == client.post(path, json=examples.NET).json()
+    assert "mermaid" not in wrong
+
+
 def test_all_mistakes_are_told_at_once_and_a_kept_document_gets_the_same_ones(client: httpx.Client) -> None:
     wrong = {
         "schema": "arch/1",

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
+import sklearn.datasets
+import yaml
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner, Result
 
 from service import __version__
-from tests.live import wait_for
+from service.cli import app
+from service.cli.session import exit_code
+from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
+from service.schemas import examples
+from tests.live import Server, wait_for
 
 
 def modelyard(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -115,3 +129,376 @@ def test_the_command_imports_no_torch_until_it_serves(tmp_path: Path) -> None:
     )
 
     assert done.stdout.split() == ["False", "False"]
+
+
+HEAVY = ("torch", "fastapi", "starlette", "sqlalchemy", "httpx", "numpy", "pandas", "yaml", "service.schemas.jobs")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["jobs", "--help"], ["--version"]], ids=" ".join
+)
+def test_help_loads_nothing_that_it_does_not_show(arguments: list[str], tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.argv = ['modelyard', *{arguments}]; from service.cli import main\n"
+        f"try: main()\nexcept SystemExit: pass\n"
+        f"print('loaded', *[name for name in {HEAVY} if name in sys.modules], len(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(tmp_path), capture_output=True, text=True, timeout=60
+    )
+    *found, count = done.stderr.split()
+
+    assert found == ["loaded"]
+    assert int(count) < 800  # 0.2 to 0.3 s on one core
+    assert done.stdout
+
+
+IRIS = Path(sklearn.datasets.__file__).parent / "data" / "iris.csv"
+SPECIES = ("setosa", "versicolor", "virginica")
+HEADS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+
+
+class Command:
+    """The command in this process, against one server."""
+
+    def __init__(self, server: Server, document: dict[str, Any]) -> None:
+        self._server = server
+        self._document = document
+
+    def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, url: str | None = None) -> Result:
+        done = CliRunner().invoke(
+            app, [str(one) for one in arguments], input=stdin, env={"MODELYARD_URL": url or self._server.url}
+        )
+        assert done.exit_code == code, f"{arguments}: {done.exit_code}\n{done.output}\n{done.exception!r}"
+        return done
+
+    def json(self, *arguments: object, operation: str, status: str = "200", stdin: str | None = None) -> Any:
+        """The answer with -o json, which is that of the operation by the OpenAPI document."""
+        found = json.loads(self(*arguments, "-o", "json", stdin=stdin).stdout)
+        method, path = operation.split()
+        responses = self._document["paths"][path][method.lower()]["responses"]
+        schema = responses[status]["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, "components": self._document["components"]}).validate(found)
+        return found
+
+
+@pytest.fixture(scope="module")
+def run(shared_server: Server) -> Command:
+    with shared_server.client() as client:
+        return Command(shared_server, client.get("/openapi.json").json())
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table as people have it: names in the first line, a text to be learnt, a category, a gap."""
+    path = tmp_path_factory.mktemp("data") / "flowers.csv"
+    lines = IRIS.read_text().splitlines()[1:]
+    rows = [line.split(",") for line in lines]
+    told = [[*row[:4], ("north", "south")[place % 2], SPECIES[int(row[4])]] for place, row in enumerate(rows)]
+    told[3][1] = ""
+    path.write_text("\n".join(",".join(row) for row in [[*HEADS, "garden", "species"], *told]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def flower_job(run: Command, flowers: Path) -> dict[str, Any]:
+    """The job that made flowers/1: the command's own rules."""
+    done = run.json(
+        *("train", flowers, "--target", "species", "--model", "flowers", "--wait"), operation="GET /v1/jobs/{job_id}"
+    )
+    assert isinstance(done, dict)
+    return done
+
+
+class TestFromDataToPredictions:
+    def test_a_table_becomes_a_classifier_by_documented_rules(self, run: Command, flower_job: dict[str, Any]) -> None:
+        spec = flower_job["spec"]
+
+        assert flower_job["output"] == {"model": "flowers", "version": 1, "alias": "champion"}
+        assert spec["architecture"] == {
+            "catalogue": "mlp",
+            "params": {"in_features": 6, "hidden": [64, 64], "num_classes": 3},
+        }
+        assert [step["type"] for step in spec["preprocessing"]] == ["impute", "standardize", "one_hot"]
+        assert spec["split"] == {"type": "stratified", "validation": 0.2}
+        assert flower_job["metrics"]["last"]["val_accuracy"] > 0.85
+
+    def test_a_file_of_new_rows_gets_its_predictions(self, run: Command, flowers: Path, flower_job: Any) -> None:
+        found = run("predict", "flowers", flowers, "-o", "csv")
+        rows = list(csv.DictReader(io.StringIO(found.stdout)))
+
+        assert len(rows) == 150
+        assert sum(row["species"] == row["prediction"] for row in rows) > 130
+        assert float(rows[0]["p(setosa)"]) > 0.5
+
+    def test_predictions_come_in_every_form(self, run: Command, flowers: Path, flower_job: Any, tmp_path: Path) -> None:
+        head = "\n".join(flowers.read_text().splitlines()[:3]) + "\n"
+        answer = run.json("predict", "flowers@champion", "-", stdin=head, operation="POST /predict")
+        lines = run("predict", "flowers/1", "-", "-o", "jsonl", stdin=head).stdout.splitlines()
+        (tmp_path / "rows.json").write_text(json.dumps({"inputs": [[5.1, 3.5, 1.4, 0.2, "north"]]}))
+        table = run("predict", "flowers", tmp_path / "rows.json")
+
+        assert answer["labels"] == [json.loads(line)["prediction"] for line in lines] == ["setosa", "setosa"]
+        assert "setosa" in table.stdout
+        assert "By flowers/1." in table.stderr
+
+    def test_a_file_longer_than_one_request_is_asked_in_pieces(self, run: Command, flower_job: Any) -> None:
+        row = "5.1,3.5,1.4,0.2,west"
+        text = "\n".join([",".join([*HEADS, "garden"]), *[row] * 2500])
+        answer = run.json("predict", "flowers", "-", stdin=text, operation="POST /predict")
+
+        assert len(answer["labels"]) == len(answer["outputs"]) == 2500
+        assert any(warning["pointer"].startswith("/inputs/1000/") for warning in answer["warnings"])
+
+    def test_numbers_are_learnt_as_numbers(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "line.csv"
+        path.write_text("x;y\n" + "".join(f"{x / 50};{3 * x / 50 + 1}\n" for x in range(100)))
+        job = run.json(
+            *("train", "--data", path, "--target", "y", "--model", "line", "--epochs", 30, "--wait"),
+            operation="GET /v1/jobs/{job_id}",
+        )
+
+        assert job["spec"]["objective"] == {"type": "mse"}
+        assert job["spec"]["preprocessing"][-1] == {"type": "standardize", "of": "target"}
+        assert job["metrics"]["last"]["val_r2"] > 0.5
+
+    @pytest.mark.parametrize("suffix", ["json", "yaml", "toml"])
+    def test_a_request_may_be_a_file_that_names_other_files(
+        self, run: Command, flowers: Path, tmp_path: Path, suffix: str
+    ) -> None:
+        (tmp_path / "net.json").write_text(
+            json.dumps({**examples.SEQUENTIAL, "inputs": [{"name": "x", "shape": ["B", 1]}]}).replace(
+                '"out_features": 1}', '"out_features": 3}'
+            )
+        )
+        shutil.copy(flowers, tmp_path / "flowers.csv")
+        columns = {"missing": "keep", "inputs": ["petal_width"], "target": "species"}
+        request = {
+            "kind": "train",
+            "architecture": "net.json",
+            "budget": {"epochs": 2},
+            "output": {"model": "asked"},
+            "objective": {"type": "cross_entropy"},
+            "optimizer": {"type": "SGD", "lr": 0.1},
+            "dataset": {"type": "csv", "file": "flowers.csv", **columns},
+        }
+        toml = "\n".join(f"{name} = {json.dumps(value).replace(': ', ' = ')}" for name, value in request.items())
+        text = {"json": json.dumps(request), "yaml": yaml.safe_dump(request), "toml": toml}[suffix]
+        (tmp_path / f"request.{suffix}").write_text(text)
+        job = run.json("train", tmp_path / f"request.{suffix}", "--wait", operation="GET /v1/jobs/{job_id}")
+
+        assert job["output"]["model"] == "asked"
+
+    def test_a_dry_run_shows_the_request_and_starts_nothing(self, run: Command, flowers: Path, tmp_path: Path) -> None:
+        arguments = ("train", flowers, "--target", "species", "--model", "never", "--dry-run")
+        shown = run(*arguments)
+        found = run.json(*arguments, operation="POST /v1/jobs")
+
+        assert found["valid"]
+        assert json.loads(shown.stdout)["output"]["model"] == "never"  # so it can be kept, changed and trained
+        assert "steps: " in shown.stderr
+        run("models", "show", "never", code=4)
+
+    def test_a_document_is_judged(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "net.json").write_text(json.dumps(examples.NET))
+        (tmp_path / "wrong.json").write_text(json.dumps(examples.NET).replace('"in_features": 10', '"in_features": 9'))
+        (tmp_path / "job.json").write_text(json.dumps(examples.TRAIN))
+        verdict = run.json("validate", tmp_path / "net.json", operation="POST /v1/architectures/validate")
+        wrong = run("validate", tmp_path / "wrong.json", code=7)
+
+        assert verdict["valid"]
+        assert "/root/layers/1/in_features: " in wrong.stderr
+        assert run("validate", tmp_path / "net.json").stdout.count("Linear") == 2
+        assert "valid" in run("validate", tmp_path / "job.json").stdout
+
+    def test_a_version_leaves_as_files_and_comes_back(self, run: Command, flower_job: Any, tmp_path: Path) -> None:
+        for form, suffix in (("pt", "pt"), ("safetensors", "safetensors"), ("python", "py"), ("bundle", "zip")):
+            run("export", "flowers", "--format", form, "--to", tmp_path / f"flowers.{suffix}")
+        job = run.json("import", tmp_path / "flowers.zip", "--model", "back", operation="GET /v1/jobs/{job_id}")
+
+        assert "nn.Linear(6, 64)" in (tmp_path / "flowers.py").read_text()
+        assert job["output"]["version"] == 1
+        run("export", "flowers", "--format", "pickle", code=2)
+
+
+class TestWhatIsThere:
+    def test_jobs(self, run: Command, flower_job: Any) -> None:
+        job_id = flower_job["id"]
+        page = run.json("jobs", "list", "--state", "succeeded", "--limit", 3, operation="GET /v1/jobs")
+        lines = run("jobs", "list", "-o", "jsonl", "--limit", 2).stdout.splitlines()
+        events = [json.loads(line) for line in run("jobs", "watch", job_id, "-o", "jsonl").stdout.splitlines()]
+
+        assert len(page["data"]) == 3
+        assert len([json.loads(line)["id"] for line in lines]) == 2
+        assert run("jobs", "list", "-o", "csv").stdout.startswith("id,kind,state,model,version,")
+        assert run.json("jobs", "show", job_id, operation="GET /v1/jobs/{job_id}")["state"] == "succeeded"
+        assert "succeeded" in run("jobs", "show", "last").stdout
+        assert "Trained" in run("jobs", "logs", job_id).stdout
+        assert (events[0]["data"]["state"], events[-1]["type"]) == ("queued", "done")
+        assert "flowers" in run("jobs", "watch", job_id).stdout
+
+    def test_a_job_is_paused_resumed_cancelled_and_tried_again(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "long.json").write_text(json.dumps({**examples.TRAIN, "budget": {"max_seconds": 600}}))
+        started = run("train", tmp_path / "long.json", "-o", "json")
+        job_id = json.loads(started.stdout)["id"]
+
+        def state() -> str:
+            return str(json.loads(run("jobs", "show", job_id, "-o", "json").stdout)["state"])
+
+        run("jobs", "pause", job_id)
+        wait_for(lambda: state() == "paused")
+        run.json("jobs", "resume", job_id, operation="POST /v1/jobs/{job_id}/resume", status="202")
+        run.json("jobs", "cancel", job_id, "--wait", operation="POST /v1/jobs/{job_id}/cancel")
+        assert state() == "cancelled"
+        run("jobs", "retry", job_id, "--from-start")
+        run("jobs", "cancel", job_id, "--wait")
+        run("jobs", "watch", job_id, code=1)
+        run("jobs", "pause", job_id, code=5)
+
+    def test_models(self, run: Command, flower_job: Any) -> None:
+        run.json("models", "list", operation="GET /v1/models")
+        run.json("models", "show", "flowers", operation="GET /v1/models/{name}")
+        run.json("models", "versions", "flowers", operation="GET /v1/models/{name}/versions")
+        version = run.json("models", "show", "flowers@champion", operation="GET /v1/models/{name}/versions/{number}")
+        compared = json.loads(run("models", "compare", "flowers", "flowers/1", "-o", "json").stdout)
+        verified = run.json("models", "verify", "flowers", operation="POST /v1/models/{name}/versions/{number}/verify")
+
+        assert version["classes"] == list(SPECIES)
+        assert compared["architecture"]["equal"]
+        assert verified["ok"]
+        assert "The nets are equal." in run("models", "compare", "flowers", "flowers/1").stdout
+        assert "champion" in run("models", "show", "flowers").stdout
+
+    def test_aliases_move_and_versions_go(self, run: Command, tmp_path: Path) -> None:
+        request = {**examples.TRAIN, "budget": {"epochs": 1}, "output": {"model": "moved"}}
+        (tmp_path / "short.json").write_text(json.dumps(request))
+        for _ in range(2):
+            run("train", tmp_path / "short.json", "--wait")
+        path = "/v1/models/{name}/aliases/{alias}"
+        made = run.json("models", "alias", "moved", "champion", 1, operation=f"PUT {path}")
+        moved = run.json("models", "alias", "moved", "champion", 2, "--reason", "better", operation=f"PUT {path}")
+        back = run.json("models", "rollback", "moved", operation=f"POST {path}/rollback")
+
+        assert [found["version"] for found in (made, moved, back)] == [1, 2, 1]
+        run("models", "rollback", "moved", code=5)
+        run("models", "delete", "moved/1", "--yes", code=5)
+        run("models", "delete", "moved/2", stdin="n\n", code=1)
+        run("models", "delete", "moved/2", stdin="y\n")
+        run("models", "delete", "moved", "--yes", "--force")
+        run("models", "show", "moved", code=4)
+
+    def test_datasets(self, run: Command, flowers: Path) -> None:
+        added = run.json(
+            *("datasets", "add", flowers, "--target", "species", "--missing"),
+            operation="POST /v1/datasets",
+            status="201",
+        )
+        rows = run("datasets", "preview", added["id"], "--limit", 2, "-o", "jsonl").stdout.splitlines()
+
+        assert (added["name"], added["rows"]) == ("flowers", 150)
+        assert json.loads(rows[0])["species"] == "setosa"
+        run.json("datasets", "list", operation="GET /v1/datasets")
+        run.json("datasets", "preview", added["id"], operation="GET /v1/datasets/{dataset_id}/preview")
+
+    def test_the_store_is_checked_and_cleared(self, run: Command, flower_job: Any) -> None:
+        checked = json.loads(run("store", "fsck", "--model", "flowers", "-o", "json").stdout)
+        young = json.loads(run("store", "gc", "-o", "json").stdout)
+        old = json.loads(run("store", "gc", "--older-than-days", 0, "--dry-run", "-o", "json").stdout)
+
+        assert checked["data"] == [{"version": "flowers/1", "state": "ready", "ok": True, "wrong": []}]
+        assert young["data"] == []
+        assert old["data"]
+        assert not any(line["removed"] for line in old["data"])
+
+    def test_the_doctor_looks_around(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "wrong.json").write_text(json.dumps({**examples.TRAIN, "optimizer": {"type": "SGD"}}))
+        looked = json.loads(run("doctor", tmp_path / "wrong.json", "-o", "json", code=1).stdout)["data"]
+        verdicts = {one["what"]: one["verdict"] for one in looked}
+
+        assert verdicts["python"] == verdicts["torch"] == verdicts["store"] == verdicts["server"] == "ok"
+        assert verdicts["wrong.json"] == "bad"
+        assert any(one["detail"].startswith("/optimizer/lr: ") for one in looked)
+
+
+class TestSettings:
+    def test_each_setting_is_shown_with_its_origin(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("MODELYARD_PORT=7001\nMODELYARD_JOB_SLOTS=3\n")
+        (tmp_path / "yard.toml").write_text('job_slots = 2\ndatabase_url = "postgresql+psycopg://me:secret@db/yard"\n')
+        done = modelyard(
+            *("config", "show", "--origin", "--changed", "-o", "json"),
+            folder=tmp_path,
+            port="7000",
+            config=str(tmp_path / "yard.toml"),
+        )
+        found = {line["setting"]: (line["value"], line["origin"]) for line in json.loads(done.stdout)["data"]}
+
+        assert found["MODELYARD_PORT"] == (7000, "environment")
+        assert found["MODELYARD_JOB_SLOTS"] == (3, str(tmp_path / ".env"))
+        assert found["MODELYARD_DATABASE_URL"] == (
+            "postgresql+psycopg://me:********@db/yard",
+            str(tmp_path / "yard.toml"),
+        )
+        assert "secret" not in done.stdout
+
+
+class TestExitCodes:
+    def test_each_kind_of_failure_has_its_own(self, run: Command, tmp_path: Path, flower_job: Any) -> None:
+        (tmp_path / "wrong.json").write_text('{"kind": "train"}')
+        (tmp_path / "broken.yaml").write_text("a: [")
+        (tmp_path / "table.csv").write_text("x,y\n1,2\n")
+
+        run("train", code=2)
+        run("train", tmp_path / "table.csv", code=2)
+        run("jobs", "list", url="http://127.0.0.1:1", code=3)
+        run("jobs", "list", url="yard:8000", code=2)
+        run("jobs", "show", "job_" + "0" * 32, code=4)
+        run("train", tmp_path / "wrong.json", code=7)
+        run("train", tmp_path / "broken.yaml", code=7)
+        run("train", tmp_path / "absent.json", code=1)
+        run("predict", "flowers", tmp_path / "table.csv", code=7)
+        run("predict", "flowers", "--inputs", "[[1, 2]]", code=7)
+        run("predict", "flowers", "--inputs", "[[1, ", code=7)
+        (tmp_path / "latin.csv").write_bytes("größe\n1\n".encode("latin-1"))
+        run("predict", "flowers", tmp_path / "latin.csv", code=7)
+
+    def test_every_mistake_is_one_line_with_its_place(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "wrong.json").write_text(json.dumps({**examples.TRAIN, "optimizer": {"type": "SGD"}, "sede": 1}))
+        done = run("train", tmp_path / "wrong.json", code=7)
+        lines = done.stderr.splitlines()
+
+        assert done.stdout == ""
+        assert any(line.startswith("/optimizer/lr: ") for line in lines)
+        assert any(line.startswith("/sede: ") and "seed" in line for line in lines)
+
+    def test_what_a_server_says_cannot_steer_the_terminal(self, run: Command) -> None:
+        done = run("models", "show", "x\x1b[2Jy@champion", code=7)
+
+        assert "\x1b[2J" not in done.output
+
+    def test_those_that_a_single_server_without_keys_does_not_show(self) -> None:
+        assert exit_code(Unauthenticated()) == exit_code(Forbidden()) == 6
+        assert exit_code(Overloaded()) == exit_code(Draining()) == 8
+
+    def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
+        self, run: Command, shared_server: Server, tmp_path: Path
+    ) -> None:
+        request = {**examples.TRAIN, "budget": {"max_seconds": 600}, "output": {"model": "detached"}}
+        (tmp_path / "long.json").write_text(json.dumps(request))
+        started = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "train", "long.json", "--wait"],
+            env=environment(tmp_path, url=shared_server.url),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with shared_server.client() as client:
+            listed = {"model": "detached", "state": "running"}
+            job = wait_for(lambda: client.get("/v1/jobs", params=listed).json()["data"], timeout=60)[0]
+            started.send_signal(signal.SIGINT)
+            _, told = started.communicate(timeout=60)
+
+            assert started.returncode == 130
+            assert f"modelyard jobs watch {job['id']}" in told
+            assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running"
+            client.post(f"/v1/jobs/{job['id']}/cancel")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service import keys
 from service.schemas import examples
 from tests.live import Server, run_job
 from tests.problems import assert_problem
@@ -48,13 +50,18 @@ values = st.recursive(
 
 @pytest.mark.timeout(330)
 def test_every_operation_keeps_the_openapi_document(make_server: Callable[..., Server], tmp_path: Path) -> None:
-    server = make_server()
+    """On a server with keys, so that every refusal for want of one is in the document too."""
+    key, stored = keys.make("contract", keys.Scope.ADMIN, now=datetime.now(UTC))
+    # Operations are tried without a key and with wrong ones, from one address.
+    server = make_server(api_keys=f"[{stored.model_dump_json()}]", key_failures_per_minute="1000000")
     with server.client() as client:
+        client.headers["Authorization"] = f"Bearer {key}"
         run_job(client, examples.TRAIN)
         found = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml")),
                 *("run", f"{server.url}/openapi.json", "--exclude-path", UNENDING),
+                *("--header", f"Authorization: Bearer {key}", "--header", f"X-API-Key: {key}"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5", "--seed", "1"),
                 *("--max-response-time", "5", "--generation-database", "none", "--continue-on-failure", "--no-color"),
             ],

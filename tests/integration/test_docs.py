@@ -40,7 +40,7 @@ def test_every_operation_has_summary_tag_and_examples(client: httpx.Client) -> N
         assert len(operation["tags"]) == 1, name
         assert set(operation["tags"]) <= tags, name
         for media in operation.get("requestBody", {}).get("content", {}).values():
-            if media["schema"]:
+            if media["schema"] and media["schema"].get("format") != "binary":
                 assert media.get("examples"), name
         for parameter in operation.get("parameters", []):
             if parameter["in"] == "path":
@@ -61,7 +61,8 @@ def test_every_operation_declares_its_problems(client: httpx.Client) -> None:
         for status, answer in problems.items():
             assert list(answer["content"]) == ["application/problem+json"], (name, status)
         if "requestBody" in operation:
-            assert {"400", "413", "415", "422"} <= set(problems), name
+            invalid = "400" if path.startswith("/v2") else "422"  # as the clients of each expect it
+            assert {"400", "413", "415", invalid} <= set(problems), name
         if "{" in path:
             assert "404" in problems, name
         if path.endswith("predict"):
@@ -78,8 +79,8 @@ def test_every_problem_that_an_operation_can_answer_is_declared_somewhere(client
     }
     raised = {status for status, _ in problems.catalogue().values()}
 
-    # Those that come instead of an operation: no such method, another host, a bug.
-    assert raised - declared == {405, 421, 500}
+    # Those that come instead of an operation: no such method, too slow, another host, too large headers, a bug.
+    assert raised - declared == {405, 408, 421, 431, 500}
     assert {status for status in declared if status >= 400} <= raised
 
 
@@ -93,7 +94,7 @@ def test_every_example_of_a_body_is_accepted(client: httpx.Client) -> None:
     for method, path, operation in sorted(_operations(document), key=_turn):
         for example in _examples(operation):
             of = _stopped_job(client) if path.endswith(("/retry", "/promote")) else _newest_job(client)
-            place = path.format(name="quadratic", number=1, alias="champion", job_id=of)
+            place = path.format(name="quadratic", number=1, version="1", alias="champion", job_id=of)
             headers = {"If-Match": "*"} if method in ("PUT", "PATCH") else {}
             headers["Prefer"] = "wait=30"
             answer = client.request(method, place, json=_filled(client, example), headers=headers)

@@ -53,6 +53,15 @@ def test_a_job_is_accepted_at_once_and_tells_what_it_will_do(client: httpx.Clien
     assert done["metrics"]["last"]["loss"] < 0.1
 
 
+def test_a_request_may_bring_its_priority(client: httpx.Client) -> None:
+    job = run_job(client, {**examples.IMPORT, "priority": -3})
+    refused = client.post("/v1/jobs", json={**examples.IMPORT, "priority": 101})
+
+    assert job["priority"] == -3
+    assert "priority" not in job["resolved_spec"]
+    assert_problem(refused, 422, "validation-failed", pointer="/priority", entry="out-of-range")
+
+
 def test_prefer_wait_answers_the_finished_job_or_the_job_as_it_is(client: httpx.Client) -> None:
     finished = client.post("/v1/jobs", json=examples.TRAIN, headers={"Prefer": "respond-async, wait=30"})
     unfinished = client.post("/v1/jobs", json=LONG, headers={"Prefer": "wait=0"})
@@ -133,11 +142,13 @@ def test_curves_logs_and_checkpoints_can_be_read(client: httpx.Client) -> None:
     checkpoints = client.get(f"{path}/checkpoints").json()["data"]
 
     series = {each["name"]: each for each in curves["series"]}
-    assert {"loss", "val_loss", "val_accuracy"} <= set(series)
+    assert {"loss", "lr", "val_loss", "val_accuracy"} <= set(series)
+    assert set(series["lr"]["values"]) == {0.02}
     assert series["loss"]["steps"] == sorted(series["loss"]["steps"])
     assert len(series["loss"]["values"]) == 100
     assert thin["thinned"] is True
-    assert [len(each["values"]) for each in thin["series"]] == [10] * len(thin["series"])
+    thinned = [len(each["values"]) for each in thin["series"] if each["name"] != "lr"]
+    assert thinned == [10] * (len(thin["series"]) - 1)
     assert logs.headers["content-type"] == "text/plain; charset=utf-8"
     assert {each["kind"] for each in checkpoints} <= {"resume", "best"}
 

@@ -27,7 +27,9 @@ def test_an_answer_names_who_gave_it(client: httpx.Client) -> None:
     version = client.get(f"/v1/models/quadratic/versions/{found['version']}").json()
     assert (found["model"], found["alias"], found["digest"]) == ("quadratic", "champion", version["digest"])
     assert answer.headers["x-model-version"] == str(found["version"])
-    assert answer.headers["server-timing"].startswith("infer;dur=")
+    timing = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert list(timing) == ["queue", "batch", "infer", "encode"]
+    assert all(float(milliseconds) >= 0 for milliseconds in timing.values())
     assert [len(row) for row in found["outputs"]] == [1, 1]
     assert abs(found["outputs"][0][0] - 0.35) < 0.2
 
@@ -49,15 +51,17 @@ def test_every_way_to_a_version_gives_its_answer(client: httpx.Client, path: str
     assert found == expected
 
 
-def test_a_name_alone_means_the_champion_or_else_the_newest(client: httpx.Client, clouds: dict[str, Any]) -> None:
-    champion = client.get("/v1/models/quadratic/aliases/champion").json()["version"]
-    versions = client.get("/v1/models/clouds/versions").json()["data"]
-    newest = max(version["version"] for version in versions if version["state"] == "ready")
+def test_a_name_alone_means_the_champion_or_else_the_newest(client: httpx.Client) -> None:
+    bodies = [{**examples.IMPORT, "output": {"model": "names"}}] * 2
+    versions = [run_job(client, body)["output"]["version"] for body in bodies]
+    ask = {"model": "names", "inputs": [[[[0] * 5] * 5]]}
+    unnamed = client.post("/predict", json=ask).json()
+    alias = {"If-None-Match": "*"}
+    client.put("/v1/models/names/aliases/champion", json={"version": versions[0]}, headers=alias).raise_for_status()
+    named = client.post("/predict", json=ask).json()
 
-    assert client.post("/predict", json={"model": "quadratic", **ROWS}).json()["version"] == champion
-    found = client.post("/predict", json={"model": "clouds", "inputs": [[2, 2]]}).json()
-    assert found["version"] == newest
-    assert "alias" not in found
+    assert (unnamed["version"], "alias" in unnamed) == (versions[1], False)
+    assert (named["version"], named["alias"]) == (versions[0], "champion")
 
 
 def test_a_classifier_answers_labels_and_probabilities(client: httpx.Client, clouds: dict[str, Any]) -> None:
@@ -145,7 +149,7 @@ def test_a_deadline_is_kept_although_the_net_is_slow(client: httpx.Client) -> No
 
     assert answer.status_code == 504
     assert answer.json()["code"] == "deadline-passed"
-    assert seconds < 3  # all rows take longer
+    assert seconds < 6  # on a busy machine; all rows would take longer there
     assert client.post("/predict", json=examples.PREDICT).status_code == 200
 
 

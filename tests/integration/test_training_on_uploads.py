@@ -128,7 +128,7 @@ def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> No
     profile = client.get(f"/v1/datasets/{made['id']}/profile").json()
     train(
         client,
-        "houses",
+        "holes",
         architecture=sequential([2], {"type": "Linear", "in_features": 2, "out_features": 1}),
         dataset=made["id"],
         preprocessing=[
@@ -142,9 +142,9 @@ def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> No
         objective={"type": "mse"},
         split={"type": "time", "by": "on", "validation": 0.25},
     )
-    version = client.get("/v1/models/houses/versions/1").json()
+    version = client.get("/v1/models/holes/versions/1").json()
     median = version["preprocessing"]["steps"][0]["value"][0]
-    answer = predict(client, "houses", [[None, "b"], [median, "b"], {"size": None, "town": "elsewhere"}])
+    answer = predict(client, "holes", [[None, "b"], [median, "b"], {"size": None, "town": "elsewhere"}])
 
     assert also["digest"] == made["digest"]
     assert made["columns"][0]["missing"] == 9
@@ -152,7 +152,7 @@ def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> No
     assert version["lineage"]["rows"] == {"train": 46, "val": 14}
     assert answer["outputs"][0] == answer["outputs"][1]
     assert [warning["code"] for warning in answer["warnings"]] == ["unknown-category"]
-    wrong = client.post("/predict", json={"model": "houses", "inputs": [[1.0, None]]})
+    wrong = client.post("/predict", json={"model": "holes", "inputs": [[1.0, None]]})
     assert_problem(wrong, 422, "dtype-mismatch", pointer="/inputs/0/1")
     assert_problem(
         client.post(
@@ -165,7 +165,7 @@ def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> No
                 "optimizer": {"type": "SGD", "lr": 0.1},
                 "budget": {"steps": 1},
                 "split": {"type": "time", "by": "o"},
-                "output": {"model": "houses"},
+                "output": {"model": "holes"},
             },
         ),
         422,

@@ -233,5 +233,5 @@ def _error_classes() -> Iterator[type[ServiceError]]:
     pending: list[type[ServiceError]] = [ServiceError]
     while pending:
         kind = pending.pop()
-        pending += kind.__subclasses__()
+        pending += [child for child in kind.__subclasses__() if child.__module__ == ServiceError.__module__]
         yield kind

@@ -366,3 +366,16 @@ def test_a_column_that_the_model_knows_by_another_name_is_named(store):
             "The model was trained on a column of this name; the dataset has: 'rooms', 'area'.",
         )
     ]
+
+
+def test_patterns_are_refused_where_trying_them_would_take_long(store):
+    layers = [{"type": "Linear", "in_features": 1, "out_features": 1}] * 1000
+    deep = {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 1]}],
+        "root": {"type": "Sequential", "layers": layers},
+    }
+    stored = store(inline([[1.0], [2.0]], [1.0, 2.0]))
+
+    found, _ = stored.agree(deep, init={"freeze": ["nose"] * 256})
+    assert [(one.pointer, one.code) for one in found] == [("/init/freeze", "too-many")]

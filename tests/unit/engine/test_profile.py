@@ -89,7 +89,7 @@ def test_doubled_rows_are_counted(look):
 def test_a_dataset_without_trouble_has_no_warnings(look):
     text = "\n".join(["x,k,y", *(f"{np.sin(i):.6f},{'uvw'[i % 3]},{i % 2}" for i in range(60))])
 
-    assert look(text, target="y")[1]["warnings"] == []
+    assert look(text, target="y")[1] | {"columns": None} == {"columns": None, "sampled": None, "warnings": []}
 
 
 def test_images_from_0_to_255_are_to_be_normalized(tmp_path):
@@ -108,6 +108,23 @@ def test_generated_images_are_fine_as_they_are(tmp_path):
     source = StripedImages(type="striped_images", classes=2, rows_per_class=5, size=8)
 
     assert data.profile(tmp_path, data.materialize(source, tmp_path))["warnings"] == []
+
+
+def test_of_a_large_dataset_a_sample_from_its_first_row_to_its_last_is_looked_at(tmp_path):
+    path, folder = tmp_path / "x.npy", tmp_path / "dataset"
+    folder.mkdir()
+    rows = 2**18 + 2**10
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 1024))  # zeros, in a file with holes
+    array[0], array[-1], array[rows // 2 - 1000 : rows // 2 + 1000] = 7, 9, 1
+    source: Any = TypeAdapter(Source).validate_python({"type": "npy", "upload": UPLOAD})
+    manifest = data.materialize(source, folder, upload=path)
+    profile = data.profile(folder, manifest)
+    [column] = profile["columns"]
+
+    assert manifest.size_bytes > 2**28
+    assert 50_000 < profile["sampled"] < 70_000
+    assert (column["min"], column["max"]) == (0, 9)
+    assert column["histogram"]["counts"][0] > 0.99 * sum(column["histogram"]["counts"]) > 0
 
 
 def test_missing_kept_and_free_columns_are_shown(look):

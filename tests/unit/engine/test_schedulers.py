@@ -178,6 +178,25 @@ def test_rates_are_those_of_torch(scheduler, make, every_step):
     assert rates(config(scheduler)) == by_torch(make, every_step=every_step)
 
 
+@pytest.mark.parametrize("report_every_s", [0.0, 1e9])
+def test_the_rate_of_every_step_is_told_with_its_loss(report_every_s):
+    x, y = data()
+    document = config({"type": "StepLR", "step_size": 2, "gamma": 0.5, "interval": "step"})
+    trainer = Trainer(net(), document, (x,), y, clock=Ticking(), report_every_s=report_every_s)
+    reports = [event for event in trainer.run() if isinstance(event, Report)]
+
+    told = [rate for event in reports for rate in event.rates]
+    assert told == [0.1 * 0.5 ** (step // 2) for step in range(EPOCHS * BATCHES)]
+    assert all(len(event.rates) == len(event.losses) for event in reports)
+
+
+def test_without_a_scheduler_every_step_has_the_optimizers_rate():
+    x, y = data()
+    reports = [event for event in Trainer(net(), config(None), (x,), y).run() if isinstance(event, Report)]
+
+    assert {rate for event in reports for rate in event.rates} == {0.1}
+
+
 def test_a_plateau_lowers_the_rate():
     found = rates(config({"type": "ReduceLROnPlateau", **EXAMPLES["ReduceLROnPlateau"]}))
 

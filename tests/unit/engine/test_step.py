@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from service.engine import checkpoint
+from service.engine.cuda_graphs import GraphStep
 from service.engine.evaluate import evaluate
 from service.engine.step import AutogradStep, Step
-from service.engine.train import Finished, Report, StopFlag, Trainer
+from service.engine.train import EpochEnd, Finished, Report, StopFlag, Trainer
 from service.errors import JobFailed
 from service.schemas.training import TrainingConfig
 
@@ -320,6 +322,54 @@ def test_a_job_on_a_cuda_device_resumes_with_the_same_bits(tmp_path):
         resumed.restore(checkpoint.load(tmp_path / "state.pt"))
         list(resumed.run())
         assert same_bits(second, whole), at
+
+
+@pytest.mark.gpu
+@WITH_CUDA
+def test_recorded_steps_learn_like_others_and_resume_with_the_same_bits(tmp_path):
+    """35 rows make batches of 8 and one of 3, so there are two recordings; a resumed run records them anew."""
+    x, y = data(35)
+    members: dict[str, Any] = {"optimizer": {"type": "AdamW"}, "batch_size": 8, "budget": {"epochs": 4}}
+    document = config(**members, device="cuda", cuda_graphs=True)
+    losses = []
+    for make in (AutogradStep, GraphStep):
+        torch.manual_seed(11)
+        net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 1))
+        losses.append(losses_of(Trainer(net, document, (x,), y, make_step=make).run()))
+    whole = deep_net()
+    list(Trainer(whole, document, (x,), y, make_step=GraphStep).run())
+    stop, first = StopFlag(), deep_net()
+    interrupted = Trainer(first, document, (x,), y, stop=stop, make_step=GraphStep)
+    for event in interrupted.run():
+        if isinstance(event, EpochEnd) and event.epoch == 2:
+            stop.set()
+    checkpoint.save(tmp_path / "state.pt", interrupted.state())
+    second = deep_net()
+    resumed = Trainer(second, document, (x,), y, make_step=GraphStep)
+    resumed.restore(checkpoint.load(tmp_path / "state.pt"))
+    list(resumed.run())
+
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert same_bits(second, whole)
+
+
+def test_where_nothing_can_be_recorded_the_step_is_the_ordinary_one():
+    x, y = data(35)
+    document = config(optimizer={"type": "AdamW"}, batch_size=8)
+    recorded = deep_net()
+    list(Trainer(recorded, document, (x,), y, make_step=GraphStep).run())
+    plain = deep_net()
+    list(Trainer(plain, document, (x,), y).run())
+
+    assert same_bits(recorded, plain)
+
+
+def test_recording_needs_a_device_that_records_and_whole_updates():
+    with pytest.raises(ValidationError) as refused:
+        config(cuda_graphs=True, accumulate=2)
+
+    told = refused.value.errors()[0]["ctx"]["entries"]
+    assert [entry.pointer for entry in told] == ["/cuda_graphs", "/cuda_graphs"]
 
 
 # -- what is asked to be deterministic ---------------------------------------------------------------------------------

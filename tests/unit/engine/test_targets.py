@@ -174,7 +174,6 @@ def test_a_net_without_the_end_that_its_objective_needs_is_warned_of(stored, obj
         ),
         ({"optimizer": {"type": "Adam", "groups": [{"match": "1", "lr": 1}]}}, "/optimizer/groups/0/match"),
         ({"init": {"freeze": ["*", "!body"]}}, "/init/freeze/1"),
-        ({"init": {"from": {"model": "champion"}}}, "/init/from"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

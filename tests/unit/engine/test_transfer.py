@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from service.engine.build import build
-from service.engine.transfer import freeze, transfer
+from service.engine.transfer import by_key, freeze, transfer
 from service.errors import CheckpointRefused
-from service.schemas.architecture import parse
+from service.schemas.architecture import StateRow, parse, state_rows
 from service.schemas.edits import EDITS, apply
 from service.schemas.judgement import require
 
@@ -114,11 +114,42 @@ def test_weights_of_another_net_are_refused() -> None:
     new = built(found.document, seed=2)
     other = {key: tensor for key, tensor in new.state_dict().items() if key != "head.bias"}
 
-    with pytest.raises(CheckpointRefused, match="not those that the edits were made for") as caught:
+    with pytest.raises(CheckpointRefused, match="not those that the map was made for") as caught:
         transfer(other, new.state_dict(), found.weights)
     assert [entry.code for entry in caught.value.errors] == ["missing"]
     with pytest.raises(CheckpointRefused):
         transfer({**new.state_dict(), "head.bias": torch.zeros(5)}, new.state_dict(), found.weights)
+
+
+def test_by_key_what_has_the_same_shape_is_kept_and_the_rest_is_drawn() -> None:
+    def rows(**members: Any) -> tuple[torch.nn.Module, dict[str, StateRow]]:
+        head = {**NET["root"]["layers"][4], **members}
+        document = {**NET, "root": {**NET["root"], "layers": [*NET["root"]["layers"][:4], head]}}
+        architecture = require(document).architecture
+        assert architecture is not None
+        return built(document, seed=len(members)), state_rows(architecture)
+
+    old, source = rows()
+    new, wanted = rows(out_features=9, bias=False)
+    weights = by_key(source, wanted)
+    taken = transfer(old.state_dict(), new.state_dict(), weights)
+
+    body = [key for key in source if not key.startswith("head.")]
+    assert [each.to for each in weights.kept] == [each.from_ for each in weights.kept] == body
+    [reshaped] = weights.reshaped
+    assert (reshaped.key, reshaped.from_shape, reshaped.to_shape) == ("head.weight", (6, 4), (9, 4))
+    assert (weights.new, weights.dropped) == ((), ("head.bias",))
+    assert all(torch.equal(taken[key], old.state_dict()[key]) for key in body)
+    assert torch.equal(taken["head.weight"], new.state_dict()["head.weight"])
+
+
+def test_by_key_a_tensor_of_another_type_is_a_new_one() -> None:
+    here, there = (StateRow((2,), dtype, "buffer", "") for dtype in ("int64", "float32"))
+
+    found = by_key({"a": there, "b": here}, {"a": here, "b": here})
+
+    assert [each.to for each in found.kept] == ["b"]
+    assert (found.reshaped, found.new, found.dropped) == ((), ("a",), ("a",))
 
 
 def test_frozen_tensors_stay_bit_for_bit_while_the_others_learn() -> None:

@@ -171,7 +171,8 @@ class TestForkLauncher(LauncherContract):
         assert json.loads((folder / "result.json").read_bytes())["outcome"] == "done"
         assert wait_for(lambda: (folder / "exit").exists() and (folder / "exit").read_text()) == "0"
         assert sorted(path.name for path in folder.iterdir()) == [
-            "events.jsonl", "exit", "lock", "output.log", "pid", "result.json", "staged", "task.json",
+            "events.jsonl", "exit", "lock", "output.log", "pid", "report.json", "result.json", "seen.json", "staged",
+            "task.json",
         ]  # fmt: skip
 
     def test_a_living_worker_is_adopted_and_a_dead_one_is_not(self, launch: Launch, tmp_path: Path) -> None:

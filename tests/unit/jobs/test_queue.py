@@ -560,6 +560,16 @@ def test_jobs_are_listed_newest_first_by_state_model_and_kind(queue: JobQueue):
     assert ids(kind="evaluate") == [evaluate.id]
 
 
+def test_a_list_says_of_a_job_what_the_job_says_but_for_its_documents(queue: JobQueue):
+    add(queue)
+    replay = claimed(queue, priority=1, resolved_spec={"replay_of": {"job": "job_1"}}, labels={"a": "1"})
+    listed = [job.view() for job in queue.list().items]
+    whole = queue.get(replay.id).view()
+
+    assert [view["replay_of"] for view in listed] == ["job_1", None]
+    assert whole == {**listed[0], "spec": {}, "resolved_spec": {"replay_of": {"job": "job_1"}}, "report": None}
+
+
 def test_active_jobs_are_those_with_a_worker_or_just_without(queue: JobQueue):
     made: dict[JobState, Job] = {state: in_state(queue, state) for state in JobState if state is not S.QUEUED}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import AsyncIterator
 
 import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from service.rest import problems
 from service.rest.middleware import Observe
@@ -22,6 +25,10 @@ def app(metrics: Metrics, *hosts: str) -> FastAPI:
     @found.get("/fine")
     async def fine() -> str:
         return "fine"
+
+    @found.get("/own")
+    async def own() -> Response:
+        return Response(headers={"Content-Security-Policy": "default-src 'self'", "Cache-Control": "max-age=60"})
 
     @found.get("/bug")
     async def bug() -> str:
@@ -40,10 +47,10 @@ def app(metrics: Metrics, *hosts: str) -> FastAPI:
     return found
 
 
-def get(application: FastAPI, path: str, **headers: str) -> httpx.Response:
+def get(application: FastAPI, path: str, base: str = "http://yard.example", **headers: str) -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(application)
-        async with httpx.AsyncClient(transport=transport, base_url="http://yard.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url=base) as client:
             return await client.get(path, headers=headers)
 
     return anyio.run(ask)
@@ -76,6 +83,31 @@ def test_every_answer_has_an_id_and_is_neither_sniffed_nor_stored() -> None:
 
     assert len(answer.headers["x-request-id"]) == 32
     assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "strict-transport-security" not in answer.headers
+
+
+def test_a_browser_that_came_by_tls_is_told_to_come_so_again() -> None:
+    answer = get(app(Metrics()), "/fine", base="https://yard.example")
+
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+
+
+def test_a_page_runs_the_scripts_that_are_in_it_and_no_others() -> None:
+    answer = get(app(Metrics()), "/docs")
+    scripts = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+
+    assert len(scripts) == 1
+    assert f"script-src 'self' 'sha256-{digest}';" in answer.headers["content-security-policy"]
+
+
+def test_what_a_route_says_of_its_own_answer_stays() -> None:
+    answer = get(app(Metrics()), "/own")
+
+    assert answer.headers.get_list("content-security-policy") == ["default-src 'self'"]
+    assert answer.headers.get_list("cache-control") == ["max-age=60"]
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,14 @@ def test_several_values_are_not_one():
         assert entry.code == "wrong-argument"
 
 
+def test_rules_for_initial_weights_are_refused_where_trying_them_would_take_long():
+    layers = [{"type": "Linear", "in_features": 1, "out_features": 1}] * 1000
+    raw = document({"type": "Sequential", "layers": layers}, ["B", 1])
+    rules = [{"match": "**.bias", "init": "zeros"}] * 251
+
+    assert told(judge({**raw, "init": rules})) == [("/init", "too-many", None)]
+
+
 def test_a_bad_document_gives_its_entries_and_raises_nothing():
     bad: list[Any] = [None, [], {}, "x", {"schema": "arch/1"}, sequential({"type": "Liner"}, shape=("B", 3))]
     for raw in bad:

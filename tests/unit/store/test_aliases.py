@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from service.errors import Conflict, NotFound, PreconditionFailed, PreconditionRequired
-from service.schemas.versions import Manifest
+from service.errors import (
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    PreconditionRequired,
+    ValidationFailed,
+    VersionInUse,
+)
+from service.schemas.routing import PLAIN, Canary, Guard, Routing
+from service.schemas.versions import Manifest, Reference
 from service.store.models import ModelStore
 
 
@@ -36,7 +44,10 @@ def test_an_alias_is_moved_only_by_who_has_seen_it(models: ModelStore, stage: An
 
     assert models.aliases.get("net", "live") == moved
     assert [alias.view() for alias in models.aliases.list("net")] == [
-        {"model": "net", "alias": "live", "version": 2, "updated_at": moved.updated_at}
+        {
+            **{"model": "net", "alias": "live", "version": 2, "updated_at": moved.updated_at},
+            **{"canary": None, "shadow": [], "guard": None},
+        }
     ]
     changes = models.aliases.history("net", "live").items
     assert [(change.version, change.previous, change.by, change.reason) for change in changes] == [
@@ -122,3 +133,76 @@ def test_history_comes_in_pages_newest_first(models: ModelStore, stage: Any):
 
     assert [change.version for change in first.items + second.items] == [5, 4, 3, 2, 1]
     assert second.next is None
+
+
+# -- canary, shadows, guard -------------------------------------------------------------------------------------------
+
+CANARY = Routing(canary=Canary(version=2, percent=10), shadow=(3,), guard=Guard(error_rate=0.1))
+
+
+def test_a_routing_changes_with_its_alias_and_stands_in_the_history(models: ModelStore, stage: Any):
+    for _ in range(3):
+        publish(models, stage)
+    made = models.aliases.set("net", "live", 1, create=True, routing=CANARY)
+    through = models.resolve(Reference("net", alias="live")).through
+    same = models.aliases.set("net", "live", 1, if_match=made.etag, routing=CANARY)
+    plain = models.aliases.set("net", "live", 1, if_match=made.etag)
+
+    assert through == made == same
+    assert plain.etag != made.etag
+    assert models.resolve(Reference("net", alias="live")).through is None
+    assert [change.routing for change in models.aliases.history("net", "live").items] == [PLAIN, CANARY]
+
+
+def test_a_routing_names_other_versions_that_are_there_each_once(models: ModelStore, stage: Any):
+    publish(models, stage)
+    twice = Routing(canary=Canary(version=1, percent=1), shadow=(2, 2))
+    with pytest.raises(ValidationFailed) as refused:
+        models.aliases.set("net", "live", 1, create=True, routing=twice)
+    with pytest.raises(NotFound) as missing:
+        models.aliases.set("net", "live", 1, create=True, routing=Routing(shadow=(7,)))
+
+    assert [entry.pointer for entry in refused.value.errors] == ["/canary/version", "/shadow/1"]
+    assert [entry.pointer for entry in missing.value.errors] == ["/shadow/0"]
+
+
+def test_a_rollback_ends_the_canary_first(models: ModelStore, stage: Any):
+    for _ in range(3):
+        publish(models, stage)
+    first = models.aliases.set("net", "live", 3, create=True)
+    models.aliases.set("net", "live", 1, if_match=first.etag, routing=CANARY)
+
+    ended = models.aliases.rollback("net", "live")
+    back = models.aliases.rollback("net", "live")
+
+    assert (ended.version, ended.routing) == (1, PLAIN)
+    assert (back.version, back.routing) == (3, PLAIN)
+
+
+def test_a_guard_takes_back_only_what_it_has_watched(models: ModelStore, stage: Any):
+    for _ in range(3):
+        publish(models, stage)
+    seen = models.aliases.set("net", "live", 1, create=True, routing=CANARY)
+
+    assert models.aliases.retreat(seen, 1, reason="slow") is None
+    after = models.aliases.retreat(seen, 2, reason="3 of 10 failed")
+    assert after is not None
+    assert (after.version, after.routing) == (1, PLAIN)
+    assert models.aliases.retreat(seen, 2, reason="again") is None
+    change = models.aliases.history("net", "live").items[0]
+    assert (change.action, change.by, change.reason) == ("rollback", "guard", "3 of 10 failed")
+    assert models.aliases.retreat(after, 1, reason="there is nothing before") is None
+
+
+def test_versions_of_a_routing_are_in_use(models: ModelStore, stage: Any):
+    for _ in range(3):
+        publish(models, stage)
+    models.aliases.set("net", "live", 1, create=True, routing=CANARY)
+
+    with pytest.raises(VersionInUse, match="live"):
+        models.delete_version("net", 3)
+    models.delete_version("net", 3, force=True)
+    assert models.aliases.get("net", "live").routing == CANARY.without(3)
+    models.delete_version("net", 2, force=True)
+    left = models.aliases.get("net", "live")
+    assert (left.version, left.routing.versions) == (1, ())

@@ -200,14 +200,27 @@ def test_a_store_of_a_newer_release_is_refused(root: Path, database: Database):
 
 
 def test_an_older_schema_is_brought_forward_once(root: Path, database: Database, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(
-        module, "_MIGRATIONS", (lambda connection: connection.exec_driver_sql("CREATE TABLE added (x INTEGER)"),)
-    )
+    newest = module.SCHEMA_VERSION + 1
+    added = lambda connection: connection.exec_driver_sql("CREATE TABLE added (x INTEGER)")  # noqa: E731
+    monkeypatch.setattr(module, "SCHEMA_VERSION", newest)
+    monkeypatch.setattr(module, "_MIGRATIONS", (*module._MIGRATIONS, added))
     for _ in range(2):
         with Database(f"sqlite:///{root}/modelyard.sqlite3") as newer, newer.read() as connection:
-            assert connection.execute(sa.select(meta.c.schema_version)).scalar_one() == 2
+            assert connection.execute(sa.select(meta.c.schema_version)).scalar_one() == newest
             assert sa.inspect(connection).has_table("added")
+
+
+def test_a_store_of_the_first_schema_gets_what_was_added_since(root: Path, database: Database):
+    with database.write() as connection:
+        for table in ("aliases", "alias_history"):
+            connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN routing"))
+        connection.execute(sa.update(meta).values(schema_version=1))
+    database.close()
+
+    with Database(f"sqlite:///{root}/modelyard.sqlite3") as newer, newer.read() as connection:
+        for wanted in module.TABLES.sorted_tables:
+            found = {column["name"] for column in sa.inspect(connection).get_columns(wanted.name)}
+            assert found == set(wanted.columns.keys()), wanted.name
 
 
 def test_a_damaged_database_is_refused_with_the_way_out(root: Path, database: Database):

@@ -1,4 +1,4 @@
-"""The command `modelyard`. Light: it imports neither torch nor the server until `serve` is asked for."""
+"""The commands that run a server: `serve`, and `demo`, which starts one of its own and shows what it can do."""
 
 from __future__ import annotations
 
@@ -12,43 +12,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from service import __version__
+from service.cli import exits
 from service.schemas import examples
 
-EXIT_FAILURE: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_UNREACHABLE: Final = 3
-EXIT_CONFLICT: Final = 5
 
-app = typer.Typer(
-    name="modelyard",
-    help="Train, version and serve PyTorch models over HTTP, as data.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-def _tell_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"modelyard {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Show the version and end.", callback=_tell_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Train, version and serve PyTorch models over HTTP, as data."""
-
-
-@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.")] = None,
@@ -58,7 +29,7 @@ def serve(
     """Run the server until SIGTERM or Ctrl-C."""
     from pydantic import ValidationError
 
-    from service.errors import StoreError, StoreLocked
+    from service.errors import StoreError, StoreLocked, ValidationFailed
     from service.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "store": store, "log_level": log_level}
@@ -68,32 +39,39 @@ def serve(
         for item in error.errors(include_url=False):
             name = "MODELYARD_" + "_".join(map(str, item["loc"])).upper()
             typer.echo(f"{name}: {item['msg']}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
-    if settings.public and not settings.allow_anonymous:
+        raise typer.Exit(exits.USAGE) from None
+    if settings.public and not settings.allow_anonymous and not settings.has_keys:
         typer.echo(
             f"Refused to listen on {settings.host}: anyone who reaches that address could train, publish and delete.\n"
-            "Bind 127.0.0.1, or set MODELYARD_ALLOW_ANONYMOUS=1 if something else keeps strangers out.",
+            "Make API keys with `modelyard keys create`, and name their file in MODELYARD_API_KEYS_FILE.\n"
+            "Or bind 127.0.0.1, or set MODELYARD_ALLOW_ANONYMOUS=1 if something else keeps strangers out.",
             err=True,
         )
-        raise typer.Exit(EXIT_USAGE)
-    refused = _unbindable(settings.host, settings.port)
+        raise typer.Exit(exits.USAGE)
+    wrong = _wrong_keys(settings.api_keys_file, settings.api_keys)
+    if wrong is not None:
+        typer.echo(wrong, err=True)
+        raise typer.Exit(exits.USAGE)
+    refused = unbindable(settings.host, settings.port)
     if refused is not None:
         typer.echo(refused, err=True)
-        raise typer.Exit(EXIT_CONFLICT)
+        raise typer.Exit(exits.CONFLICT)
     # By name, so that nothing but this command ever loads torch.
     server = importlib.import_module("service.server")
     try:
         status = server.run(settings)
     except StoreLocked as error:
         typer.echo(f"{error.message} Stop that server first, or choose another --store.", err=True)
-        raise typer.Exit(EXIT_CONFLICT) from None
+        raise typer.Exit(exits.CONFLICT) from None
+    except ValidationFailed as error:  # tokens cannot be verified as the settings say
+        typer.echo(" ".join([error.message, *([error.hint] if error.hint else ())]), err=True)
+        raise typer.Exit(exits.USAGE) from None
     except StoreError as error:
         typer.echo(f"The store {settings.store} cannot be served: {error.message}", err=True)
-        raise typer.Exit(EXIT_FAILURE) from None
+        raise typer.Exit(exits.FAILURE) from None
     raise typer.Exit(status)
 
 
-@app.command()
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave the server running until Ctrl-C.")] = False,
 ) -> None:
@@ -104,6 +82,8 @@ def demo(
         port = _free_port()
         url = f"http://127.0.0.1:{port}"
         environment = {**os.environ, "MODELYARD_STORE": folder, "MODELYARD_LOG_LEVEL": "WARNING"}
+        for name in ("MODELYARD_API_KEYS", "MODELYARD_API_KEYS_FILE"):  # keys of another server
+            environment.pop(name, None)
         began = time.monotonic()
         server = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)], env=environment
@@ -120,7 +100,7 @@ def demo(
             pass
         except httpx.HTTPError as error:
             typer.echo(f"The server at {url} did not answer: {error}", err=True)
-            raise typer.Exit(EXIT_UNREACHABLE) from None
+            raise typer.Exit(exits.UNREACHABLE) from None
         finally:
             _end(server)
 
@@ -133,7 +113,7 @@ def _tour(client: Any, began: float) -> None:
     job = answer.json()
     if job["state"] != "succeeded":
         typer.echo(f"The job is {job['state']}: {job.get('error')}", err=True)
-        raise typer.Exit(EXIT_FAILURE)
+        raise typer.Exit(exits.FAILURE)
     loss = job["metrics"]["last"]["loss"]
     typer.echo(
         f"                   → version {job['output']['version']} of {job['output']['model']!r}, loss {loss:.4f}"
@@ -159,14 +139,14 @@ def _await_ready(client: Any, server: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             typer.echo(f"The server ended with status {server.returncode}.", err=True)
-            raise typer.Exit(EXIT_UNREACHABLE)
+            raise typer.Exit(exits.UNREACHABLE)
         try:
             if client.get("/readyz").status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.05)
     typer.echo("The server was not ready within 60 s.", err=True)
-    raise typer.Exit(EXIT_UNREACHABLE)
+    raise typer.Exit(exits.UNREACHABLE)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -179,7 +159,19 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             server.wait()
 
 
-def _unbindable(host: str, port: int) -> str | None:
+def _wrong_keys(file: Path | None, inline: str | None) -> str | None:
+    """Why the keys cannot be used, with every mistake; told now, not after seconds of starting."""
+    from service.errors import ServiceError
+    from service.keys import Guard
+
+    try:
+        Guard(file=file, inline=inline)
+    except ServiceError as error:
+        return "\n".join([error.message, *(f"  {entry.pointer}: {entry.detail}" for entry in error.errors)])
+    return None
+
+
+def unbindable(host: str, port: int) -> str | None:
     """Why nothing can listen there, in a sentence with what to do; told now, not after seconds of starting."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -202,12 +194,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def main() -> None:
-    """Entry point of the command."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,191 @@
+"""The commands on models: list, show, versions, compare, alias, rollback, delete, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli import exits
+from service.cli.output import Column, Format, moment, plain, say, show, show_one, size
+from service.cli.session import Session, talks
+
+if TYPE_CHECKING:
+    from service.client import Alias, Version
+
+app = typer.Typer(name="models", help="See, compare, promote and remove versions.", no_args_is_help=True)
+
+Reference = Annotated[str, typer.Argument(metavar="MODEL", help="name, name@alias or name/3.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+Limit = Annotated[int, typer.Option(min=1, max=200, help="So many at most.")]
+After = Annotated[str | None, typer.Option(help="The `next` of the page before.")]
+Reason = Annotated[str | None, typer.Option(help="Why, for the alias's history.")]
+
+_VERSIONS: list[Column] = [
+    ("version", lambda found: found.version),
+    ("aliases", lambda found: found.aliases),
+    ("state", lambda found: found.state),
+    ("loss", lambda found: found.metrics.get("val_loss", found.metrics.get("loss"))),
+    ("accuracy", lambda found: found.metrics.get("val_accuracy", found.metrics.get("accuracy"))),
+    ("r2", lambda found: found.metrics.get("val_r2", found.metrics.get("r2"))),
+    ("size", lambda found: size(found.size_bytes)),
+    ("created", lambda found: moment(found.created_at)),
+]
+
+
+@app.command("list")
+@talks
+def listing(session: Session, limit: Limit = 50, after: After = None) -> None:
+    """List models."""
+    page = session.client.models.list(limit=limit, after=after)
+    columns: list[Column] = [
+        ("model", lambda model: model.model),
+        ("versions", lambda model: model.versions),
+        ("latest", lambda model: model.latest),
+        ("aliases", lambda model: [f"{alias} → {number}" for alias, number in model.aliases.items()]),
+        ("updated", lambda model: moment(model.updated_at)),
+    ]
+    show(session.format, page, page.data, columns)
+    _more(session, page.next)
+
+
+@app.command("show")
+@talks
+def one(session: Session, model: Reference) -> None:
+    """Show a model with its versions, or with @alias or /3 one version."""
+    if "@" in model or "/" in model:
+        _show_version(session, session.client.versions.resolve(model))
+        return
+    found = session.client.models.get(model)
+    told = {
+        "model": found.model,
+        "aliases": [f"{alias} → {number}" for alias, number in found.aliases.items()],
+        "notes": found.notes,
+        "tags": [f"{name}={value}" for name, value in found.tags.items()],
+        "updated": moment(found.updated_at),
+    }
+    show_one(session.format, found, told)
+    if session.format is Format.TABLE:
+        page = session.client.versions.list(model, limit=20)
+        show(session.format, page, page.data, _VERSIONS)
+        if page.next is not None:
+            say(f"There are more: modelyard models versions {model}")
+
+
+@app.command()
+@talks
+def versions(session: Session, name: Name, limit: Limit = 50, after: After = None) -> None:
+    """List a model's versions, the newest first."""
+    page = session.client.versions.list(name, limit=limit, after=after)
+    show(session.format, page, page.data, _VERSIONS)
+    _more(session, page.next)
+
+
+@app.command()
+@talks
+def compare(
+    session: Session,
+    a: Annotated[str, typer.Argument(metavar="A", help="A version: name, name@alias or name/3.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Compare two versions: their metrics, and what differs in their nets."""
+    client = session.client
+    first, second = client.versions.resolve(a), client.versions.resolve(b)
+    difference = client.architectures.diff(
+        {"model": first.model, "version": first.version}, {"model": second.model, "version": second.version}
+    )
+    names = [*first.metrics, *(name for name in second.metrics if name not in first.metrics)]
+    lines = [{"metric": name, "a": first.metrics.get(name), "b": second.metrics.get(name)} for name in names]
+    heads = {"metric": "metric", "a": first.reference, "b": second.reference}
+    columns: list[Column] = [(head, lambda line, name=name: line[name]) for name, head in heads.items()]  # type: ignore[misc]
+    document = {"a": plain(first), "b": plain(second), "architecture": plain(difference)}
+    show(session.format, document, lines, columns)
+    if session.format is Format.TABLE:
+        typer.echo("The nets are equal." if difference.equal else difference.text)
+
+
+@app.command()
+@talks
+def alias(
+    session: Session,
+    name: Name,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as champion.")],
+    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="The number of the version.")],
+    reason: Reason = None,
+) -> None:
+    """Point an alias at a version; make it if there is none."""
+    _show_alias(session, session.client.aliases.set(name, alias, version, reason=reason))
+
+
+@app.command()
+@talks
+def rollback(
+    session: Session,
+    name: Name,
+    alias: Annotated[str, typer.Option(help="The alias.")] = "champion",
+    reason: Reason = None,
+) -> None:
+    """Point an alias where it pointed before."""
+    _show_alias(session, session.client.aliases.rollback(name, alias, reason=reason))
+
+
+@app.command()
+@talks
+def delete(
+    session: Session,
+    model: Reference,
+    force: Annotated[bool, typer.Option("--force", help="Also where an alias points at it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a version (name/3), or a model with all its versions."""
+    client = session.client
+    one = client.versions.resolve(model) if "@" in model or "/" in model else None
+    what = f"version {one.version} of {one.model}" if one else f"{model} with all its versions"
+    if not yes and not typer.confirm(f"Delete {what} for good?", err=True):
+        raise typer.Exit(exits.FAILURE)
+    if one:
+        client.versions.delete(one.model, one.version, force=force)
+    else:
+        client.models.delete(model, force=force)
+    say(f"Deleted {what}.")
+
+
+@app.command()
+@talks
+def verify(session: Session, model: Reference) -> None:
+    """Hash a version's files again; ends with 1 if they are not those that were published."""
+    version = session.client.versions.resolve(model)
+    found = session.client.versions.verify(version.model, version.version)
+    told = {"version": version.reference, "ok": found.ok, "wrong": [one.get("file") for one in found.mismatches]}
+    show_one(session.format, found, told)
+    if not found.ok:
+        raise typer.Exit(exits.FAILURE)
+
+
+def _show_version(session: Session, version: Version) -> None:
+    signature = version.signature
+    told: dict[str, Any] = {
+        "version": version.reference,
+        "aliases": list(version.aliases),
+        "state": version.state,
+        "takes": list(signature.columns or [f"{one.name} {one.dtype} {one.shape}" for one in signature.inputs]),
+        "answers": list(version.classes or [f"{one.name} {one.dtype} {one.shape}" for one in signature.outputs]),
+        **version.metrics,
+        "job": version.lineage.get("job") or version.lineage.get("job_id"),
+        "size": size(version.size_bytes),
+        "digest": version.digest,
+        "notes": version.notes,
+        "tags": [f"{name}={value}" for name, value in version.tags.items()],
+        "created": moment(version.created_at),
+    }
+    show_one(session.format, version, told)
+
+
+def _show_alias(session: Session, alias: Alias) -> None:
+    told = {"model": alias.model, "alias": alias.alias, "version": alias.version, "updated": moment(alias.updated_at)}
+    show_one(session.format, alias, told)
+
+
+def _more(session: Session, after: str | None) -> None:
+    if after is not None and session.format is Format.TABLE:
+        say(f"There are more: --after {after}")

@@ -1,0 +1,151 @@
+"""What commands that talk to a server share: the client and its options, and errors as lines and exit codes.
+
+`@talks` adds --url, --api-key and -o to a command and hands it a `Session`. Knows no operation.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli import exits
+from service.cli.output import Format, say
+
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.errors import ServiceError
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="The server's address.", envvar="MODELYARD_URL", rich_help_panel="Server and output"),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        help="The API key; better by the environment than here.",
+        envvar="MODELYARD_API_KEY",
+        rich_help_panel="Server and output",
+    ),
+]
+Output = Annotated[
+    Format,
+    typer.Option("--output", "-o", help="For people, or for programs.", rich_help_panel="Server and output"),
+]
+
+
+class Session:
+    """One run of a command: its client and the form of its output."""
+
+    def __init__(self, url: str | None, api_key: str | None, format: Format) -> None:
+        self.format = format
+        self._url = url
+        self._api_key = api_key
+        self._client: Client | None = None
+        self.detached: str | None = None
+        """What to say on Ctrl-C: how to go on with what the server does meanwhile."""
+
+    @property
+    def client(self) -> Client:
+        """The client, made when it is first needed."""
+        if self._client is None:
+            from service.client import Client
+
+            try:
+                self._client = Client(self._url, api_key=self._api_key)
+            except ValueError as error:
+                say(f"{error}.")
+                raise typer.Exit(exits.USAGE) from None
+        return self._client
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            self._client.close()
+
+
+def talks(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function whose first parameter is a `Session`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("url", None, Url),
+            ("api_key", None, ApiKey),
+            ("output", Format.TABLE, Output),
+        )
+    ]
+
+    @functools.wraps(command)
+    def run(*arguments: Any, url: str | None, api_key: str | None, output: Format, **options: Any) -> None:
+        session = Session(url, api_key, output)
+        try:
+            command(session, *arguments, **options)
+        except KeyboardInterrupt:
+            if session.detached:
+                say(session.detached)
+            raise typer.Exit(exits.INTERRUPTED) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except OSError as error:
+            if error.filename is None:
+                raise
+            say(f"{error.filename}: {error.strerror}.")
+            raise typer.Exit(exits.FAILURE) from None
+        except UnicodeDecodeError as error:
+            say(f"The file is no text in UTF-8: byte {error.start} is not.")
+            raise typer.Exit(exits.INVALID) from None
+        except csv.Error as error:
+            say(f"The rows are no CSV: {error}.")
+            raise typer.Exit(exits.INVALID) from None
+        except Exception as error:
+            raise typer.Exit(told(error)) from None
+        finally:
+            session.close()
+
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    run.__signature__ = signature.replace(parameters=[*keyword, *added])  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*keyword, *added)}
+    return run
+
+
+def told(error: Exception) -> int:
+    """Say what went wrong, one mistake a line, and with which exit code that ends; what is no such error is raised."""
+    from service.errors import ServiceError, Unauthenticated
+
+    if not isinstance(error, ServiceError):
+        raise error
+    entries = error.errors
+    if len(entries) != 1 or entries[0].detail != error.message:
+        say(error.message + (f" {error.hint}" if error.hint and not entries else ""))
+    for entry in entries:
+        expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
+        place = f"{entry.pointer}: " if entry.pointer else ""
+        say(f"{place}{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}")
+    if error.more:
+        say(f"There are {error.more} more mistakes.")
+    if isinstance(error, Unauthenticated):
+        say("The command takes the key from MODELYARD_API_KEY.")
+    return exit_code(error)
+
+
+def exit_code(error: ServiceError) -> int:
+    """The exit code that stands for an error."""
+    from service import errors
+    from service.client import RequestRefused, Unreachable
+
+    codes: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
+        ((Unreachable,), exits.UNREACHABLE),
+        ((errors.Unauthenticated, errors.Forbidden), exits.NOT_ALLOWED),
+        ((errors.NotFound,), exits.NOT_FOUND),
+        ((errors.Conflict, errors.PreconditionFailed, errors.PreconditionRequired), exits.CONFLICT),
+        ((errors.Busy,), exits.OVERLOADED),
+        ((errors.MalformedBody, errors.UnsupportedMediaType, errors.TooLarge, errors.InvalidInput), exits.INVALID),
+        ((RequestRefused,), exits.INVALID),
+    )
+    return next((code for kinds, code in codes if isinstance(error, kinds)), exits.FAILURE)

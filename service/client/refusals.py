@@ -1,0 +1,165 @@
+"""What a client raises: the same classes that the server raised, found by the `code` of its problem.
+
+Of its own it has three: nobody answers (`Unreachable`), what answers is not this service (`UnexpectedAnswer`), and what
+only HTTP knows (`RequestRefused`). Knows no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import httpx
+import orjson
+
+from service import errors
+from service.errors import CheckpointReason, CheckpointRefused, Entry, Forbidden, JobFailed, ServiceError
+from service.schemas.views import JobSummary
+
+MEDIA_TYPE: Final = "application/problem+json"
+_ENTRY: Final = ("pointer", "code", "detail", "layer", "hint", "expected", "got")
+
+
+class Unreachable(ServiceError):
+    """No server answers."""
+
+    code = "unreachable"
+
+
+class UnexpectedAnswer(ServiceError):
+    """What answered is not this service, or it was cut off."""
+
+    code = "unexpected-answer"
+
+
+class RequestRefused(ServiceError):
+    """The request was refused for a reason that no other class stands for; `code` says which."""
+
+    code = "bad-request"
+
+
+def by_code() -> dict[str, type[ServiceError]]:
+    """The class of each problem's code.
+
+    Where several classes share a code it is the one at the top, but for those that only gather others: what is raised
+    for the code itself is then their child.
+    """
+    gathering = (errors.TooLarge, errors.InvalidInput, errors.Busy)
+    found: dict[str, type[ServiceError]] = {}
+    pending: list[type[ServiceError]] = [
+        kind for kind in ServiceError.__subclasses__() if kind.__module__ == errors.__name__
+    ]
+    for kind in pending:  # grows as it goes: parents come before their children
+        pending += kind.__subclasses__()
+        if kind not in gathering:
+            found.setdefault(kind.code, kind)
+    return found
+
+
+_BY_CODE: Final = by_code()
+
+
+def refusal(response: httpx.Response) -> ServiceError:
+    """The exception for an answer that is no success; its body must have been read."""
+    body = _problem(response)
+    if body is None:
+        told = f"{response.status_code} {response.reason_phrase}".strip()
+        return _noted(
+            UnexpectedAnswer(
+                f"The answer of {response.request.url} is {told}, and no problem of this service.",
+                hint="Is another program, or a proxy, listening there?",
+                retry_after_s=retry_after(response),
+            ),
+            response,
+        )
+    found = of_problem(body, retry_after_s=retry_after(response))
+    return _noted(found, response)
+
+
+def of_problem(body: Mapping[str, Any], *, retry_after_s: float | None = None) -> ServiceError:
+    """A problem's body as the exception that it was made from."""
+    code, detail = str(body.get("code", "")), str(body.get("detail", "")) or None
+    kind = _BY_CODE.get(code)
+    entries = [_entry(found) for found in body.get("errors") or ()]
+    hint = entries[0].hint if entries else None
+    if kind is None:
+        found: ServiceError = (
+            ServiceError(detail, errors=entries) if code == "internal" else _other(code, detail, entries)
+        )
+    elif issubclass(kind, CheckpointRefused):
+        reason = cast("CheckpointReason", body.get("reason", "keys"))
+        found = kind(detail, reason=reason, errors=entries, more=body.get("more", 0), hint=hint)
+    elif issubclass(kind, Forbidden):
+        found = kind(detail, scope=body.get("scope"), hint=hint)
+        found.errors = tuple(entries)
+    elif issubclass(kind, JobFailed):
+        found = kind("internal", detail or "The job failed.", errors=entries)
+    else:
+        found = kind(
+            detail,
+            errors=entries,
+            more=body.get("more", 0),
+            limit=body.get("limit"),
+            retry_after_s=retry_after_s,
+            hint=hint,
+        )
+    return found
+
+
+def failure(job: JobSummary) -> JobFailed | None:
+    """Why a job that has ended made nothing; None if it succeeded or has not ended."""
+    if job.state == "cancelled":
+        return JobFailed("cancelled_by_user", f"The job {job.id} was cancelled.")
+    if job.state != "failed":
+        return None
+    told = job.error.model_dump() if job.error is not None else {}
+    code = told.get("code")
+    return JobFailed(
+        code if code in errors.FAILURE_CODES else "internal",
+        told.get("detail") or f"The job {job.id} failed.",
+        hint=told.get("hint"),
+        pointer=told.get("pointer"),
+        epoch=told.get("epoch"),
+        step=told.get("step"),
+        reason=told.get("reason"),
+        errors=[_entry(found) for found in told.get("errors") or ()],
+    )
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """The seconds of Retry-After; None without it, or where it is a date."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() and text.isascii() else None
+
+
+def _other(code: str, detail: str | None, entries: list[Entry]) -> RequestRefused:
+    found = RequestRefused(detail, errors=entries)
+    if code:
+        found.code = code  # type: ignore[misc]  # this class stands for several codes
+    return found
+
+
+def _entry(found: Mapping[str, Any]) -> Entry:
+    told = {name: str(found[name]) for name in _ENTRY if found.get(name) is not None}
+    return Entry(**{"pointer": "", "code": "", "detail": "", **told})
+
+
+def _problem(response: httpx.Response) -> dict[str, Any] | None:
+    if response.headers.get("content-type", "").partition(";")[0].strip() != MEDIA_TYPE:
+        return None
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) and "code" in body else None
+
+
+def _noted(error: ServiceError, response: httpx.Response) -> ServiceError:
+    """The error with the request's id in its traceback, for whoever looks for it in the server's log."""
+    request_id = response.headers.get("x-request-id")
+    if request_id:
+        error.add_note(f"Request id: {request_id}")
+    for entry in error.errors:
+        place = f"{entry.pointer}: " if entry.pointer else ""
+        error.add_note(f"{place}{entry.detail}" + (f" {entry.hint}" if entry.hint else ""))
+    return error

@@ -1,0 +1,1104 @@
+"""The client without asyncio: each operation of the HTTP interface is one method.
+
+Written by scripts/client.py from asynchronous.py. Change that one, then run scripts/fix.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from os import PathLike
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, TypeVar
+
+import httpx
+from httpx_sse import EventSource
+
+from service.client import calls, files, refusals, rows, tensors
+from service.client.answers import Alias, Dataset, Job, Model, Prediction, Version
+from service.client.apps import AppTransport
+from service.client.calls import Call, Retry
+from service.client.progress import Bar
+from service.client.streams import Follower, identify
+from service.errors import NotFound, ServiceError
+from service.schemas import views
+from service.schemas.versions import DEFAULT_ALIAS, Reference, parse_reference
+
+T = TypeVar("T")
+Body = Mapping[str, Any] | Any
+"""A request: plain values, or a pydantic document of `service.schemas`."""
+Page = views.PageView
+
+
+class Client:
+    """A client of one server.
+
+    Args:
+        url: the server's address; by default MODELYARD_URL, else http://127.0.0.1:8000.
+        api_key: by default MODELYARD_API_KEY.
+        timeout_s: how long an answer may take, in seconds; calls that wait for work take longer by what they wait.
+        retry: how often lost and refused calls are sent again. Only calls that do no harm twice are repeated when
+            nobody knows whether they arrived; calls that create carry an Idempotency-Key, so they are among them.
+        http: an httpx client, or what is shaped like one, that sends the requests; it is not closed here. Its
+            `base_url` counts where no `url` is given.
+        transport: an httpx transport for a client of its own.
+        app: an ASGI application to talk to without a socket. Its lifespan is the caller's business.
+
+    Raises:
+        ValueError: the address is none.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retry: Retry | None = None,
+        http: Any = None,
+        transport: httpx.BaseTransport | None = None,
+        app: Any = None,
+    ) -> None:
+        if http is not None and url is None:
+            url = str(getattr(http, "base_url", "")) or None
+        self.url = calls.location(url, os.environ)
+        self.timeout_s = timeout_s
+        self._retry = Retry() if retry is None else retry
+        key = api_key if api_key is not None else os.environ.get("MODELYARD_API_KEY")
+        self._headers = {"User-Agent": calls.user_agent()} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._owned = http is None
+        if app is not None:
+            transport = AppTransport(app)
+        self._http: Any = http or httpx.Client(transport=transport, trust_env=not calls.is_loopback(self.url))
+        self.architectures = Architectures(self)
+        self.uploads = Uploads(self)
+        self.datasets = Datasets(self)
+        self.jobs = Jobs(self)
+        self.models = Models(self)
+        self.versions = Versions(self)
+        self.aliases = Aliases(self)
+        self.v2 = OpenInference(self)
+        self.server = Server(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._owned:
+            self._http.close()
+
+    def predict(
+        self, model: str, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None
+    ) -> Prediction:
+        """Ask a version.
+
+        Args:
+            model: name (its alias champion, else the newest version), name@alias or name/3; or the id of a job.
+            inputs: rows: lists, objects by column name, a numpy array, a torch tensor, a pandas table; or an object
+                with the rows of each input.
+            timeout_s: seconds after which the server answers that it was too late.
+            priority: 0 to 9.
+        """
+        body = {"model": model, **_question(inputs, timeout_s, priority)}
+        return self.send(Call("POST", "/predict", Prediction, body=body, repeatable=True))
+
+    def each(self, listing: Callable[..., Page[T]], *about: Any, **filters: Any) -> Iterator[T]:
+        """Everything in a collection, page by page: `client.each(client.jobs.list, state="failed")`."""
+        return _each(listing, about, filters)
+
+    def watch(
+        self, *jobs: str | views.JobSummary, states: bool = True, after: int | None = None
+    ) -> Generator[views.EventView, None, None]:
+        """The events of several jobs in one stream, which ends with the loop that reads it.
+
+        Args:
+            jobs: everything of these is told.
+            states: the states of all jobs are told.
+            after: begin after this event; by default with what happens from now on.
+        """
+        topics = (["jobs"] if states else []) + [f"job:{identify(job)}" for job in jobs]
+        call: Call[None] = Call("GET", "/v1/events", None, query={"topics": ",".join(topics)})
+        return self.follow(call, after=after)
+
+    # What the groups below use, and programs that need an operation which has no method yet.
+
+    def send(self, call: Call[T]) -> T:
+        """Send a request and read its answer.
+
+        Raises:
+            ServiceError: the class that the answer's problem names.
+            Unreachable: nobody answers.
+            UnexpectedAnswer: what answers is not this service.
+        """
+        return call.read(self._answer(call))
+
+    def download(self, call: Call[Any], to: str | PathLike[str] | None) -> bytes | None:
+        """The bytes of an answer, or None when they went to the file `to`; their digest is that of the answer.
+
+        Raises:
+            DigestMismatch: it is not; no file is left.
+        """
+        if to is None:
+            response = self._answer(call)
+            return files.checked(response.content, response.headers.get("repr-digest", ""))
+        attempts = calls.Attempts(call, self._retry, self.url)
+        with files.Download(to) as file:
+            while True:
+                asked = replace(call, headers={**call.headers, **file.headers()})
+                response = self._answer(asked, whole=False)
+                try:
+                    file.begin(response.headers, partial=response.status_code == 206)
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+                    return None
+                except httpx.TransportError as error:
+                    pause = attempts.lost(error)
+                finally:
+                    response.close()
+                time.sleep(pause)
+
+    def follow(
+        self, call: Call[None], *, after: int | None = None, job: str | None = None, timeout_s: float | None = None
+    ) -> Generator[views.EventView, None, None]:
+        """Events as they come, each once; a stream that is lost is asked for again after the last event.
+
+        Args:
+            call: the operation whose answer is the stream.
+            after: begin after this event.
+            job: the stream is of this one job and ends with it.
+            timeout_s: about how many seconds it may take.
+
+        Raises:
+            DeadlinePassed: it took longer.
+            Unreachable: the stream was lost, and for a minute nobody answered.
+        """
+        follower = Follower(call, after=after, job=job, retry=self._retry, now=time.monotonic, timeout_s=timeout_s)
+        while not follower.ended:
+            try:
+                response = self._answer(follower.call(), whole=False, read_s=follower.patience_s())
+                source: Any = EventSource(response)
+                try:
+                    with closing(source.iter_sse()) as messages:
+                        for message in messages:
+                            event = follower.take(message)
+                            if event is not None:
+                                yield event
+                finally:
+                    response.close()
+                pause = follower.broke()
+                if follower.quiet and job is not None and (self.jobs.get(job)).ended:
+                    return  # all of it was told before
+            except (httpx.TransportError, ServiceError) as error:
+                pause = follower.failed(error, self.url)
+            time.sleep(pause)
+
+    def _answer(self, call: Call[Any], *, whole: bool = True, read_s: float | None = None) -> httpx.Response:
+        """The successful answer to a call, sent as often as it takes; the body is read if it is wanted whole."""
+        attempts = calls.Attempts(call, self._retry, self.url)
+        while True:
+            try:
+                response: httpx.Response = self._http.send(self._request(call, read_s), stream=True)
+                try:
+                    if whole or not response.is_success:
+                        response.read()
+                finally:
+                    if whole or not response.is_success:
+                        response.close()
+            except httpx.TransportError as error:
+                pause = attempts.lost(error)
+            else:
+                if response.is_success:
+                    return response
+                pause = attempts.refused(response)
+            time.sleep(pause)
+
+    def _request(self, call: Call[Any], read_s: float | None) -> httpx.Request:
+        read = read_s if read_s is not None else self.timeout_s + (call.wait_s or 0)
+        content = call.content() if call.source is None else call.source.pieces()
+        request: httpx.Request = self._http.build_request(
+            call.method,
+            self.url + call.url,
+            params=call.parameters() or None,
+            headers={**self._headers, **call.all_headers()},
+            content=content,
+            timeout=httpx.Timeout(self.timeout_s, read=read),
+        )
+        return request
+
+
+@contextmanager
+def _bar(progress: bool | Callable[[views.EventView], None]) -> Iterator[Callable[[views.EventView], None]]:
+    """What is told of each event: nothing, a caller's function, or a bar in the terminal or notebook."""
+    if progress is True:
+        with Bar() as bar:
+            yield bar
+    elif progress is False:
+        yield lambda _event: None
+    else:
+        yield progress
+
+
+def _each(listing: Callable[..., Page[T]], about: tuple[Any, ...], filters: dict[str, Any]) -> Iterator[T]:
+    after = None
+    while True:
+        page = listing(*about, **filters, after=after)
+        yield from page.data
+        if page.next is None:
+            return
+        after = page.next
+
+
+def _question(inputs: Any, timeout_s: float | None, priority: int | None) -> dict[str, Any]:
+    asked = {"inputs": rows.rows_of(inputs), "timeout_s": timeout_s, "priority": priority}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+class _Group:
+    """Operations on one kind of resource."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+
+class Architectures(_Group):
+    """Documents that describe nets."""
+
+    def validate(self, document: Body, *, drawing: bool = False) -> views.Validation:
+        """Every mistake of a document at once, or its layers with shapes, parameters, FLOPs and memory.
+
+        Args:
+            document: which.
+            drawing: also the net as a Mermaid flowchart.
+        """
+        call: Call[views.Validation] = Call(
+            "POST",
+            "/v1/architectures/validate",
+            views.Validation,
+            query={"drawing": True} if drawing else {},
+            body=calls.document(document),
+            repeatable=True,
+        )
+        return self._client.send(call)
+
+    def edit(self, edits: Body) -> views.EditView:
+        """Surgery on a version's or a document's net: `{"from": …, "edits": […], "dry_run": true}`."""
+        body = calls.document(edits)
+        call: Call[views.EditView] = Call("POST", "/v1/architectures/edit", views.EditView, body=body, repeatable=True)
+        return self._client.send(call)
+
+    def diff(self, a: Body, b: Body) -> views.DiffView:
+        """What differs from `a` to `b`: each a document, the digest of a stored one, or `{"model", "version"}`."""
+        body = {"a": calls.document(a), "b": calls.document(b)}
+        call: Call[views.DiffView] = Call("POST", "/v1/architectures/diff", views.DiffView, body=body, repeatable=True)
+        return self._client.send(call)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the document."""
+        return self._client.send(Call("GET", "/v1/architectures/schema", dict[str, Any]))
+
+    def add(self, document: Body) -> views.ArchitectureView:
+        """Keep a document; equal ones are one, by their digest."""
+        body = calls.document(document)
+        call: Call[views.ArchitectureView] = Call(
+            "POST", "/v1/architectures", views.ArchitectureView, body=body, repeatable=True
+        )
+        return self._client.send(call)
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Page[views.ArchitectureView]:
+        """A page of the stored documents."""
+        query = {"limit": limit, "after": after}
+        return self._client.send(Call("GET", "/v1/architectures", Page[views.ArchitectureView], query=query))
+
+    def catalogue(self) -> Page[views.CatalogueView]:
+        """The well-known nets and their params."""
+        return self._client.send(Call("GET", "/v1/architectures/catalogue", Page[views.CatalogueView]))
+
+    def net(self, name: str) -> dict[str, Any]:
+        """A well-known net's document."""
+        call: Call[dict[str, Any]] = Call(
+            "GET", "/v1/architectures/catalogue/{name}", dict[str, Any], at={"name": name}
+        )
+        return self._client.send(call)
+
+    def get(self, digest: str) -> views.ArchitectureView:
+        """A stored document."""
+        call: Call[views.ArchitectureView] = Call(
+            "GET", "/v1/architectures/{digest}", views.ArchitectureView, at={"digest": digest}
+        )
+        return self._client.send(call)
+
+    def read(self, digest: str, view: views.Reading) -> str:
+        """A stored document in one form, as text: Python, a Mermaid flowchart, a table; or JSON."""
+        at, query = {"digest": digest}, {"view": view}
+        return self._client.send(Call("GET", "/v1/architectures/{digest}", str, at=at, query=query))
+
+    def delete(self, digest: str) -> None:
+        """Forget a document that nothing uses."""
+        self._client.send(Call("DELETE", "/v1/architectures/{digest}", None, at={"digest": digest}))
+
+
+class Uploads(_Group):
+    """Bytes in staging, for datasets and imports."""
+
+    def add(self, source: str | PathLike[str] | bytes | BinaryIO, *, media_type: str | None = None) -> views.UploadView:
+        """Send a file's bytes as they are, in pieces; the server checks their digest.
+
+        Args:
+            source: a path, bytes, or a file opened for reading bytes.
+            media_type: by default after the file's suffix.
+        """
+        file = files.Source(source, media_type)
+        return self._client.send(Call("POST", "/v1/uploads", views.UploadView, source=file))
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Page[views.UploadView]:
+        """A page of the uploads."""
+        query = {"limit": limit, "after": after}
+        return self._client.send(Call("GET", "/v1/uploads", Page[views.UploadView], query=query))
+
+    def get(self, upload: str) -> views.UploadView:
+        """An upload."""
+        return self._client.send(Call("GET", "/v1/uploads/{upload_id}", views.UploadView, at={"upload_id": upload}))
+
+    def delete(self, upload: str) -> None:
+        """Delete an upload."""
+        self._client.send(Call("DELETE", "/v1/uploads/{upload_id}", None, at={"upload_id": upload}))
+
+
+class Datasets(_Group):
+    """Immutable tables of examples."""
+
+    def add(
+        self, source: Body, *, name: str | None = None, wait_s: float | None = None, key: str | None = None
+    ) -> Dataset:
+        """Make a dataset of a source: a generator, rows, or an uploaded file.
+
+        Args:
+            source: such as `{"type": "csv", "upload": "up_…", "target": "y"}`.
+            name: a name to find it by.
+            wait_s: seconds to wait for a large file to be read; after that its state is `processing`.
+            key: an Idempotency-Key; by default a new one.
+        """
+        body = {"source": calls.document(source)} | ({} if name is None else {"name": name})
+        headers = {"Idempotency-Key": key or calls.new_key()}
+        return self._client.send(
+            Call("POST", "/v1/datasets", Dataset, body=body, headers=headers, repeatable=True, wait_s=wait_s)
+        )
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Page[Dataset]:
+        """A page of the datasets."""
+        query = {"limit": limit, "after": after}
+        return self._client.send(Call("GET", "/v1/datasets", Page[Dataset], query=query))
+
+    def get(self, dataset: str) -> Dataset:
+        """A dataset."""
+        return self._client.send(Call("GET", "/v1/datasets/{dataset_id}", Dataset, at={"dataset_id": dataset}))
+
+    def delete(self, dataset: str) -> None:
+        """Delete a dataset that no waiting job uses."""
+        self._client.send(Call("DELETE", "/v1/datasets/{dataset_id}", None, at={"dataset_id": dataset}))
+
+    def preview(self, dataset: str, *, limit: int | None = None) -> views.PreviewView:
+        """Its first rows."""
+        at, query = {"dataset_id": dataset}, {"limit": limit}
+        return self._client.send(
+            Call("GET", "/v1/datasets/{dataset_id}/preview", views.PreviewView, at=at, query=query)
+        )
+
+    def profile(self, dataset: str) -> views.ProfileView:
+        """Each column's type, range and distribution, and what may spoil a training."""
+        return self._client.send(
+            Call("GET", "/v1/datasets/{dataset_id}/profile", views.ProfileView, at={"dataset_id": dataset})
+        )
+
+
+class Jobs(_Group):
+    """Training, evaluating, importing, exporting. Where a job is asked for, its id or the job itself will do."""
+
+    def submit(self, request: Body, *, wait_s: float | None = None, key: str | None = None) -> Job:
+        """Start a job.
+
+        Args:
+            request: the job's request, such as `{"kind": "train", …}`, or `service.schemas.jobs.TrainSpec`.
+            wait_s: answer when the job has ended, or after so many seconds.
+            key: an Idempotency-Key; by default a new one. With the same key and request there is one job.
+        """
+        body = calls.document(request)
+        headers = {"Idempotency-Key": key or calls.new_key()}
+        return self._client.send(
+            Call("POST", "/v1/jobs", Job, body=body, headers=headers, repeatable=True, wait_s=wait_s)
+        )
+
+    def examine(self, request: Body) -> views.ExaminationView:
+        """What a request would come to, without starting anything: plan, memory, time, warnings with their mends."""
+        call: Call[views.ExaminationView] = Call(
+            "POST",
+            "/v1/jobs",
+            views.ExaminationView,
+            query={"dry_run": True},
+            body=calls.document(request),
+            repeatable=True,
+            wait_s=60,
+        )
+        return self._client.send(call)
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Page[views.JobSummary]:
+        """A page of the jobs, the newest first."""
+        query = {"state": state, "model": model, "kind": kind, "limit": limit, "after": after}
+        return self._client.send(Call("GET", "/v1/jobs", Page[views.JobSummary], query=query))
+
+    def get(self, job: str | views.JobSummary) -> Job:
+        """A job as it is now."""
+        return self._client.send(Call("GET", "/v1/jobs/{job_id}", Job, at=_job(job)))
+
+    def update(
+        self,
+        job: str | views.JobSummary,
+        *,
+        priority: int | None = None,
+        labels: dict[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> Job:
+        """Change priority or labels.
+
+        Args:
+            job: an id; or a job, which must then be as it was seen.
+            priority: −100 to 100.
+            labels: all of them.
+            if_match: the ETag that was seen.
+
+        Raises:
+            PreconditionFailed: it has changed since it was seen.
+        """
+        body = {"priority": priority, "labels": labels}
+        body = {name: value for name, value in body.items() if value is not None}
+        tag = if_match or getattr(job, "etag", None) or (self.get(job)).etag
+        headers = {"If-Match": tag}
+        return self._client.send(Call("PATCH", "/v1/jobs/{job_id}", Job, at=_job(job), headers=headers, body=body))
+
+    def delete(self, job: str | views.JobSummary) -> None:
+        """Forget a job that has ended; its version stays."""
+        self._client.send(Call("DELETE", "/v1/jobs/{job_id}", None, at=_job(job)))
+
+    def cancel(self, job: str | views.JobSummary) -> Job:
+        """Stop a job for good; it keeps its best checkpoint."""
+        return self._client.send(Call("POST", "/v1/jobs/{job_id}/cancel", Job, at=_job(job), repeatable=True))
+
+    def pause(self, job: str | views.JobSummary) -> Job:
+        """Stop a job for now."""
+        return self._client.send(Call("POST", "/v1/jobs/{job_id}/pause", Job, at=_job(job), repeatable=True))
+
+    def resume(self, job: str | views.JobSummary) -> Job:
+        """Let a paused job go on."""
+        return self._client.send(Call("POST", "/v1/jobs/{job_id}/resume", Job, at=_job(job), repeatable=True))
+
+    def retry(self, job: str | views.JobSummary, *, from_start: bool = False) -> Job:
+        """Try a failed or cancelled job again, from its newest checkpoint or from the start."""
+        body = {"from": "start"} if from_start else {}
+        return self._client.send(Call("POST", "/v1/jobs/{job_id}/retry", Job, at=_job(job), body=body, repeatable=True))
+
+    def promote(
+        self,
+        job: str | views.JobSummary,
+        output: Body | None = None,
+        *,
+        wait_s: float | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """Publish the best checkpoint of a job that has made no version; the answer is the job that does it."""
+        body = {} if output is None else {"output": calls.document(output)}
+        headers = {"Idempotency-Key": key or calls.new_key()}
+        call: Call[Job] = Call(
+            "POST",
+            "/v1/jobs/{job_id}/promote",
+            Job,
+            at=_job(job),
+            headers=headers,
+            body=body,
+            repeatable=True,
+            wait_s=wait_s,
+        )
+        return self._client.send(call)
+
+    def replay(self, job: str | views.JobSummary, *, wait_s: float | None = None, key: str | None = None) -> Job:
+        """Train again and compare; the answer is the new job."""
+        headers = {"Idempotency-Key": key or calls.new_key()}
+        call: Call[Job] = Call(
+            "POST", "/v1/jobs/{job_id}/replay", Job, at=_job(job), headers=headers, repeatable=True, wait_s=wait_s
+        )
+        return self._client.send(call)
+
+    def events(
+        self, job: str | views.JobSummary, *, after: int | None = None, limit: int | None = None
+    ) -> Page[views.EventView]:
+        """A page of what has happened to a job; `watch` goes on as it happens."""
+        query = {"after": after, "limit": limit}
+        return self._client.send(
+            Call("GET", "/v1/jobs/{job_id}/events", Page[views.EventView], at=_job(job), query=query)
+        )
+
+    def watch(
+        self, job: str | views.JobSummary, *, after: int = 0, timeout_s: float | None = None
+    ) -> Generator[views.EventView, None, None]:
+        """A job's events as they happen, from the first on, each once; ends with the job. Lost streams are resumed.
+
+        Args:
+            job: whose events.
+            after: begin after this event.
+            timeout_s: about how many seconds it may take; DeadlinePassed after that.
+        """
+        call: Call[None] = Call("GET", "/v1/jobs/{job_id}/events", None, at=_job(job))
+        return self._client.follow(call, after=after, job=identify(job), timeout_s=timeout_s)
+
+    def wait(
+        self,
+        job: str | views.JobSummary,
+        *,
+        timeout_s: float | None = None,
+        progress: bool | Callable[[views.EventView], None] = False,
+        check: bool = True,
+    ) -> Job:
+        """Wait for a job's end.
+
+        Args:
+            job: which.
+            timeout_s: about how many seconds at most. A paused job does not end.
+            progress: True shows a bar; a function is called with each event.
+            check: raise when the job did not succeed.
+
+        Raises:
+            JobFailed: it failed or was cancelled; `failure` says why.
+            DeadlinePassed: it goes on after `timeout_s`.
+        """
+        with _bar(progress) as tell, closing(self.watch(job, timeout_s=timeout_s)) as events:
+            for event in events:
+                tell(event)
+        found = self.get(job)
+        failure = refusals.failure(found)
+        if check and failure is not None:
+            raise failure
+        return found
+
+    def metrics(self, job: str | views.JobSummary, *, points: int | None = None) -> views.MetricsView:
+        """Its curves, with at most so many points each."""
+        return self._client.send(
+            Call("GET", "/v1/jobs/{job_id}/metrics", views.MetricsView, at=_job(job), query={"points": points})
+        )
+
+    def logs(self, job: str | views.JobSummary) -> str:
+        """What its workers printed."""
+        return self._client.send(Call("GET", "/v1/jobs/{job_id}/logs", str, at=_job(job)))
+
+    def checkpoints(self, job: str | views.JobSummary) -> Page[views.CheckpointView]:
+        """The checkpoints that it keeps."""
+        return self._client.send(Call("GET", "/v1/jobs/{job_id}/checkpoints", Page[views.CheckpointView], at=_job(job)))
+
+    def artifact(self, job: str | views.JobSummary, to: str | PathLike[str] | None = None) -> bytes | None:
+        """The file that an export made: its bytes, or None when they went to the file `to`."""
+        return self._client.download(Call("GET", "/v1/jobs/{job_id}/artifact", bytes, at=_job(job)), to)
+
+    def figures(self, job: str | views.JobSummary) -> Page[views.FigureEntryView]:
+        """The figures that there are, and why others are not."""
+        return self._client.send(Call("GET", "/v1/jobs/{job_id}/figures", Page[views.FigureEntryView], at=_job(job)))
+
+    def figure(
+        self,
+        job: str | views.JobSummary,
+        figure: str,
+        *,
+        points: int | None = None,
+        part: views.PartOfRows | None = None,
+        layer: str | None = None,
+    ) -> views.FigureView:
+        """A figure, as plotly takes it: `plotly.graph_objects.Figure(found.data, found.layout)`.
+
+        Args:
+            figure: its name, such as loss, fit, decision or confusion.
+            points: at most so many of a curve.
+            part: the rows whose answers are drawn.
+            layer: of feature maps and weights: the layer.
+        """
+        call: Call[views.FigureView] = Call(
+            "GET",
+            "/v1/jobs/{job_id}/figures/{figure}",
+            views.FigureView,
+            at={**_job(job), "figure": figure},
+            query={"points": points, "part": part, "layer": layer},
+        )
+        return self._client.send(call)
+
+
+class Models(_Group):
+    """Names with versions."""
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> Page[Model]:
+        """A page of the models."""
+        return self._client.send(Call("GET", "/v1/models", Page[Model], query={"limit": limit, "after": after}))
+
+    def get(self, name: str) -> Model:
+        """A model."""
+        return self._client.send(Call("GET", "/v1/models/{name}", Model, at={"name": name}))
+
+    def update(
+        self,
+        model: str | Model,
+        *,
+        notes: str | None = None,
+        tags: dict[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> Model:
+        """Change notes or tags; a model that is given, instead of its name, must be as it was seen."""
+        name = model if isinstance(model, str) else model.model
+        tag = if_match or (None if isinstance(model, str) else model.etag) or (self.get(name)).etag
+        return self._client.send(
+            Call(
+                "PATCH",
+                "/v1/models/{name}",
+                Model,
+                at={"name": name},
+                headers={"If-Match": tag},
+                body=_notes(notes, tags),
+            )
+        )
+
+    def delete(self, name: str, *, force: bool = False) -> None:
+        """Delete a model with all its versions; `force` also where an alias points at one."""
+        self._client.send(Call("DELETE", "/v1/models/{name}", None, at={"name": name}, query=_force(force)))
+
+    def predict(
+        self, name: str, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None
+    ) -> Prediction:
+        """Ask a model's champion, else its newest version; `client.predict` takes any reference."""
+        body = _question(inputs, timeout_s, priority)
+        return self._client.send(
+            Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True)
+        )
+
+    def batching(self, name: str) -> views.BatchingView:
+        """How the predictions of a model are batched in the server's process."""
+        return self._client.send(Call("GET", "/v1/models/{name}/batching", views.BatchingView, at={"name": name}))
+
+
+class Versions(_Group):
+    """What jobs have made: a net, its weights, and where they come from."""
+
+    def list(self, name: str, *, limit: int | None = None, after: str | None = None) -> Page[Version]:
+        """A page of a model's versions."""
+        query = {"limit": limit, "after": after}
+        return self._client.send(
+            Call("GET", "/v1/models/{name}/versions", Page[Version], at={"name": name}, query=query)
+        )
+
+    def get(self, name: str, number: int) -> Version:
+        """A version."""
+        return self._client.send(Call("GET", "/v1/models/{name}/versions/{number}", Version, at=_version(name, number)))
+
+    def resolve(self, reference: str) -> Version:
+        """The version that a reference means: name (its alias champion, else the newest), name@alias or name/3.
+
+        Raises:
+            InvalidName: it is no reference.
+            NotFound: there is no such version.
+        """
+        wanted: Reference = parse_reference(reference)
+        number = wanted.version
+        if number is None:
+            model = self._client.models.get(wanted.model)
+            number = model.aliases.get(wanted.alias or DEFAULT_ALIAS)
+            if number is None and wanted.alias is None:
+                number = model.latest
+        if number is None:
+            raise NotFound(f"There is no version {reference}.", hint="`modelyard models show` lists those that are.")
+        return self.get(wanted.model, number)
+
+    def update(
+        self,
+        name: str,
+        number: int,
+        *,
+        notes: str | None = None,
+        tags: dict[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> Version:
+        """Change notes or tags, which is all that can change of a version."""
+        tag = if_match or (self.get(name, number)).etag
+        call: Call[Version] = Call(
+            "PATCH",
+            "/v1/models/{name}/versions/{number}",
+            Version,
+            at=_version(name, number),
+            headers={"If-Match": tag},
+            body=_notes(notes, tags),
+        )
+        return self._client.send(call)
+
+    def delete(self, name: str, number: int, *, force: bool = False) -> None:
+        """Delete a version; `force` also where an alias points at it."""
+        self._client.send(
+            Call("DELETE", "/v1/models/{name}/versions/{number}", None, at=_version(name, number), query=_force(force))
+        )
+
+    def predict(
+        self, name: str, number: int, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None
+    ) -> Prediction:
+        """Ask a version."""
+        call: Call[Prediction] = Call(
+            "POST",
+            "/v1/models/{name}/versions/{number}/predict",
+            Prediction,
+            at=_version(name, number),
+            body=_question(inputs, timeout_s, priority),
+            repeatable=True,
+        )
+        return self._client.send(call)
+
+    def python(self, name: str, number: int) -> str:
+        """Its net as the Python that one would write."""
+        return self._client.send(
+            Call("GET", "/v1/models/{name}/versions/{number}/python", str, at=_version(name, number))
+        )
+
+    def architecture(self, name: str, number: int) -> dict[str, Any]:
+        """Its document."""
+        call: Call[dict[str, Any]] = Call(
+            "GET", "/v1/models/{name}/versions/{number}/architecture", dict[str, Any], at=_version(name, number)
+        )
+        return self._client.send(call)
+
+    def read(self, name: str, number: int, view: views.Reading) -> str:
+        """Its document in one form, as text."""
+        call: Call[str] = Call(
+            "GET",
+            "/v1/models/{name}/versions/{number}/architecture",
+            str,
+            at=_version(name, number),
+            query={"view": view},
+        )
+        return self._client.send(call)
+
+    def weights(
+        self,
+        name: str,
+        number: int,
+        to: str | PathLike[str] | None = None,
+        *,
+        format: Literal["pt", "safetensors"] = "pt",
+    ) -> bytes | None:
+        """Its state_dict: the bytes, or None when they went to the file `to`. The digest is checked."""
+        call: Call[bytes] = Call(
+            "GET",
+            "/v1/models/{name}/versions/{number}/weights",
+            bytes,
+            at=_version(name, number),
+            query={"format": format},
+        )
+        return self._client.download(call, to)
+
+    def bundle(self, name: str, number: int, to: str | PathLike[str] | None = None) -> bytes | None:
+        """All of it in one zip file: the bytes, or None when they went to the file `to`. The digest is checked."""
+        call: Call[bytes] = Call("GET", "/v1/models/{name}/versions/{number}/bundle", bytes, at=_version(name, number))
+        return self._client.download(call, to)
+
+    def verify(self, name: str, number: int) -> views.VerifyView:
+        """Whether its files still have the digests of its manifest."""
+        call: Call[views.VerifyView] = Call(
+            "POST",
+            "/v1/models/{name}/versions/{number}/verify",
+            views.VerifyView,
+            at=_version(name, number),
+            repeatable=True,
+        )
+        return self._client.send(call)
+
+    def figures(self, name: str, number: int) -> Page[views.FigureEntryView]:
+        """The figures that there are, and why others are not."""
+        return self._client.send(
+            Call(
+                "GET",
+                "/v1/models/{name}/versions/{number}/figures",
+                Page[views.FigureEntryView],
+                at=_version(name, number),
+            )
+        )
+
+    def figure(
+        self,
+        name: str,
+        number: int,
+        figure: str,
+        *,
+        points: int | None = None,
+        part: views.PartOfRows | None = None,
+        layer: str | None = None,
+    ) -> views.FigureView:
+        """A figure, as plotly takes it: `plotly.graph_objects.Figure(found.data, found.layout)`.
+
+        Args:
+            figure: its name, such as loss, fit, decision or confusion.
+            points: at most so many of a curve.
+            part: the rows whose answers are drawn.
+            layer: of feature maps and weights: the layer.
+        """
+        call: Call[views.FigureView] = Call(
+            "GET",
+            "/v1/models/{name}/versions/{number}/figures/{figure}",
+            views.FigureView,
+            at={**_version(name, number), "figure": figure},
+            query={"points": points, "part": part, "layer": layer},
+        )
+        return self._client.send(call)
+
+
+class Aliases(_Group):
+    """Names that point at versions."""
+
+    def get(self, name: str, alias: str = DEFAULT_ALIAS) -> Alias:
+        """Where an alias points."""
+        return self._client.send(Call("GET", "/v1/models/{name}/aliases/{alias}", Alias, at=_alias(name, alias)))
+
+    def set(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        *,
+        canary: Body | None = None,
+        shadow: Sequence[int] = (),
+        guard: Body | None = None,
+        reason: str | None = None,
+        if_match: str | None = None,
+    ) -> Alias:
+        """Point an alias at a version; without it, make it.
+
+        Args:
+            name: the model.
+            alias: the alias.
+            version: where it should point.
+            canary: another version that answers a part of the requests.
+            shadow: versions that compute the same rows unseen and are compared.
+            guard: what takes the canary back.
+            reason: why, for its history.
+            if_match: the ETag that was seen; by default that of the moment of this call.
+
+        Raises:
+            PreconditionFailed: somebody else moved or made it meanwhile.
+        """
+        headers = {"If-Match": if_match}
+        if if_match is None:
+            try:
+                headers = {"If-Match": (self.get(name, alias)).etag}
+            except NotFound:
+                headers = {"If-None-Match": "*"}
+        told = {
+            "canary": calls.document(canary),
+            "shadow": list(shadow),
+            "guard": calls.document(guard),
+            "reason": reason,
+        }
+        body = {"version": version, **{name: value for name, value in told.items() if value not in (None, [])}}
+        call: Call[Alias] = Call(
+            "PUT",
+            "/v1/models/{name}/aliases/{alias}",
+            Alias,
+            at=_alias(name, alias),
+            headers=headers,
+            body=body,
+            repeatable=False,  # the second would find its own change
+        )
+        return self._client.send(call)
+
+    def delete(self, name: str, alias: str, *, if_match: str | None = None) -> None:
+        """Remove an alias."""
+        tag = if_match or (self.get(name, alias)).etag
+        call: Call[None] = Call(
+            "DELETE",
+            "/v1/models/{name}/aliases/{alias}",
+            None,
+            at=_alias(name, alias),
+            headers={"If-Match": tag},
+            repeatable=False,
+        )
+        self._client.send(call)
+
+    def history(
+        self, name: str, alias: str = DEFAULT_ALIAS, *, limit: int | None = None, after: str | None = None
+    ) -> Page[views.AliasChangeView]:
+        """A page of where an alias pointed, the newest first."""
+        call: Call[Page[views.AliasChangeView]] = Call(
+            "GET",
+            "/v1/models/{name}/aliases/{alias}/history",
+            Page[views.AliasChangeView],
+            at=_alias(name, alias),
+            query={"limit": limit, "after": after},
+        )
+        return self._client.send(call)
+
+    def shadows(self, name: str, alias: str = DEFAULT_ALIAS) -> views.ShadowsView:
+        """What the shadows of an alias made of the rows that it answered."""
+        path = "/v1/models/{name}/aliases/{alias}/shadow"
+        return self._client.send(Call("GET", path, views.ShadowsView, at=_alias(name, alias)))
+
+    def rollback(
+        self, name: str, alias: str = DEFAULT_ALIAS, *, reason: str | None = None, if_match: str | None = None
+    ) -> Alias:
+        """Point an alias where it pointed before."""
+        tag = if_match or (self.get(name, alias)).etag
+        call: Call[Alias] = Call(
+            "POST",
+            "/v1/models/{name}/aliases/{alias}/rollback",
+            Alias,
+            at=_alias(name, alias),
+            headers={"If-Match": tag},
+            body={} if reason is None else {"reason": reason},
+        )
+        return self._client.send(call)
+
+
+class OpenInference(_Group):
+    """The Open Inference Protocol v2, in its own words. A version is a number or an alias."""
+
+    def server(self) -> dict[str, Any]:
+        """Name, release and extensions."""
+        return self._client.send(Call("GET", "/v2", dict[str, Any]))
+
+    def live(self) -> None:
+        """Answers while the server lives."""
+        self._client.send(Call("GET", "/v2/health/live", None))
+
+    def ready(self) -> None:
+        """Answers while the server takes work; Draining otherwise."""
+        self._client.send(Call("GET", "/v2/health/ready", None))
+
+    def names(self) -> dict[str, Any]:
+        """The names of the models."""
+        return self._client.send(Call("GET", "/v2/models", dict[str, Any]))
+
+    def ready_model(self, name: str, version: str | int | None = None) -> None:
+        """Answers when the version can be asked."""
+        self._client.send(Call("GET", _slot("/ready", version), None, at=_slots(name, version)))
+
+    def metadata(self, name: str, version: str | int | None = None) -> dict[str, Any]:
+        """The tensors that a version takes and answers."""
+        return self._client.send(Call("GET", _slot("", version), dict[str, Any], at=_slots(name, version)))
+
+    def config(self, name: str, version: str | int | None = None) -> dict[str, Any]:
+        """How a version is served."""
+        return self._client.send(Call("GET", _slot("/config", version), dict[str, Any], at=_slots(name, version)))
+
+    def statistics(self, name: str | None = None, version: str | int | None = None) -> dict[str, Any]:
+        """Counts and times of what was asked."""
+        path = "/v2/models/stats" if name is None else _slot("/stats", version)
+        at = {} if name is None else _slots(name, version)
+        return self._client.send(Call("GET", path, dict[str, Any], at=at))
+
+    def infer(self, name: str, inputs: Mapping[str, Any], version: str | int | None = None) -> dict[str, Any]:
+        """Ask with arrays that travel as bytes: the way for large ones.
+
+        Args:
+            name: of the model.
+            inputs: an array for each input, by its name; numpy arrays, torch tensors on the CPU, or lists.
+            version: a number or an alias; by default champion, else the newest.
+
+        Returns:
+            A numpy array for each output, by its name.
+        """
+        content, headers = tensors.encode(inputs)
+        call: Call[dict[str, Any]] = Call(
+            "POST",
+            _slot("/infer", version),
+            tensors.decode,
+            at=_slots(name, version),
+            headers=headers,
+            raw=content,
+            repeatable=True,
+        )
+        return self._client.send(call)
+
+    def index(self, *, ready: bool | None = None) -> list[dict[str, Any]]:
+        """Every version with its state."""
+        body = {} if ready is None else {"ready": ready}
+        return self._client.send(Call("POST", "/v2/repository/index", list[dict[str, Any]], body=body, repeatable=True))
+
+    def load(self, name: str) -> None:
+        """Load a model now, not with its first request."""
+        self._client.send(Call("POST", "/v2/repository/models/{name}/load", None, at={"name": name}, body={}))
+
+    def unload(self, name: str) -> None:
+        """Let a model go from memory."""
+        self._client.send(Call("POST", "/v2/repository/models/{name}/unload", None, at={"name": name}, body={}))
+
+
+class Server(_Group):
+    """The server itself."""
+
+    def live(self) -> dict[str, Any]:
+        """Whether the process answers."""
+        return self._client.send(Call("GET", "/livez", dict[str, Any]))
+
+    def started(self) -> dict[str, Any]:
+        """Whether it has started."""
+        return self._client.send(Call("GET", "/startupz", dict[str, Any]))
+
+    def ready(self) -> dict[str, Any]:
+        """Whether it takes work; Draining if not yet or no more."""
+        return self._client.send(Call("GET", "/readyz", dict[str, Any]))
+
+    def version(self) -> dict[str, Any]:
+        """What runs there."""
+        return self._client.send(Call("GET", "/version", dict[str, Any]))
+
+    def metrics(self) -> str:
+        """Its metrics in Prometheus's format."""
+        return self._client.send(Call("GET", "/metrics", str))
+
+    def problem(self, code: str) -> str:
+        """The page about a problem's code, as HTML."""
+        return self._client.send(Call("GET", "/problems/{code}", str, at={"code": code}))
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of every operation."""
+        return self._client.send(Call("GET", "/openapi.json", dict[str, Any]))
+
+
+def _job(job: str | views.JobSummary) -> dict[str, str | int]:
+    return {"job_id": identify(job)}
+
+
+def _version(name: str, number: int) -> dict[str, str | int]:
+    return {"name": name, "number": number}
+
+
+def _slot(tail: str, version: str | int | None) -> str:
+    return f"/v2/models/{{name}}{'' if version is None else '/versions/{version}'}{tail}"
+
+
+def _slots(name: str, version: str | int | None) -> dict[str, str | int]:
+    return {"name": name} if version is None else {"name": name, "version": version}
+
+
+def _alias(name: str, alias: str) -> dict[str, str | int]:
+    return {"name": name, "alias": alias}
+
+
+def _force(force: bool) -> dict[str, bool]:
+    return {"force": True} if force else {}
+
+
+def _notes(notes: str | None, tags: dict[str, str] | None) -> dict[str, Any]:
+    return {name: value for name, value in {"notes": notes, "tags": tags}.items() if value is not None}

@@ -1,0 +1,1 @@
+"""The dashboard at /ui/: hand-written ES modules that speak to the same API as every other client."""

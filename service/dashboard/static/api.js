@@ -1,0 +1,121 @@
+// The only door: requests to /v1 with the key of this tab, and their problems as errors.
+
+import { askForKey } from "./key.js";
+
+const STORED = "modelyard.key";
+
+/** A problem that the server answered (RFC 9457). */
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body?.detail || body?.title || `The server answered ${status}.`);
+    this.status = status;
+    this.code = body?.code ?? "";
+    this.entries = body?.errors ?? [];
+    this.body = body ?? {};
+  }
+}
+
+/** The headers that every request of this tab has. */
+export function credentials() {
+  const key = sessionStorage.getItem(STORED);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+export const hasKey = () => sessionStorage.getItem(STORED) !== null;
+export const forgetKey = () => sessionStorage.removeItem(STORED);
+
+/** fetch, with the key; where the server wants one, the person is asked for it and the request is sent again. */
+export async function request(path, { headers = {}, ...init } = {}) {
+  for (;;) {
+    const sent = credentials().Authorization;
+    const answer = await fetch(path, { ...init, headers: { ...headers, ...credentials() }, credentials: "omit" });
+    if (answer.status !== 401) return answer;
+    if (credentials().Authorization === sent) {
+      const key = await askForKey(sent !== undefined);
+      if (key === null) return answer;
+      sessionStorage.setItem(STORED, key);
+    }
+  }
+}
+
+async function read(answer) {
+  const type = answer.headers.get("Content-Type") ?? "";
+  const body = answer.status === 204 ? null : type.includes("json") ? await answer.json() : await answer.text();
+  if (!answer.ok) throw new Problem(answer.status, typeof body === "object" ? body : null);
+  return body;
+}
+
+/** A resource as JSON, or text where it is text. */
+export const get = async (path, { signal } = {}) => read(await request(path, { signal }));
+
+/** A resource with its ETag: `{body, etag}`. */
+export async function getTagged(path) {
+  const answer = await request(path);
+  return { body: await read(answer), etag: answer.headers.get("ETag") };
+}
+
+/** Send JSON. */
+export async function send(method, path, body, { headers = {}, signal } = {}) {
+  const json =
+    body === undefined
+      ? {}
+      : { body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } };
+  return read(await request(path, { method, headers, signal, ...json }));
+}
+
+export const post = (path, body, options) => send("POST", path, body, options);
+
+/** Send a file as it is. */
+export const upload = async (file) =>
+  read(
+    await request("/v1/uploads", {
+      method: "POST",
+      body: file,
+      headers: { "Content-Type": file.type === "text/csv" ? "text/csv" : "application/octet-stream" },
+    }),
+  );
+
+/** Every entry of a collection, up to `most`. */
+export async function all(path, most = 1000) {
+  const found = [];
+  const join = path.includes("?") ? "&" : "?";
+  let after = "";
+  do {
+    const page = await get(`${path}${join}limit=200${after}`);
+    found.push(...page.data);
+    after = page.next ? `&after=${encodeURIComponent(page.next)}` : "";
+  } while (after && found.length < most);
+  return found;
+}
+
+/** Null instead of the problem that there is no such thing (yet). */
+export async function perhaps(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof Problem && [404, 409].includes(error.status)) return null;
+    throw error;
+  }
+}
+
+/** Save what a path answers as a file; by a link of its own, or where a key is needed through memory. */
+export async function download(path, name) {
+  const link = document.createElement("a");
+  link.download = name;
+  if (hasKey()) {
+    const answer = await request(path);
+    if (!answer.ok) await read(answer);
+    link.href = URL.createObjectURL(await answer.blob());
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } else link.href = path;
+  link.click();
+}
+
+/** Point an alias at a version, whether it exists or not. */
+export async function promote(model, alias, version, reason) {
+  const path = `/v1/models/${encodeURIComponent(model)}/aliases/${encodeURIComponent(alias)}`;
+  const { aliases } = await get(`/v1/models/${encodeURIComponent(model)}`);
+  const condition =
+    aliases[alias] === undefined ? { "If-None-Match": "*" } : { "If-Match": (await getTagged(path)).etag };
+  return send("PUT", path, reason ? { version, reason } : { version }, { headers: condition });
+}

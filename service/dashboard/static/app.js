@@ -1,0 +1,131 @@
+// The frame: which page an address shows, the navigation, the state of the connection.
+
+import { Problem, forgetKey, hasKey } from "./api.js";
+import { h, replace } from "./dom.js";
+import { failure } from "./parts.js";
+import * as imports from "./imports.js";
+import * as jobs from "./jobs.js";
+import * as models from "./models.js";
+import * as playground from "./playground.js";
+import * as start from "./start.js";
+import * as train from "./train.js";
+import { onStatus, watch } from "./stream.js";
+
+const PAGES = [
+  ["Start", "#/"],
+  ["Train", "#/train"],
+  ["Jobs", "#/jobs"],
+  ["Models", "#/models"],
+  ["Playground", "#/playground"],
+  ["Import", "#/import"],
+];
+
+const ROUTES = [
+  [/^\/$/, start.page, "Start"],
+  [/^\/train$/, train.page, "Train"],
+  [/^\/jobs$/, jobs.list, "Jobs"],
+  [/^\/jobs\/(job_[0-9a-f]{32})$/, jobs.page, "Jobs"],
+  [/^\/models$/, models.list, "Models"],
+  [/^\/models\/([^/]+)$/, models.page, "Models"],
+  [/^\/models\/([^/]+)\/(\d+)$/, models.page, "Models"],
+  [/^\/playground(?:\/([^/]+))?$/, playground.page, "Playground"],
+  [/^\/import$/, imports.page, "Import"],
+];
+
+const main = document.getElementById("main");
+const nav = document.getElementById("nav");
+let leave = null;
+let first = true;
+let turn = 0;
+
+nav.append(
+  h(
+    "ul",
+    {},
+    PAGES.map(([text, href]) => h("li", {}, h("a", { href, data: { page: text } }, text))),
+  ),
+);
+
+async function show() {
+  turn += 1;
+  const mine = turn;
+  const [path, search] = (location.hash.slice(1) || "/").split("?");
+  leave?.();
+  leave = null;
+  let found = null;
+  for (const [pattern, page, title] of ROUTES) {
+    const match = pattern.exec(path);
+    if (match) {
+      found = { page, title, params: match.slice(1).map((part) => part && decodeURIComponent(part)) };
+      break;
+    }
+  }
+  for (const link of nav.querySelectorAll("a")) {
+    if (link.dataset.page === found?.title) {
+      link.setAttribute("aria-current", "page");
+      nav.scrollLeft = link.offsetLeft - nav.clientWidth / 2; // where the pages stand in a row
+    } else link.removeAttribute("aria-current");
+  }
+  const place = h("div", { class: "page" });
+  replace(main, place);
+  document.title = `${found?.title ?? "Not found"} · Modelyard`;
+  const left = [];
+  leave = () => left.forEach((end) => end());
+  try {
+    if (!found) throw new Problem(404, { detail: "There is no such page." });
+    await found.page(place, {
+      params: found.params,
+      query: new URLSearchParams(search ?? ""),
+      onLeave: (end) => (mine === turn ? left.push(end) : end()),
+    });
+  } catch (error) {
+    if (mine !== turn) return;
+    replace(place, h("h1", {}, found?.title ?? "Not found"), failure(error));
+    watch([], () => {}, null);
+  }
+  if (mine !== turn) return;
+  const heading = place.querySelector("h1");
+  if (heading && heading.textContent !== found?.title) document.title = `${heading.textContent} · Modelyard`;
+  if (!first && heading) {
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+    window.scrollTo(0, 0);
+  }
+  first = false;
+  if (!performance.getEntriesByName("usable").length) performance.mark("usable");
+  main.dataset.ready = location.hash || "#/";
+}
+
+const WORDS = {
+  live: "Live",
+  connecting: "Connecting",
+  lost: "Connection lost, trying again",
+  paused: "Paused while hidden",
+};
+onStatus((status) => {
+  document.getElementById("connection").dataset.status = status;
+  document.getElementById("connection-text").textContent = WORDS[status];
+});
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is the page's
+  main.focus();
+});
+const links = document.querySelector(".links");
+if (hasKey())
+  links.append(
+    h(
+      "button",
+      {
+        type: "button",
+        class: "quiet small",
+        onclick: () => {
+          forgetKey();
+          location.reload();
+        },
+      },
+      "Forget key",
+    ),
+  );
+window.addEventListener("hashchange", show);
+void show();

@@ -1,0 +1,256 @@
+// Elements out of plain data. Text only ever becomes a text node: no markup is parsed here, whoever wrote the text.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. Props: `on…` listeners, `class`, `data`, ARIA and other attributes, DOM properties such as `value`. */
+export function h(tag, props = {}, ...children) {
+  return fill(document.createElement(tag), props, children);
+}
+
+/** The same in SVG. */
+export function s(tag, props = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), props, children);
+}
+
+const PROPERTIES = new Set([
+  "value",
+  "checked",
+  "disabled",
+  "hidden",
+  "selected",
+  "open",
+  "required",
+  "readOnly",
+  "indeterminate",
+  "multiple",
+]);
+
+function fill(element, props, children) {
+  for (const [name, value] of Object.entries(props ?? {})) {
+    if (value === undefined || value === null || value === false) {
+      if (PROPERTIES.has(name) && value === false) element[name] = false;
+    } else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "data") Object.assign(element.dataset, value);
+    else if (PROPERTIES.has(name))
+      continue; // after the children: a select has no value before it has options
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  add(element, children);
+  for (const name of PROPERTIES)
+    if (props && props[name] !== undefined && props[name] !== null) element[name] = props[name];
+  return element;
+}
+
+/** Append children: elements, texts, numbers, lists of them; nothing for null and false. */
+export function add(element, children) {
+  for (const child of [children].flat(Infinity)) {
+    if (child === null || child === undefined || child === false || child === "") continue;
+    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return element;
+}
+
+/** Put other children in an element's place of children. */
+export function replace(element, ...children) {
+  element.replaceChildren();
+  return add(element, children);
+}
+
+let ids = 0;
+
+/** An id that no other element has. */
+export const newId = (prefix = "e") => `${prefix}-${(ids += 1)}`;
+
+/** A labelled control. `control` is an element with a value; `hint` stands below it. */
+export function field(label, control, { hint, wide = false, inline = false } = {}) {
+  if (!control.id) control.id = newId("f");
+  const note = hint ? h("p", { class: "hint", id: `${control.id}-hint` }, hint) : null;
+  if (note) control.setAttribute("aria-describedby", note.id);
+  return h(
+    "div",
+    { class: `field${wide ? " wide" : ""}${inline ? " inline" : ""}` },
+    h("label", { for: control.id }, label),
+    control,
+    note,
+  );
+}
+
+/** A select over `[value, text]` pairs or plain texts. */
+export function select(options, value, onchange, props = {}) {
+  return h(
+    "select",
+    { ...props, value, onchange: (event) => onchange(event.target.value) },
+    options.map((option) => {
+      const [key, text] = Array.isArray(option) ? option : [option, option];
+      return h("option", { value: key }, text);
+    }),
+  );
+}
+
+/** A check box with its label. */
+export function check(label, checked, onchange, { hint } = {}) {
+  const box = h("input", {
+    type: "checkbox",
+    id: newId("c"),
+    checked,
+    onchange: (event) => onchange(event.target.checked),
+  });
+  const note = hint ? h("p", { class: "hint", id: `${box.id}-hint` }, hint) : null;
+  if (note) box.setAttribute("aria-describedby", note.id);
+  return h("div", { class: "check" }, box, h("div", {}, h("label", { for: box.id }, label), note));
+}
+
+/** A table that scrolls by itself where the page is narrow. `columns`: texts or `{label, numeric}`. */
+export function table(caption, columns, rows, { empty = "Nothing here yet.", shown = false } = {}) {
+  if (!rows.length) return h("p", { class: "empty" }, empty);
+  const heads = columns.map((column) => (typeof column === "string" ? { label: column } : column));
+  const scroll = h(
+    "div",
+    { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" },
+    h(
+      "table",
+      {},
+      h("caption", { class: shown ? null : "sr" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head) =>
+            h(
+              "th",
+              { scope: "col", class: head.numeric ? "num" : null },
+              head.hidden ? h("span", { class: "sr" }, head.label) : head.label,
+            ),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) => {
+          const cells = Array.isArray(row) ? row : row.cells;
+          return h(
+            "tr",
+            { class: row.selected ? "selected" : null, data: row.data },
+            cells.map((cell, i) => h("td", { class: heads[i]?.numeric ? "num" : null }, cell)),
+          );
+        }),
+      ),
+    ),
+  );
+  return scroll;
+}
+
+/** Tabs with the keyboard of the ARIA pattern. `items`: `[key, label, build]`; the panel is built when it is shown. */
+export function tabs(label, items, current, onchange = () => {}) {
+  const prefix = newId("tabs");
+  const panel = h("div", { class: "panel", role: "tabpanel", id: `${prefix}-panel`, tabindex: "0" });
+  const buttons = items.map(([key, text]) =>
+    h(
+      "button",
+      {
+        type: "button",
+        role: "tab",
+        id: `${prefix}-${key}`,
+        "aria-controls": panel.id,
+        class: "tab",
+        onclick: () => show(key, true),
+        onkeydown: (event) => {
+          const at = items.findIndex(([name]) => name === key);
+          const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: items.length - 1 }[event.key];
+          if (to === undefined) return;
+          event.preventDefault();
+          const [name] = items[(to + items.length) % items.length];
+          show(name, true);
+          buttons.find((button) => button.id === `${prefix}-${name}`).focus();
+        },
+      },
+      text,
+    ),
+  );
+  function show(key, told) {
+    for (const button of buttons) {
+      const on = button.id === `${prefix}-${key}`;
+      button.setAttribute("aria-selected", String(on));
+      button.tabIndex = on ? 0 : -1;
+    }
+    panel.setAttribute("aria-labelledby", `${prefix}-${key}`);
+    if (told) onchange(key);
+    replace(panel, items.find(([name]) => name === key)[2]());
+  }
+  const root = h(
+    "div",
+    { class: "tabs" },
+    h("div", { role: "tablist", "aria-label": label, class: "tablist" }, buttons),
+    panel,
+  );
+  show(current ?? items[0][0], false);
+  root.show = (key) => show(key, false);
+  return root;
+}
+
+/** A block of code with a button that copies it. */
+export function code(text, label) {
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: "quiet small copy",
+      onclick: async () => {
+        await navigator.clipboard?.writeText(text);
+        button.textContent = "Copied";
+        setTimeout(() => {
+          button.textContent = "Copy";
+        }, 1500);
+      },
+    },
+    "Copy",
+  );
+  return h(
+    "div",
+    { class: "code" },
+    navigator.clipboard ? button : null,
+    h("pre", { tabindex: "0", role: "region", "aria-label": label }, text),
+  );
+}
+
+/** A place to drop a file on, or to choose one with. */
+export function dropZone(label, hint, onfile, { accept } = {}) {
+  const input = h("input", {
+    type: "file",
+    id: newId("file"),
+    class: "sr",
+    accept,
+    onchange: () => {
+      if (input.files[0]) take(input.files[0]);
+    },
+  });
+  const name = h("span", { class: "file-name" });
+  const zone = h(
+    "div",
+    {
+      class: "drop",
+      ondragover: (event) => {
+        event.preventDefault();
+        zone.classList.add("over");
+      },
+      ondragleave: () => zone.classList.remove("over"),
+      ondrop: (event) => {
+        event.preventDefault();
+        zone.classList.remove("over");
+        if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+      },
+    },
+    input,
+    h("label", { for: input.id }, label),
+    h("p", { class: "hint" }, hint),
+    name,
+  );
+  function take(file) {
+    replace(name, file.name);
+    onfile(file);
+  }
+  return zone;
+}

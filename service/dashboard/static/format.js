@@ -1,0 +1,184 @@
+// Numbers, times and states as people read them.
+
+/** A number with about four significant digits. */
+export function number(value, digits = 4) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-4 || size >= 1e7)) return value.toExponential(digits - 2);
+  return String(Number(value.toPrecision(digits)));
+}
+
+export function bytes(count) {
+  if (count === null || count === undefined) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  let size = count;
+  while (size >= 1000 && at < units.length - 1) {
+    size /= 1000;
+    at += 1;
+  }
+  return `${at ? size.toFixed(size < 10 ? 1 : 0) : size} ${units[at]}`;
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined) return "–";
+  if (value < 0.1) return "under 0.1 s";
+  if (value < 10) return `${value.toFixed(1)} s`;
+  if (value < 90) return `${Math.round(value)} s`;
+  if (value < 5400) return `${Math.round(value / 60)} min`;
+  return `${(value / 3600).toFixed(1)} h`;
+}
+
+/** How long ago, in words. */
+export function ago(text) {
+  if (!text) return "–";
+  const passed = (Date.now() - Date.parse(text)) / 1000;
+  if (passed < 5) return "just now";
+  if (passed < 60) return `${Math.floor(passed)} s ago`;
+  if (passed < 3600) return `${Math.floor(passed / 60)} min ago`;
+  if (passed < 86400) return `${Math.floor(passed / 3600)} h ago`;
+  return new Date(text).toISOString().slice(0, 10);
+}
+
+export const at = (text) => (text ? text.replace("T", " ").replace(/\.\d+Z$/, " UTC") : "–");
+export const digest = (text) => (text ? text.replace("sha256:", "").slice(0, 12) : "–");
+export const shortJob = (id) => `…${id.slice(-8)}`;
+export const shape = (sizes) =>
+  Array.isArray(sizes)
+    ? sizes.map((size) => (Array.isArray(size) ? `(${shape(size)})` : size)).join(" × ")
+    : String(sizes ?? "–");
+export const jsonText = (value) => JSON.stringify(value, null, 2);
+
+/** JSON whose short lists and objects stand on one line, as a person would write a document. */
+export function pretty(value, indent = "", width = 96) {
+  const flat = flatText(value);
+  if (flat.length + indent.length <= width || value === null || typeof value !== "object") return flat;
+  const inner = `${indent}  `;
+  if (Array.isArray(value))
+    return `[\n${value.map((item) => inner + pretty(item, inner, width)).join(",\n")}\n${indent}]`;
+  const members = Object.entries(value).map(
+    ([key, item]) => `${inner}${JSON.stringify(key)}: ${pretty(item, inner, width)}`,
+  );
+  return `{\n${members.join(",\n")}\n${indent}}`;
+}
+
+function flatText(value) {
+  if (Array.isArray(value)) return `[${value.map(flatText).join(", ")}]`;
+  if (value && typeof value === "object")
+    return `{${Object.entries(value)
+      .map(([key, item]) => `${JSON.stringify(key)}: ${flatText(item)}`)
+      .join(", ")}}`;
+  return JSON.stringify(value);
+}
+
+/** The offsets in a JSON text of the value that an RFC 6901 pointer names: `[start, end]`, or its nearest parent's. */
+export function locate(text, pointer) {
+  const wanted = pointer
+    .split("/")
+    .slice(1)
+    .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+  let place = 0;
+  let best = [0, 0];
+  const blank = () => {
+    while (/\s/.test(text[place] ?? "")) place += 1;
+  };
+  function string() {
+    const start = place;
+    place += 1;
+    while (place < text.length && text[place] !== '"') place += text[place] === "\\" ? 2 : 1;
+    place += 1;
+    try {
+      return JSON.parse(text.slice(start, place));
+    } catch {
+      return "";
+    }
+  }
+  function value(depth, on) {
+    blank();
+    const start = place;
+    if (text[place] === "{" || text[place] === "[") {
+      const list = text[place] === "[";
+      place += 1;
+      for (let index = 0; place < text.length; index += 1) {
+        blank();
+        if (text[place] === "}" || text[place] === "]") break;
+        let key = String(index);
+        if (!list) {
+          if (text[place] !== '"') return;
+          key = string();
+          blank();
+          place += 1; // the colon
+        }
+        value(depth + 1, on && wanted[depth] === key);
+        blank();
+        if (text[place] === ",") place += 1;
+      }
+      place += 1;
+    } else if (text[place] === '"') string();
+    else while (place < text.length && !/[\s,\]}]/.test(text[place])) place += 1;
+    if (place === start) place += 1; // not JSON: never stand still
+    if (on && depth <= wanted.length && (depth > best[2] || best[2] === undefined)) best = [start, place, depth];
+  }
+  value(0, true);
+  return [best[0], best[1]];
+}
+
+/** What an RFC 6901 pointer names in a value; undefined where there is nothing. */
+export function lookup(value, pointer) {
+  return pointer
+    .split("/")
+    .slice(1)
+    .reduce(
+      (found, part) =>
+        found === null || found === undefined ? undefined : found[part.replaceAll("~1", "/").replaceAll("~0", "~")],
+      value,
+    );
+}
+
+/** A copy of a value after a JSON Patch (RFC 6902: add, remove, replace). */
+export function patched(value, patch) {
+  const copy = structuredClone(value);
+  for (const { op, path, value: given } of patch) {
+    const parts = path
+      .split("/")
+      .slice(1)
+      .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+    const last = parts.pop();
+    const owner = parts.reduce((found, part) => found[part], copy);
+    if (Array.isArray(owner)) {
+      const index = last === "-" ? owner.length : Number(last);
+      if (op === "remove") owner.splice(index, 1);
+      else owner.splice(index, op === "replace" ? 1 : 0, given);
+    } else if (op === "remove") delete owner[last];
+    else owner[last] = given;
+  }
+  return copy;
+}
+
+/** What a hint says to do at an error's place in `root`, where it is that plain: `{words, patch}`, else null. */
+export function remedy(entry, root) {
+  const { pointer, hint = "" } = entry;
+  const name = /^Did you mean '([^']+)'\?/.exec(hint)?.[1];
+  const there = lookup(root, pointer);
+  if (name && entry.code === "unknown-member") {
+    if (there === undefined) return null;
+    const path = `${pointer.slice(0, pointer.lastIndexOf("/"))}/${name}`;
+    return {
+      words: `Rename it to ${name}`,
+      patch: [
+        { op: "remove", path: pointer },
+        { op: "add", path, value: there },
+      ],
+    };
+  }
+  if (name && typeof there === "string")
+    return { words: `Use ${name}`, patch: [{ op: "replace", path: pointer, value: name }] };
+  const sized = /^Set (\w+) to (-?\d+)\b/.exec(hint);
+  if (sized && pointer.endsWith(`/${sized[1]}`))
+    return {
+      words: `Use ${sized[2]}`,
+      patch: [{ op: there === undefined ? "add" : "replace", path: pointer, value: Number(sized[2]) }],
+    };
+  return null;
+}

@@ -1,0 +1,503 @@
+// Jobs: the list, and one job as it goes.
+
+import { download, get, perhaps, post } from "./api.js";
+import { Chart, curves } from "./charts.js";
+import { h, replace, select, table, tabs } from "./dom.js";
+import { ago, at, bytes, digest, jsonText, number, pretty, seconds, shortJob } from "./format.js";
+import { announce, attempt, badge, card, entries, facts, isOver, later, metricName, notify, prose } from "./parts.js";
+import { figures, mainFigure } from "./figures.js";
+import { ask } from "./playground.js";
+import { watch } from "./stream.js";
+
+const KINDS = { train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" };
+const STATES = ["", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
+
+export async function list(place, { query, onLeave }) {
+  const filter = { state: query.get("state") ?? "", kind: query.get("kind") ?? "" };
+  const rows = h("div", {});
+  let next = null;
+  let found = [];
+  const load = async (more = false) => {
+    const wanted = new URLSearchParams({
+      limit: "50",
+      ...Object.fromEntries(Object.entries(filter).filter(([, value]) => value)),
+    });
+    if (more && next) wanted.set("after", next);
+    const answer = await get(`/v1/jobs?${wanted}`);
+    found = more ? [...found, ...answer.data] : answer.data;
+    next = answer.next;
+    replace(
+      rows,
+      found.length
+        ? table(
+            "Jobs",
+            ["Job", "State", "Model", "Result", "Begun"],
+            found.map((job) => [
+              h("a", { href: `#/jobs/${job.id}` }, `${KINDS[job.kind]} ${shortJob(job.id)}`),
+              badge(job.state),
+              job.output?.model
+                ? h(
+                    "a",
+                    { href: `#/models/${job.output.model}` },
+                    job.output.version ? `${job.output.model}/${job.output.version}` : job.output.model,
+                  )
+                : "–",
+              job.error
+                ? h("span", { class: "clip" }, job.error.detail)
+                : Object.entries(job.metrics?.last ?? {})
+                    .slice(0, 2)
+                    .map(([name, value]) => `${metricName(name)} ${number(value)}`)
+                    .join(" · ") || "–",
+              ago(job.created_at),
+            ]),
+          )
+        : h(
+            "div",
+            { class: "empty-state" },
+            h("p", {}, filter.state || filter.kind ? "No job is like that." : "No job yet."),
+            h("a", { href: "#/train" }, "Train a model"),
+          ),
+      next ? h("button", { type: "button", onclick: () => attempt(() => load(true)) }, "More") : null,
+    );
+  };
+  const soon = debounce(() => attempt(load), 300, onLeave);
+  place.append(
+    h(
+      "header",
+      { class: "head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Jobs"),
+        h("p", { class: "lead" }, "All slow work: training, importing, evaluating, exporting."),
+      ),
+      h(
+        "div",
+        { class: "filters" },
+        select(
+          STATES.map((state) => [state, state || "any state"]),
+          filter.state,
+          (value) => {
+            filter.state = value;
+            void attempt(load);
+          },
+          { "aria-label": "State" },
+        ),
+        select(
+          [["", "any kind"], ...Object.entries(KINDS).map(([key, text]) => [key, text.toLowerCase()])],
+          filter.kind,
+          (value) => {
+            filter.kind = value;
+            void attempt(load);
+          },
+          { "aria-label": "Kind" },
+        ),
+      ),
+    ),
+    h("div", { class: "card" }, rows),
+  );
+  watch(
+    [],
+    (event) => {
+      if (["state", "done"].includes(event.type)) soon();
+    },
+    soon,
+  );
+  await load();
+}
+
+function debounce(work, wait, onLeave) {
+  let timer = null;
+  onLeave(() => clearTimeout(timer));
+  return () => {
+    timer ??= setTimeout(() => {
+      timer = null;
+      work();
+    }, wait);
+  };
+}
+
+export async function page(place, { params: [id], onLeave }) {
+  let job = await get(`/v1/jobs/${id}`);
+  const series = new Map();
+  const losses = new Chart("Loss", { height: 300 });
+  const others = new Chart("Other metrics", { height: 300 });
+  const rates = new Chart("Learning rate", { height: 220 });
+  const figure = h("div", {});
+  const head = h("div", {});
+  const status = h("div", {});
+  const numbers = h("div", {});
+  const outcome = h("div", {});
+  const logs = h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Log" });
+  const training = job.kind === "train";
+  let drawn = null;
+  let state = job.state;
+
+  const merge = (list) => {
+    for (const { name, steps, values } of list) {
+      if (!series.has(name)) series.set(name, new Map());
+      const points = series.get(name);
+      steps.forEach((step, i) => points.set(step, values[i]));
+    }
+  };
+  const plot = () => {
+    const names = [...series.keys()];
+    const loss = names.filter((name) => /(^|_)loss$/.test(name));
+    const rest = names.filter((name) => !loss.includes(name) && name !== "lr");
+    const rate = series.get("lr");
+    if (loss.length) losses.update(curves(series, loss));
+    others.root.hidden = !rest.length;
+    if (rest.length) others.update(curves(series, rest));
+    rates.root.hidden = !rate || new Set(rate.values()).size < 2;
+    if (!rates.root.hidden) rates.update(curves(series, ["lr"]));
+  };
+  const drawHead = () => {
+    const act = (name, text, { kind = "" } = {}) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: kind,
+          onclick: () =>
+            attempt(async () => {
+              await post(`/v1/jobs/${id}/${name}`);
+              await refresh();
+            }),
+        },
+        text,
+      );
+    const can = [];
+    if (["queued", "running"].includes(job.state) && training) can.push(act("pause", "Pause"));
+    if (job.state === "paused") can.push(act("resume", "Resume", { kind: "primary" }));
+    if (!isOver(job.state) && job.state !== "cancelling") can.push(act("cancel", "Cancel", { kind: "danger" }));
+    if (["failed", "cancelled"].includes(job.state)) can.push(act("retry", "Try again", { kind: "primary" }));
+    if (training && !job.output?.version && job.progress?.step) {
+      can.push(
+        h(
+          "button",
+          {
+            type: "button",
+            onclick: () =>
+              attempt(async () => {
+                const made = await post(`/v1/jobs/${id}/promote`);
+                notify("The best checkpoint is being published.");
+                location.hash = `#/jobs/${made.id}`;
+              }),
+          },
+          "Publish best so far",
+        ),
+      );
+    }
+    if (job.output?.version) {
+      const { model, version } = job.output;
+      can.push(
+        h("a", { class: "button primary", href: `#/models/${model}/${version}` }, `Open ${model}/${version}`),
+        h("a", { class: "button", href: `#/playground/${model}?version=${version}` }, "Ask it"),
+      );
+    }
+    const focused = head.contains(document.activeElement) ? document.activeElement.textContent : null;
+    replace(
+      head,
+      h(
+        "header",
+        { class: "head" },
+        h(
+          "div",
+          {},
+          h("p", { class: "crumbs" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("code", {}, shortJob(id))),
+          h("h1", {}, `${KINDS[job.kind]}${job.output?.model ? ` of ${job.output.model}` : ""}`, " ", badge(job.state)),
+        ),
+        h("div", { class: "actions" }, can),
+      ),
+    );
+    if (focused !== null) {
+      // the button that was pressed is gone or has another name: the keyboard stays here
+      const again = [...head.querySelectorAll("button, a.button")];
+      (again.find((item) => item.textContent === focused) ?? again[0] ?? head.querySelector("h1")).focus();
+    }
+  };
+  const drawStatus = () => {
+    const progress = job.progress;
+    const fraction = isOver(job.state) && job.state === "succeeded" ? 1 : (progress?.fraction ?? 0);
+    replace(
+      status,
+      job.kind === "train" || !isOver(job.state)
+        ? h(
+            "section",
+            { class: "card progress-card", "aria-label": "Progress" },
+            h(
+              "div",
+              { class: "progress-row" },
+              h("progress", { max: 1, value: fraction, "aria-label": "Progress" }),
+              h("span", { class: "percent" }, `${Math.round(fraction * 100)} %`),
+            ),
+            facts([
+              ["Epoch", number(progress?.epoch ?? 0)],
+              ["Step", number(progress?.step ?? 0)],
+              isOver(job.state)
+                ? [
+                    "Took",
+                    job.started_at ? seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000) : "–",
+                  ]
+                : ["Left", progress ? seconds(progress.eta_s) : "–"],
+              ["Rows a second", progress ? number(Math.round(progress.samples_per_s ?? 0)) : "–"],
+              ["Attempts", number(job.attempts.length)],
+            ]),
+            job.state_reason && job.state !== "failed"
+              ? h(
+                  "p",
+                  { class: "hint" },
+                  {
+                    cancelled_by_user: "Somebody cancelled it.",
+                    paused_by_user: "Somebody paused it; it goes on where it was.",
+                  }[job.state_reason] ?? prose(job.state_reason),
+                )
+              : null,
+          )
+        : null,
+    );
+    const last = job.metrics?.last ?? {};
+    const best = job.metrics?.best ?? {};
+    replace(
+      numbers,
+      Object.keys(last).length
+        ? h(
+            "div",
+            { class: "tiles" },
+            Object.entries(last).map(([name, value]) =>
+              h(
+                "div",
+                { class: "tile" },
+                h("span", { class: "tile-number" }, number(value)),
+                h("span", { class: "tile-label" }, metricName(name)),
+                best[name]
+                  ? h(
+                      "span",
+                      { class: "tile-note" },
+                      `best ${number(best[name].value)} at step ${number(best[name].step)}`,
+                    )
+                  : null,
+              ),
+            ),
+          )
+        : null,
+    );
+  };
+  const drawOutcome = () => {
+    replace(
+      outcome,
+      job.error && job.state !== "cancelled"
+        ? h(
+            "div",
+            { class: "callout bad", role: "alert" },
+            h("strong", {}, job.error.code.replaceAll("_", " ")),
+            h("p", {}, prose(job.error.detail)),
+            job.error.hint ? h("p", {}, prose(job.error.hint)) : null,
+            job.error.code === "architecture_needed"
+              ? h("p", {}, h("a", { href: `#/import?job=${id}` }, "Supply what is missing"))
+              : null,
+          )
+        : null,
+      job.warnings?.length
+        ? h("div", { class: "card" }, entries(job.warnings.map((warning) => ({ severity: "warning", ...warning }))))
+        : null,
+      job.output?.artifact
+        ? h(
+            "div",
+            { class: "callout" },
+            h(
+              "p",
+              {},
+              `The file ${job.output.artifact.name} (${bytes(job.output.artifact.size_bytes)}) is ready. `,
+              h(
+                "button",
+                {
+                  type: "button",
+                  class: "small",
+                  onclick: () => attempt(() => download(`/v1/jobs/${id}/artifact`, job.output.artifact.name)),
+                },
+                "Download it",
+              ),
+            ),
+          )
+        : null,
+    );
+  };
+  const refresh = async () => {
+    job = await get(`/v1/jobs/${id}`);
+    if (job.state !== state) announce(`The job is ${job.state}.`);
+    state = job.state;
+    drawHead();
+    drawStatus();
+    drawOutcome();
+  };
+  const readLogs = async () => {
+    const text = await get(`/v1/jobs/${id}/logs`);
+    const bottom = logs.scrollHeight - logs.scrollTop - logs.clientHeight < 40;
+    logs.textContent = text || "Nothing was printed yet.";
+    if (bottom) logs.scrollTop = logs.scrollHeight;
+  };
+  // The picture that suits the job: what the server can draw of it, asked for again as it learns.
+  const picture = async () => {
+    if (!training || job.state === "queued") return;
+    if (!drawn) {
+      const main = await mainFigure(`/v1/jobs/${id}`);
+      if (!main) return;
+      drawn = { name: main.name, chart: new Chart(main.title, { height: 340 }) };
+      replace(figure, card(main.title, drawn.chart.root));
+    }
+    const made = await perhaps(get(`/v1/jobs/${id}/figures/${drawn.name}`));
+    if (made) drawn.chart.update(made);
+  };
+  const soon = debounce(() => attempt(refresh), 200, onLeave);
+  const plotSoon = debounce(plot, 150, onLeave);
+  const pictureSoon = debounce(() => attempt(picture), 1200, onLeave);
+  const logsSoon = debounce(() => attempt(readLogs), 700, onLeave);
+
+  const predict = h(
+    "details",
+    {
+      class: "card",
+      ontoggle: (event) => {
+        if (!event.target.open || event.target.dataset.built) return;
+        event.target.dataset.built = "true";
+        event.target.append(later(() => ask({ job })));
+      },
+    },
+    h("summary", {}, h("h2", {}, "Predict now")),
+    h("p", { class: "hint" }, "With its best weights so far, or its version once there is one."),
+  );
+  const extra = h(
+    "section",
+    { class: "card", "aria-label": "More about the job" },
+    tabs("More about the job", [
+      [
+        "log",
+        "Log",
+        () => {
+          logsSoon();
+          return logs;
+        },
+      ],
+      ...(training ? [["figures", "Figures", () => figures(`/v1/jobs/${id}`)]] : []),
+      [
+        "request",
+        "Request",
+        () => h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Request" }, pretty(job.spec)),
+      ],
+      [
+        "resolved",
+        "Resolved",
+        () =>
+          h(
+            "pre",
+            { class: "logs", tabindex: "0", role: "region", "aria-label": "Resolved request" },
+            pretty(job.resolved_spec),
+          ),
+      ],
+      [
+        "attempts",
+        "Attempts",
+        () =>
+          h(
+            "div",
+            {},
+            table(
+              "Attempts",
+              [{ label: "Number", numeric: true }, "State", "Process", "Begun", "Ended", "Resumed from step"],
+              job.attempts.map((tried) => [
+                tried.number,
+                tried.state,
+                tried.pid ?? "–",
+                at(tried.started_at),
+                at(tried.ended_at),
+                tried.resumed_from_step ?? "–",
+              ]),
+            ),
+            facts([
+              ["Dataset", job.dataset ? h("code", {}, job.dataset.id) : null],
+              ["Data digest", job.dataset ? h("code", {}, digest(job.dataset.digest)) : null],
+              ["Seed", job.seed],
+            ]),
+            job.environment
+              ? h(
+                  "pre",
+                  { class: "logs", tabindex: "0", role: "region", "aria-label": "Environment" },
+                  jsonText(job.environment),
+                )
+              : null,
+          ),
+      ],
+      ...(job.report
+        ? [
+            [
+              "report",
+              "Report",
+              () =>
+                h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Report" }, pretty(job.report)),
+            ],
+          ]
+        : []),
+    ]),
+  );
+  others.root.hidden = true;
+  rates.root.hidden = true;
+  place.append(
+    head,
+    outcome,
+    status,
+    numbers,
+    training
+      ? h(
+          "div",
+          { class: "columns charts" },
+          h(
+            "section",
+            { class: "card", "aria-label": "Curves" },
+            h("h2", {}, "Curves"),
+            losses.root,
+            others.root,
+            rates.root,
+          ),
+          figure,
+        )
+      : "",
+    training ? predict : "",
+    extra,
+  );
+  drawHead();
+  drawStatus();
+  drawOutcome();
+  watch(
+    [`job:${id}`],
+    (event) => {
+      if (event.job_id !== id) return;
+      const data = event.data;
+      if (event.type === "metrics") {
+        merge(data.series ?? []);
+        job.metrics = { last: { ...job.metrics?.last, ...data.last }, best: { ...job.metrics?.best, ...data.best } };
+        plotSoon();
+        drawStatus();
+        pictureSoon();
+      } else if (event.type === "progress") {
+        const began = !job.progress?.step && data.step;
+        job.progress = data;
+        if (began) drawHead();
+        drawStatus();
+      } else {
+        soon();
+        logsSoon();
+        if (["checkpoint", "done"].includes(event.type)) pictureSoon();
+      }
+    },
+    async () => {
+      await refresh();
+      if (training) {
+        merge((await get(`/v1/jobs/${id}/metrics`)).series);
+        plot();
+        pictureSoon();
+      }
+      logsSoon();
+    },
+  );
+}

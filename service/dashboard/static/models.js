@@ -1,0 +1,516 @@
+// Models: the list; one model with its versions, aliases and history; one version; two compared.
+
+import { all, download, get, perhaps, post, promote, send, getTagged } from "./api.js";
+import { code, field, h, replace, select, table, tabs } from "./dom.js";
+import { ago, at, bytes, digest, number, pretty, shape } from "./format.js";
+import { figures } from "./figures.js";
+import { attempt, card, facts, failure, later, metricName, net, notify } from "./parts.js";
+import { watch } from "./stream.js";
+
+const ALIAS = "champion";
+const address = (model) => `/v1/models/${encodeURIComponent(model)}`;
+
+export async function list(place) {
+  const rows = h("div", {});
+  const load = async () => {
+    const models = await all("/v1/models");
+    replace(
+      rows,
+      models.length
+        ? table(
+            "Models",
+            [
+              "Model",
+              "Champion",
+              "Other aliases",
+              { label: "Versions", numeric: true },
+              "Notes",
+              "Changed",
+              { label: "Try", hidden: true },
+            ],
+            models.map((model) => [
+              h("a", { href: `#/models/${model.model}` }, model.model),
+              model.aliases[ALIAS] === undefined
+                ? h("span", { class: "muted" }, "none")
+                : `version ${model.aliases[ALIAS]}`,
+              Object.entries(model.aliases)
+                .filter(([name]) => name !== ALIAS)
+                .map(([name, version]) => h("span", { class: "chip" }, `${name} → ${version}`)),
+              number(model.versions),
+              h("span", { class: "clip" }, model.notes || "–"),
+              ago(model.updated_at),
+              h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
+            ]),
+          )
+        : h(
+            "div",
+            { class: "empty-state" },
+            h("p", {}, "No model yet."),
+            h("a", { href: "#/train" }, "Train one"),
+            " or ",
+            h("a", { href: "#/import" }, "import one"),
+          ),
+    );
+  };
+  place.append(
+    h(
+      "header",
+      { class: "head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Models"),
+        h("p", { class: "lead" }, "Every model is a name with numbered versions; aliases say which of them answers."),
+      ),
+      h("div", { class: "actions" }, h("a", { class: "button primary", href: "#/train" }, "Train a model")),
+    ),
+    h("div", { class: "card" }, rows),
+  );
+  watch(
+    [],
+    (event) => {
+      if (event.type === "done") void attempt(load);
+    },
+    null,
+  );
+  await load();
+}
+
+export async function page(place, { params: [name, chosenNumber], query }) {
+  const state = { model: null, versions: [], shown: chosenNumber ? Number(chosenNumber) : null };
+  const head = h("div", {});
+  const versions = h("div", {});
+  const detail = h("div", {});
+  const compare = h("div", {});
+  const history = h("div", {});
+
+  const load = async () => {
+    [state.model, state.versions] = await Promise.all([get(address(name)), all(`${address(name)}/versions`)]);
+    state.versions.sort((a, b) => b.version - a.version);
+    draw();
+  };
+  const act = (words, work) =>
+    attempt(async () => {
+      await work();
+      notify(words);
+      await load();
+      await loadHistory();
+    });
+  const draw = () => {
+    const { model } = state;
+    const serving = model.aliases[ALIAS] ?? model.latest;
+    const focused = document.activeElement?.dataset?.focus;
+    replace(
+      head,
+      h(
+        "header",
+        { class: "head" },
+        h(
+          "div",
+          {},
+          h("p", { class: "crumbs" }, h("a", { href: "#/models" }, "Models"), " / ", model.model),
+          h("h1", {}, model.model),
+          h(
+            "p",
+            { class: "lead" },
+            model.aliases[ALIAS] === undefined
+              ? `No champion: the newest version, ${serving ?? "none"}, answers.`
+              : `Version ${serving} is the champion and answers.`,
+          ),
+        ),
+        h(
+          "div",
+          { class: "actions" },
+          h("a", { class: "button primary", href: `#/playground/${name}` }, "Ask it"),
+          model.aliases[ALIAS] !== undefined
+            ? h(
+                "button",
+                {
+                  type: "button",
+                  data: { focus: "rollback" },
+                  onclick: () =>
+                    act("Rolled back.", async () => {
+                      const { etag } = await getTagged(`${address(name)}/aliases/${ALIAS}`);
+                      await send(
+                        "POST",
+                        `${address(name)}/aliases/${ALIAS}/rollback`,
+                        {},
+                        { headers: { "If-Match": etag } },
+                      );
+                    }),
+                },
+                "Roll back",
+              )
+            : null,
+        ),
+      ),
+    );
+    const metrics = [...new Set(state.versions.flatMap((version) => Object.keys(version.metrics)))]
+      .sort((a, b) => Number(b.startsWith("val_")) - Number(a.startsWith("val_")))
+      .slice(0, 4);
+    replace(
+      versions,
+      table(
+        `Versions of ${name}`,
+        [
+          "Version",
+          "Aliases",
+          ...metrics.map((metric) => ({ label: metricName(metric), numeric: true })),
+          { label: "Size", numeric: true },
+          "Digest",
+          "Made",
+          { label: "Actions", hidden: true },
+        ],
+        state.versions.map((version) => ({
+          selected: version.version === current(),
+          data: { version: version.version },
+          cells: [
+            h(
+              "a",
+              {
+                href: `#/models/${name}/${version.version}`,
+                "aria-current": version.version === current() ? "true" : null,
+              },
+              `Version ${version.version}`,
+            ),
+            version.state !== "ready"
+              ? h("span", { class: "badge failed" }, version.state)
+              : version.aliases.length
+                ? version.aliases.map((alias) => h("span", { class: `chip${alias === ALIAS ? " on" : ""}` }, alias))
+                : h("span", { class: "muted" }, "–"),
+            ...metrics.map((metric) => number(version.metrics[metric])),
+            bytes(version.size_bytes),
+            h("code", {}, digest(version.digest)),
+            ago(version.created_at),
+            version.aliases.includes(ALIAS)
+              ? h("span", { class: "muted" }, "champion")
+              : version.state !== "ready"
+                ? ""
+                : h(
+                    "button",
+                    {
+                      type: "button",
+                      class: "small",
+                      data: { focus: `promote-${version.version}` },
+                      "aria-label": `Promote version ${version.version}`,
+                      onclick: () =>
+                        act(`Version ${version.version} is the champion.`, () =>
+                          promote(name, ALIAS, version.version, "promoted in the dashboard"),
+                        ),
+                    },
+                    "Promote",
+                  ),
+          ],
+        })),
+        { empty: "All versions of this model were deleted." },
+      ),
+    );
+    if (focused)
+      (
+        head.querySelector(`[data-focus="${focused}"]`) ??
+        versions.querySelector(`[data-focus="${focused}"]`) ??
+        versions.querySelector("tr.selected a")
+      )?.focus();
+  };
+  const current = () => state.shown ?? state.model.aliases[ALIAS] ?? state.model.latest;
+  const loadHistory = async () => {
+    const found =
+      state.model.aliases[ALIAS] === undefined ? null : await get(`${address(name)}/aliases/${ALIAS}/history?limit=20`);
+    replace(
+      history,
+      table(
+        "History of the champion",
+        ["When", "From", "To", "Why", "By"],
+        (found?.data ?? []).map((change) => [
+          at(change.at),
+          change.previous ?? "–",
+          change.version ?? "removed",
+          change.reason ?? change.action,
+          change.by?.startsWith("job_") ? h("a", { href: `#/jobs/${change.by}` }, "a job") : (change.by ?? "–"),
+        ]),
+        { empty: "No version was champion yet." },
+      ),
+    );
+  };
+  await load();
+  place.append(head, card("Versions", versions), detail, compare, card("History", history));
+  if (current())
+    replace(
+      detail,
+      await versionCard(
+        name,
+        state.versions.find((version) => version.version === current()) ??
+          (await get(`${address(name)}/versions/${current()}`)),
+      ),
+    );
+  if (state.versions.length > 1)
+    replace(
+      compare,
+      compareCard(
+        name,
+        state.versions.map((version) => version.version),
+        query,
+      ),
+    );
+  await loadHistory();
+  watch(
+    [],
+    (event) => {
+      if (event.type === "done") void attempt(load);
+    },
+    null,
+  );
+}
+
+async function versionCard(name, version) {
+  const path = `${address(name)}/versions/${version.version}`;
+  const { lineage } = version;
+  const save = (kind, text, file) =>
+    h("button", { type: "button", onclick: () => attempt(() => download(`${path}/${kind}`, file)) }, text);
+  const base = `${name}-${version.version}`;
+  const checked = h("span", { role: "status" });
+  return card(
+    `Version ${version.version}`,
+    facts([
+      ...Object.entries(version.metrics).map(([metric, value]) => [metricName(metric), number(value)]),
+      [
+        "Takes",
+        version.signature.columns
+          ? version.signature.columns.join(", ")
+          : version.signature.inputs.map((input) => `${input.name} ${shape(input.shape)}`).join(", "),
+      ],
+      [
+        "Answers",
+        version.classes
+          ? version.classes.join(", ")
+          : version.signature.outputs.map((output) => `${output.name} ${shape(output.shape)}`).join(", "),
+      ],
+    ]),
+    tabs("About the version", [
+      [
+        "net",
+        "Net",
+        () =>
+          later(async () => {
+            const [summary, mermaid] = await Promise.all([
+              get(`${path}/architecture?view=summary`),
+              get(`${path}/architecture?view=mermaid`),
+            ]);
+            return net(summary, mermaid);
+          }),
+      ],
+      ["figures", "Figures", () => figures(path)],
+      ["python", "Python", () => later(async () => code(await get(`${path}/python`), "The net as Python"))],
+      [
+        "lineage",
+        "Lineage",
+        () =>
+          h(
+            "div",
+            {},
+            facts([
+              [
+                "Made by",
+                lineage.job ? h("a", { href: `#/jobs/${lineage.job}` }, `job …${lineage.job.slice(-8)}`) : "an import",
+              ],
+              ["Dataset", lineage.dataset ? h("code", {}, lineage.dataset.id) : "–"],
+              ["Data digest", lineage.dataset ? h("code", {}, digest(lineage.dataset.digest)) : "–"],
+              [
+                "Rows",
+                lineage.rows
+                  ? Object.entries(lineage.rows)
+                      .map(([part, rows]) => `${rows} ${part}`)
+                      .join(", ")
+                  : "–",
+              ],
+              ["Epochs", lineage.epochs ?? "–"],
+              ["Steps", lineage.steps ?? "–"],
+              ["Stopped by", lineage.stopped_by ?? "–"],
+              ["Seed", lineage.seed ?? "–"],
+              ["Made", at(version.created_at)],
+              ["torch", lineage.environment?.torch ?? "–"],
+            ]),
+            facts([
+              ["Version digest", h("code", { class: "wrap" }, version.digest)],
+              ["Architecture", h("code", { class: "wrap" }, version.architecture_digest)],
+              ["Weights", h("code", { class: "wrap" }, version.weights_digest)],
+            ]),
+          ),
+      ],
+      [
+        "files",
+        "Files",
+        () =>
+          h(
+            "div",
+            {},
+            table(
+              "Files of the version",
+              ["File", { label: "Size", numeric: true }, "SHA-256"],
+              version.files.map((file) => [file.name, bytes(file.size_bytes), h("code", {}, file.sha256.slice(0, 16))]),
+            ),
+            h(
+              "div",
+              { class: "actions" },
+              save("weights", "Weights (.pt)", `${base}.pt`),
+              save("weights?format=safetensors", "Weights (.safetensors)", `${base}.safetensors`),
+              save("bundle", "Bundle (.zip)", `${base}.zip`),
+              h(
+                "button",
+                {
+                  type: "button",
+                  class: "quiet",
+                  onclick: () =>
+                    attempt(async () => {
+                      const found = await post(`${path}/verify`);
+                      checked.textContent = found.ok
+                        ? "All files have the digests of the manifest."
+                        : `Changed on disk: ${found.mismatches.map((one) => one.file).join(", ")}.`;
+                    }),
+                },
+                "Verify",
+              ),
+              checked,
+            ),
+          ),
+      ],
+      [
+        "pre",
+        "Preprocessing",
+        () =>
+          h(
+            "pre",
+            { class: "logs", tabindex: "0", role: "region", "aria-label": "Preprocessing" },
+            pretty(version.preprocessing),
+          ),
+      ],
+    ]),
+  );
+}
+
+function compareCard(name, numbers, query) {
+  const chosen = { a: Number(query.get("a")) || numbers[1], b: Number(query.get("b")) || numbers[0] };
+  const result = h("div", {});
+  const run = () =>
+    replace(
+      result,
+      later(() => comparison(name, chosen.a, chosen.b)),
+    );
+  const choose = (key) =>
+    select(
+      numbers.map((version) => [String(version), `Version ${version}`]),
+      String(chosen[key]),
+      (value) => {
+        chosen[key] = Number(value);
+        run();
+      },
+    );
+  const made = card(
+    "Compare",
+    h(
+      "div",
+      { class: "row" },
+      field("From", choose("a")),
+      field("To", choose("b")),
+      h("button", { type: "button", onclick: run }, "Compare"),
+    ),
+    result,
+  );
+  if (query.get("a")) run();
+  return made;
+}
+
+async function comparison(name, a, b) {
+  const of = (version) => ({ model: name, version });
+  const [one, other, diff] = await Promise.all([
+    get(`${address(name)}/versions/${a}`),
+    get(`${address(name)}/versions/${b}`),
+    post("/v1/architectures/diff", { a: of(a), b: of(b) }),
+  ]);
+  const metrics = [...new Set([...Object.keys(one.metrics), ...Object.keys(other.metrics)])];
+  const predictions = await changed(name, one, other).catch((error) => failure(error));
+  return h(
+    "div",
+    { class: "compare" },
+    h("h3", {}, "Metrics"),
+    table(
+      "Metrics of both",
+      [
+        "Metric",
+        { label: `Version ${a}`, numeric: true },
+        { label: `Version ${b}`, numeric: true },
+        { label: "Difference", numeric: true },
+      ],
+      metrics.map((metric) => {
+        const [before, after] = [one.metrics[metric], other.metrics[metric]];
+        const change =
+          before === undefined || after === undefined || before === null || after === null ? null : after - before;
+        return [
+          metricName(metric),
+          number(before),
+          number(after),
+          change === null ? "–" : `${change > 0 ? "+" : change < 0 ? "−" : ""}${number(Math.abs(change))}`,
+        ];
+      }),
+    ),
+    h("h3", {}, "Architecture"),
+    diff.equal
+      ? h("p", {}, "The same net.")
+      : h(
+          "ul",
+          {},
+          diff.changes.map((change) => h("li", {}, change.detail)),
+        ),
+    h("h3", {}, "Predictions"),
+    predictions,
+  );
+}
+
+/** What both versions answer to the first rows of the newer one's data. */
+async function changed(name, one, other) {
+  const dataset = other.lineage.dataset?.id ?? one.lineage.dataset?.id;
+  const preview = dataset ? await perhaps(get(`/v1/datasets/${dataset}/preview?limit=50`)) : null;
+  if (!preview) return h("p", {}, "The data that they were trained on is not here any more.");
+  const inputs = preview.columns.map((column, i) => [column, i]).filter(([column]) => column.role === "input");
+  const named = other.preprocessing?.row?.layout === "table";
+  const rows = preview.rows.map((row) =>
+    named
+      ? Object.fromEntries(inputs.map(([column, i]) => [column.name, row[i]]))
+      : inputs.length === 1 && Array.isArray(row[inputs[0][1]])
+        ? row[inputs[0][1]]
+        : inputs.map(([, i]) => row[i]),
+  );
+  const answers = await Promise.all(
+    [one, other].map((version) => post(`${address(name)}/versions/${version.version}/predict`, { inputs: rows })),
+  );
+  const text = (answer, i) =>
+    answer.labels?.[i] ??
+    (Array.isArray(answer.outputs)
+      ? [answer.outputs[i]]
+          .flat(3)
+          .map((value) => number(value))
+          .join(", ")
+      : pretty(answer.outputs));
+  const differing = rows.map((row, i) => ({ row, i })).filter(({ i }) => text(answers[0], i) !== text(answers[1], i));
+  return h(
+    "div",
+    {},
+    h("p", {}, `${differing.length} of the first ${rows.length} rows are answered otherwise.`),
+    differing.length
+      ? table(
+          "Changed predictions",
+          ["Row", "Input", `Version ${one.version}`, `Version ${other.version}`],
+          differing.slice(0, 10).map(({ row, i }) => [
+            i + 1,
+            h(
+              "span",
+              { class: "clip" },
+              JSON.stringify(row, (_, value) => (typeof value === "number" ? Number(value.toPrecision(5)) : value)),
+            ),
+            text(answers[0], i),
+            text(answers[1], i),
+          ]),
+        )
+      : null,
+  );
+}

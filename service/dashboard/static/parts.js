@@ -1,0 +1,211 @@
+// What several pages show: states, problems, lists of mistakes, layers, predictions' bars.
+
+import { drawing } from "./graph.js";
+import { add, h, newId, replace, table } from "./dom.js";
+import { number, remedy, shape } from "./format.js";
+
+const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
+export const isActive = (state) => ACTIVE.has(state);
+export const isOver = (state) => ["succeeded", "failed", "cancelled"].includes(state);
+
+/** A job's state as a word with a mark; colour is never all that tells. */
+export const badge = (state) =>
+  h("span", { class: `badge ${state}` }, h("span", { class: "dot", "aria-hidden": "true" }), state);
+
+/** A sentence for those who cannot see what changed. */
+export function announce(text) {
+  const place = document.getElementById("announce");
+  place.textContent = "";
+  setTimeout(() => {
+    place.textContent = text;
+  }, 50);
+}
+
+/** A notice in the corner, which goes by itself unless it is an error. */
+export function notify(text, { error = false } = {}) {
+  const note = h(
+    "div",
+    { class: `note${error ? " bad" : ""}`, role: error ? "alert" : null },
+    h("span", {}, text),
+    h("button", { type: "button", class: "quiet small", "aria-label": "Dismiss", onclick: () => note.remove() }, "×"),
+  );
+  document.getElementById("notes").append(note);
+  if (!error) {
+    announce(text);
+    setTimeout(() => note.remove(), 6000);
+  }
+}
+
+/** Do something that may fail, and say so in the corner. */
+export async function attempt(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error.name !== "AbortError") notify(problemText(error), { error: true });
+    return undefined;
+  }
+}
+
+export const problemText = (error) =>
+  [error.message, ...(error.entries ?? []).slice(0, 3).flatMap((entry) => [entry.detail, entry.hint])]
+    .filter((text, i, list) => text && list.indexOf(text) === i)
+    .join(" ");
+
+/** A sentence whose `quoted` words are code. */
+export const prose = (text) =>
+  String(text)
+    .split("`")
+    .map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
+/** A whole page's or section's failure. */
+export const failure = (error) =>
+  h(
+    "div",
+    { class: "callout bad", role: "alert" },
+    h("strong", {}, error.status === 404 ? "Not found" : "That did not work"),
+    h("p", {}, prose(problemText(error))),
+  );
+
+/** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}` or null. */
+export function entries(list, { go, mend } = {}) {
+  return h(
+    "ul",
+    { class: "entries" },
+    list.map((entry) => {
+      const cure = mend?.(entry);
+      const bad = entry.severity !== "warning";
+      return h(
+        "li",
+        { class: bad ? "bad" : "warn" },
+        h("p", {}, h("strong", {}, bad ? "Mistake" : "Warning"), " ", prose(entry.detail)),
+        entry.hint ? h("p", { class: "hint" }, prose(entry.hint)) : null,
+        h(
+          "div",
+          { class: "entry-foot" },
+          entry.pointer ? h("code", {}, entry.pointer) : null,
+          go && entry.pointer
+            ? h("button", { type: "button", class: "quiet small", onclick: () => go(entry) }, "Show me")
+            : null,
+          cure ? h("button", { type: "button", class: "small", onclick: cure.act }, cure.words) : null,
+        ),
+      );
+    }),
+  );
+}
+
+/** The remedy that an entry's hint names, for what `root()` gives and `apply(patch)` changes. */
+export const byHint = (root, apply) => (entry) => {
+  const found = remedy(entry, root());
+  return found && { words: found.words, act: () => apply(found.patch) };
+};
+
+/** What a net consists of: totals, layers with shapes, and the drawing. */
+export function net(summary, mermaid) {
+  return h(
+    "div",
+    { class: "net" },
+    facts([
+      ["Parameters", number(summary.parameters)],
+      ["Takes", summary.inputs.map((input) => shape(input.shape)).join(", ")],
+      ["Answers", summary.outputs.map((output) => shape(output.shape)).join(", ")],
+      ["FLOPs a row", number(summary.flops)],
+    ]),
+    h(
+      "div",
+      { class: "split-net" },
+      table(
+        "Layers",
+        ["Layer", "Type", "Output", { label: "Parameters", numeric: true }],
+        summary.layers.map((layer) => [
+          h("code", {}, layer.path || "(net)"),
+          layer.type,
+          shape(layer.output_shape),
+          number(layer.parameters),
+        ]),
+      ),
+      mermaid ? drawing(mermaid, "Drawing of the net") : null,
+    ),
+  );
+}
+
+/** Short facts in a row. */
+export const facts = (pairs) =>
+  h(
+    "dl",
+    { class: "facts" },
+    pairs
+      .filter((pair) => pair && pair[1] !== null && pair[1] !== undefined)
+      .map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))),
+  );
+
+/** A card with a heading. */
+export function card(title, ...children) {
+  const id = newId("card");
+  return h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), children);
+}
+
+/** A metric's value with its name in words. */
+export const metricName = (name) =>
+  name
+    .replace(/^val_/, "validation ")
+    .replace(/^test_/, "test ")
+    .replaceAll("_", " ")
+    .replace("r2", "R²");
+
+/** Probabilities as labelled bars. */
+export function bars(classes, values, most = 10) {
+  const sorted = classes
+    .map((name, i) => [name, values[i]])
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, most);
+  return h(
+    "ul",
+    { class: "bars" },
+    sorted.map(([name, value], i) => {
+      const fill = h("span", { class: `fill${i ? "" : " first"}`, "aria-hidden": "true" });
+      fill.style.width = `${Math.max(1, 100 * (value ?? 0))}%`;
+      return h(
+        "li",
+        {},
+        h("span", { class: "bar-name" }, name),
+        h("span", { class: "track" }, fill),
+        h("span", { class: "bar-value" }, `${(100 * (value ?? 0)).toFixed(1)} %`),
+      );
+    }),
+  );
+}
+
+/** A histogram of counts, as a small picture with its reading. */
+export function histogram(column) {
+  const counts = column.histogram?.counts ?? column.top?.map((item) => item.count) ?? [];
+  if (!counts.length) return null;
+  const most = Math.max(...counts, 1);
+  const bar = h("span", {
+    class: "histogram",
+    role: "img",
+    "aria-label": column.histogram
+      ? `Histogram of ${column.name} over ${counts.length} ranges`
+      : `Counts of ${counts.length} values of ${column.name}`,
+  });
+  for (const count of counts) {
+    const one = h("span", {});
+    one.style.height = `${Math.max(4, (100 * count) / most)}%`;
+    bar.append(one);
+  }
+  return bar;
+}
+
+/** A place that shows that something is on its way, then what `work` gives, or its failure. */
+export function later(work, waiting = "Loading…") {
+  const place = h("div", { "aria-busy": "true" }, h("p", { class: "empty" }, waiting));
+  Promise.resolve()
+    .then(work)
+    .then(
+      (made) => replace(place, made),
+      (error) => replace(place, failure(error)),
+    )
+    .finally(() => place.removeAttribute("aria-busy"));
+  return place;
+}
+
+export { add };

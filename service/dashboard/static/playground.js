@@ -1,0 +1,560 @@
+// Playground: a form made from a version's signature, its answer, and the same call for other clients.
+
+import { all, get, hasKey, perhaps, post } from "./api.js";
+import { check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
+import { number, pretty, shape } from "./format.js";
+import { attempt, bars, card, entries, facts, failure, later } from "./parts.js";
+import { watch } from "./stream.js";
+
+const FEW = 64;
+
+export async function page(place, { params: [name], query }) {
+  const models = await all("/v1/models");
+  watch([], () => {}, null);
+  const head = h(
+    "header",
+    { class: "head" },
+    h("div", {}, h("h1", {}, "Playground"), h("p", { class: "lead" }, "Ask a model, and take the same call along.")),
+  );
+  if (!models.length) {
+    place.append(
+      head,
+      h(
+        "section",
+        { class: "card" },
+        h(
+          "div",
+          { class: "empty-state" },
+          h("p", {}, "There is no model to ask yet."),
+          h("a", { href: "#/train" }, "Train one"),
+          " or ",
+          h("a", { href: "#/import" }, "import one"),
+        ),
+      ),
+    );
+    return;
+  }
+  const body = h("div", {});
+  const model = models.find((one) => one.model === name) ?? (name ? null : models[0]);
+  if (!model) {
+    place.append(head, failure({ status: 404, message: `There is no model ${name}.` }));
+    return;
+  }
+  const versions = (await all(`/v1/models/${encodeURIComponent(model.model)}/versions`))
+    .filter((one) => one.state === "ready")
+    .sort((a, b) => b.version - a.version);
+  const references = [
+    ...Object.entries(model.aliases).map(([alias, version]) => [
+      `${model.model}@${alias}`,
+      `@${alias} (version ${version})`,
+      version,
+    ]),
+    ...versions.map((one) => [`${model.model}/${one.version}`, `version ${one.version}`, one.version]),
+  ];
+  const wanted = query.get("version")
+    ? `${model.model}/${query.get("version")}`
+    : (references.find(([reference]) => reference.endsWith("@champion"))?.[0] ?? references[0]?.[0]);
+  const show = (reference) => {
+    const version = versions.find((one) => one.version === references.find(([key]) => key === reference)?.[2]);
+    replace(
+      body,
+      version
+        ? later(() => ask({ version, reference }))
+        : failure({ status: 404, message: "There is no such version." }),
+    );
+  };
+  place.append(
+    head,
+    h(
+      "section",
+      { class: "card", "aria-label": "Which model" },
+      h(
+        "div",
+        { class: "row" },
+        field(
+          "Model",
+          select(
+            models.map((one) => one.model),
+            model.model,
+            (value) => {
+              location.hash = `#/playground/${value}`;
+            },
+          ),
+        ),
+        field(
+          "Version",
+          select(
+            references.map(([key, text]) => [key, text]),
+            wanted,
+            show,
+          ),
+        ),
+      ),
+    ),
+    body,
+  );
+  show(wanted);
+}
+
+/** A form for a version, or for the weights that a job has so far. */
+export async function ask({ version, job, reference }) {
+  if (job && !version) {
+    const now = await get(`/v1/jobs/${job.id}`);
+    if (now.output?.version)
+      return ask({
+        version: await get(`/v1/models/${now.output.model}/versions/${now.output.version}`),
+        reference: `${now.output.model}/${now.output.version}`,
+      });
+    return form({ row: await rowOfJob(now), reference: now.id, preprocessing: null });
+  }
+  return form({
+    row: rowOf(version),
+    reference,
+    classes: version.classes,
+    preprocessing: version.preprocessing,
+    version,
+  });
+}
+
+/** What one row of a version looks like: `{kind: "table", columns}`, `{kind: "array", shape}` or `{kind: "json"}`. */
+function rowOf(version) {
+  const row = version.preprocessing?.row;
+  const range = version.preprocessing?.training_range;
+  if (row?.layout === "table")
+    return {
+      kind: "table",
+      columns: row.columns.map((column, i) => ({ ...column, low: range?.low?.[i], high: range?.high?.[i] })),
+    };
+  const inputs = version.signature.inputs;
+  const sizes = row?.row_shape ?? (inputs.length === 1 ? inputs[0].shape.slice(1) : null);
+  if (inputs.length !== 1 || !sizes || !sizes.every(Number.isInteger)) return { kind: "json", inputs };
+  return { kind: "array", shape: sizes, low: range?.low, high: range?.high, name: inputs[0].name };
+}
+
+async function rowOfJob(job) {
+  const dataset = job.dataset ? await perhaps(get(`/v1/datasets/${job.dataset.id}`)) : null;
+  const inputs = dataset?.columns.filter((column) => column.role === "input") ?? [];
+  if (inputs.length && inputs.every((column) => !column.shape.length && !column.input)) {
+    const flat =
+      ["polynomial", "gaussian_clouds", "inline"].includes(dataset.source.type) &&
+      inputs.every((column) => column.dtype !== "text") &&
+      !dataset.source.columns;
+    if (flat) return { kind: "array", shape: [inputs.length] };
+    return {
+      kind: "table",
+      columns: inputs.map((column) =>
+        column.dtype === "text"
+          ? { kind: "text", name: column.name, categories: column.classes }
+          : { kind: "number", name: column.name },
+      ),
+    };
+  }
+  const sizes = job.resolved_spec.architecture?.inputs?.[0]?.shape.slice(1);
+  return sizes?.every(Number.isInteger) ? { kind: "array", shape: sizes } : { kind: "json" };
+}
+
+function form({ row, reference, preprocessing, version }) {
+  const answer = h(
+    "div",
+    { class: "answer", "aria-live": "polite" },
+    h("div", { class: "empty-state" }, h("p", {}, "The answer appears here.")),
+  );
+  const calls = h("div", {});
+  const control =
+    row.kind === "table"
+      ? columnsControl(row)
+      : row.kind === "array" && size(row.shape) <= FEW && row.shape.length === 1
+        ? numbersControl(row)
+        : row.kind === "array" && isImage(row.shape)
+          ? imageControl(row)
+          : jsonControl(row);
+  const run = async () => {
+    let value;
+    try {
+      value = control.read();
+    } catch (error) {
+      replace(answer, failure(error));
+      return;
+    }
+    const inputs = control.whole ? value : [value];
+    replace(calls, callsOf(reference, inputs, version));
+    try {
+      const found = await post("/predict", { model: reference, inputs });
+      replace(answer, answerOf(found));
+    } catch (error) {
+      replace(answer, failure(error));
+    }
+  };
+  const made = h(
+    "div",
+    { class: "columns play" },
+    card(
+      "Input",
+      h(
+        "form",
+        {
+          class: "ask",
+          novalidate: true,
+          onsubmit: (event) => {
+            event.preventDefault();
+            void attempt(run);
+          },
+        },
+        control.element,
+        h("div", { class: "actions" }, h("button", { class: "primary" }, "Predict")),
+      ),
+    ),
+    h("div", {}, card("Answer", answer), calls),
+  );
+  try {
+    replace(calls, callsOf(reference, control.whole ? control.read() : [control.read()], version));
+  } catch {
+    replace(calls);
+  }
+  return made;
+}
+
+const size = (sizes) => sizes.reduce((product, one) => product * one, 1);
+const isImage = (sizes) =>
+  sizes.length === 3 && [1, 3, 4].includes(sizes[0]) && sizes[1] >= 4 && sizes[2] >= 4 && size(sizes) <= 500_000;
+
+const middle = (low, high) =>
+  Number.isFinite(low) && Number.isFinite(high) ? Number(((low + high) / 2).toPrecision(3)) : 0.5;
+const seen = (low, high) =>
+  Number.isFinite(low) && Number.isFinite(high) ? `Seen in training: ${number(low)} to ${number(high)}` : null;
+
+function numberInput(value) {
+  return h("input", { type: "number", step: "any", inputmode: "decimal", value: String(value), required: true });
+}
+
+function readNumber(input, name) {
+  if (input.value.trim() === "" || !Number.isFinite(Number(input.value))) {
+    input.focus();
+    throw new Error(`${name} needs a number.`);
+  }
+  return Number(input.value);
+}
+
+function numbersControl({ shape: [count], low, high }) {
+  const inputs = Array.from({ length: count }, (_, i) => numberInput(middle(low?.[i], high?.[i])));
+  return {
+    element: h(
+      "div",
+      { class: "fields" },
+      inputs.map((input, i) => field(count === 1 ? "x" : `x[${i}]`, input, { hint: seen(low?.[i], high?.[i]) })),
+    ),
+    read: () => inputs.map((input, i) => readNumber(input, `x[${i}]`)),
+  };
+}
+
+function columnsControl({ columns }) {
+  let numbers = -1;
+  const controls = columns.map((column) => {
+    if (column.kind === "text" && column.categories)
+      return [column, select(column.categories, column.categories[0], () => {}), null];
+    if (column.kind !== "number")
+      return [column, h("input", { type: "text", value: "" }), column.kind === "tokens" ? "Free text" : null];
+    numbers += 1;
+    return [column, numberInput(middle(column.low, column.high)), seen(column.low, column.high)];
+  });
+  return {
+    element: h(
+      "div",
+      { class: "fields" },
+      controls.map(([column, control, hint]) => field(column.name, control, { hint })),
+    ),
+    read: () =>
+      Object.fromEntries(
+        controls.map(([column, control]) => [
+          column.name,
+          column.kind === "number" ? readNumber(control, column.name) : control.value,
+        ]),
+      ),
+  };
+}
+
+function jsonControl({ shape: sizes, inputs }) {
+  const zeros = (dims) => (dims.length ? Array.from({ length: dims[0] }, () => zeros(dims.slice(1))) : 0);
+  const known = sizes && size(sizes) <= 4096;
+  const start = known
+    ? [zeros(sizes)]
+    : inputs
+      ? Object.fromEntries(
+          inputs.map((input) => [
+            input.name,
+            input.shape.slice(1).every(Number.isInteger) && size(input.shape.slice(1)) < 512
+              ? [zeros(input.shape.slice(1))]
+              : [],
+          ]),
+        )
+      : [];
+  const area = h("textarea", { class: "mono", rows: "12", spellcheck: "false", value: pretty(start) });
+  const words = sizes
+    ? `A list of rows of the shape ${shape(sizes)}.`
+    : inputs
+      ? `One list of rows for each of ${inputs.map((input) => `${input.name} ${shape(input.shape)}`).join(", ")}.`
+      : "A list of rows.";
+  return {
+    whole: true,
+    element: field("Rows as JSON", area, { hint: words, wide: true }),
+    read: () => JSON.parse(area.value),
+  };
+}
+
+/** An image to drop, or with one channel a digit to draw; sent as [channels, height, width]. */
+function imageControl({ shape: [channels, height, width], low, high }) {
+  const zoom = Math.max(1, Math.floor(280 / Math.max(height, width)));
+  const canvas = h("canvas", {
+    width: String(width),
+    height: String(height),
+    class: "picture",
+    tabindex: "0",
+    role: "img",
+    "aria-label": `Picture of ${height} × ${width} pixels${channels === 1 ? ": draw with the mouse, or with the arrow keys and the space bar" : ""}`,
+  });
+  canvas.style.width = `${width * zoom}px`;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const clear = () => {
+    context.fillStyle = "#000";
+    context.fillRect(0, 0, width, height);
+  };
+  clear();
+  const flatHigh = [high].flat(5).filter(Number.isFinite);
+  const options = { scale: flatHigh.length && Math.max(...flatHigh) > 16 ? "255" : "1", invert: false };
+  let pen = { x: width / 2, y: height / 2 };
+  let last = null;
+  const stroke = (to) => {
+    context.strokeStyle = "#fff";
+    context.lineWidth = Math.max(1.5, width / 14);
+    context.lineCap = "round";
+    context.beginPath();
+    context.moveTo((last ?? to).x, (last ?? to).y);
+    context.lineTo(to.x + 0.01, to.y);
+    context.stroke();
+    last = to;
+  };
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return {
+      x: ((event.clientX - box.left) / box.width) * width,
+      y: ((event.clientY - box.top) / box.height) * height,
+    };
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    last = null;
+    stroke(place(event));
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (event.buttons) stroke(place(event));
+  });
+  canvas.addEventListener("pointerup", () => {
+    last = null;
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (event.key === " ") {
+      event.preventDefault();
+      last = null;
+      stroke(pen);
+    }
+    if (!step) return;
+    event.preventDefault();
+    const to = {
+      x: Math.min(width - 1, Math.max(0, pen.x + step[0] * Math.max(1, width / 28))),
+      y: Math.min(height - 1, Math.max(0, pen.y + step[1] * Math.max(1, height / 28))),
+    };
+    if (!event.shiftKey) {
+      last = pen;
+      stroke(to);
+    }
+    pen = to;
+  });
+  const load = async (file) => {
+    const bitmap = await createImageBitmap(file);
+    const ratio = Math.max(width / bitmap.width, height / bitmap.height);
+    context.drawImage(
+      bitmap,
+      (width - bitmap.width * ratio) / 2,
+      (height - bitmap.height * ratio) / 2,
+      bitmap.width * ratio,
+      bitmap.height * ratio,
+    );
+  };
+  return {
+    element: h(
+      "div",
+      { class: "image-input" },
+      canvas,
+      h(
+        "div",
+        { class: "stack" },
+        dropZone(
+          "Choose an image",
+          `or drop one here; it is scaled to ${height} × ${width}`,
+          (file) => attempt(() => load(file)),
+          { accept: "image/*" },
+        ),
+        channels === 1
+          ? h("p", { class: "hint" }, "Draw with the pointer, or with the arrow keys (Shift moves without drawing).")
+          : null,
+        field(
+          "Pixels are sent as",
+          select(
+            [
+              ["1", "0 to 1"],
+              ["255", "0 to 255"],
+            ],
+            options.scale,
+            (value) => {
+              options.scale = value;
+            },
+          ),
+        ),
+        check("Swap dark and light", false, (value) => {
+          options.invert = value;
+        }),
+        h("button", { type: "button", class: "quiet", onclick: clear }, "Clear"),
+      ),
+    ),
+    read: () => {
+      const { data } = context.getImageData(0, 0, width, height);
+      const factor = options.scale === "255" ? 1 : 1 / 255;
+      const at = (x, y, channel) => {
+        const i = 4 * (y * width + x);
+        const value = channels === 1 ? 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2] : data[i + channel];
+        return Number(((options.invert ? 255 - value : value) * factor).toFixed(options.scale === "255" ? 0 : 4));
+      };
+      return Array.from({ length: channels }, (_, channel) =>
+        Array.from({ length: height }, (__, y) => Array.from({ length: width }, (___, x) => at(x, y, channel))),
+      );
+    },
+  };
+}
+
+function answerOf(found) {
+  const outputs = Array.isArray(found.outputs) ? found.outputs : null;
+  const first = outputs?.[0];
+  const parts = [];
+  if (found.labels) {
+    parts.push(h("p", { class: "label", data: { answer: found.labels[0] } }, found.labels[0]));
+    if (found.probabilities && found.classes) parts.push(bars(found.classes, found.probabilities[0]));
+  } else if (outputs && [first].flat(9).length <= 8) {
+    parts.push(
+      h(
+        "p",
+        { class: "label", data: { answer: String([first].flat(9)[0]) } },
+        [first]
+          .flat(9)
+          .map((value) => number(value))
+          .join(", "),
+      ),
+    );
+  } else
+    parts.push(
+      h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Outputs" }, pretty(found.outputs)),
+    );
+  if (outputs && outputs.length > 1)
+    parts.push(
+      table(
+        "All rows",
+        ["Row", "Answer"],
+        outputs.map((output, i) => [
+          i + 1,
+          found.labels?.[i] ??
+            [output]
+              .flat(9)
+              .slice(0, 8)
+              .map((value) => number(value))
+              .join(", "),
+        ]),
+      ),
+    );
+  if (found.warnings?.length) parts.push(entries(gathered(found.warnings)));
+  parts.push(
+    facts([
+      ["Model", found.model ?? "a job's checkpoint"],
+      found.version ? ["Version", found.version] : ["Step", found.step],
+      found.alias ? ["Alias", found.alias] : null,
+    ]),
+  );
+  return h("div", {}, parts);
+}
+
+/** Warnings that say the same of several places as one: an image may have hundreds. */
+function gathered(warnings) {
+  const groups = new Map();
+  for (const warning of warnings) groups.set(warning.detail, [...(groups.get(warning.detail) ?? []), warning]);
+  return [...groups.values()].map(([first, ...others]) => ({
+    severity: "warning",
+    ...first,
+    hint: others.length ? `The same of ${others.length} more places.` : first.hint,
+  }));
+}
+
+function callsOf(reference, inputs, version) {
+  const origin = location.origin;
+  const body = JSON.stringify({ model: reference, inputs });
+  const quoted = body.replaceAll("'", "'\\''");
+  const shownBody = quoted.length > 600 ? `${quoted.slice(0, 600)}…` : quoted;
+  const rows = JSON.stringify(inputs);
+  const python = [
+    "from service.client import Client",
+    "",
+    `with Client("${origin}") as client:`,
+    `    answer = client.predict("${reference}", ${rows.length > 600 ? "rows" : pythonic(inputs)})`,
+    `    print(${version?.classes ? "answer.labels, answer.probabilities" : "answer.outputs"})`,
+  ].join("\n");
+  const key = hasKey() ? ' -H "Authorization: Bearer $MODELYARD_API_KEY"' : "";
+  const items = [
+    [
+      "curl",
+      "curl",
+      () =>
+        code(
+          `curl -s ${origin}/predict${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${shownBody}'`,
+          "The call for curl",
+        ),
+    ],
+    ["python", "Python", () => code(python, "The call in Python")],
+  ];
+  if (version && version.preprocessing?.row?.layout !== "table" && version.signature.inputs.length === 1) {
+    const spec = version.signature.inputs[0];
+    const flat = inputs.flat(9);
+    const datatype = { float32: "FP32", float64: "FP64", int64: "INT64", int32: "INT32" }[spec.dtype] ?? "FP32";
+    const v2 = {
+      inputs: [
+        {
+          name: spec.name,
+          shape: [inputs.length, ...(inputs.length ? shapeOf(inputs[0]) : [])],
+          datatype,
+          data: flat.length > 100 ? [...flat.slice(0, 100), "…"] : flat,
+        },
+      ],
+    };
+    items.push([
+      "v2",
+      "/v2",
+      () =>
+        code(
+          `curl -s ${origin}/v2/models/${version.model}/versions/${version.version}/infer${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(v2)}'`,
+          "The call in the Open Inference Protocol",
+        ),
+    ]);
+  }
+  return card("The same call", tabs("The same call", items));
+}
+
+const shapeOf = (value) => (Array.isArray(value) ? [value.length, ...shapeOf(value[0])] : []);
+
+function pythonic(value) {
+  if (value === null) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (Array.isArray(value)) return `[${value.map(pythonic).join(", ")}]`;
+  if (typeof value === "object")
+    return `{${Object.entries(value)
+      .map(([key, item]) => `${JSON.stringify(key)}: ${pythonic(item)}`)
+      .join(", ")}}`;
+  return JSON.stringify(value);
+}

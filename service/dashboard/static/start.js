@@ -1,0 +1,272 @@
+// Start: what runs, what serves, what needs a hand.
+
+import { all, get, post } from "./api.js";
+import { h, replace, table } from "./dom.js";
+import { ago, number, seconds, shortJob } from "./format.js";
+import { attempt, badge, card, isActive, isOver, prose } from "./parts.js";
+import { watch } from "./stream.js";
+
+const QUICK = {
+  kind: "train",
+  architecture: {
+    schema: "arch/1",
+    inputs: [{ name: "x", shape: ["B", 1] }],
+    root: {
+      type: "Graph",
+      class_name: "Net",
+      layers: [
+        { name: "hidden", type: "Linear", in_features: 1, out_features: 10 },
+        { name: "predict", type: "Linear", in_features: 10, out_features: 1 },
+      ],
+      forward: ["x = relu(hidden(x))", "return predict(x)"],
+    },
+  },
+  dataset: {
+    type: "polynomial",
+    coefficients: [0, 0, 1],
+    low: -1,
+    high: 1,
+    rows: 100,
+    noise: { type: "uniform", scale: 0.2 },
+    seed: 1,
+  },
+  objective: { type: "mse" },
+  optimizer: { type: "SGD", lr: 0.2 },
+  budget: { epochs: 200 },
+  checkpoint: { every_s: 2 },
+  seed: 1,
+  output: { model: "quadratic", alias_on_success: "champion" },
+};
+
+export async function page(place, { onLeave }) {
+  const running = h("div", {});
+  const serving = h("div", {});
+  const hand = h("div", {});
+  const tiles = h("div", { class: "tiles" });
+  const welcome = h("div", {});
+  place.append(
+    h(
+      "header",
+      { class: "head" },
+      h("div", {}, h("h1", {}, "Start"), h("p", { class: "lead" }, "What runs, what serves, and what needs a hand.")),
+      h(
+        "div",
+        { class: "actions" },
+        h("a", { class: "button primary", href: "#/train" }, "Train a model"),
+        h("a", { class: "button", href: "#/import" }, "Import a .pth"),
+      ),
+    ),
+    welcome,
+    tiles,
+    h("div", { class: "columns" }, card("Running now", running), card("Serving", serving)),
+    hand,
+  );
+
+  let jobs = [];
+  let models = [];
+  let queued = null;
+  const draw = () => {
+    const active = jobs.filter((job) => !isOver(job.state));
+    const trouble = jobs.filter(
+      (job) => job.state === "failed" && Date.now() - Date.parse(job.finished_at) < 86_400_000,
+    );
+    const paused = jobs.filter((job) => job.state === "paused");
+    const without = models.filter((model) => model.latest !== null && model.aliases.champion === undefined);
+    const behind = models.filter(
+      (model) => model.aliases.champion !== undefined && model.aliases.champion < model.latest,
+    );
+    replace(welcome, jobs.length || models.length ? null : empty());
+    tiles.hidden = !jobs.length && !models.length;
+    replace(
+      tiles,
+      tile("Running", active.filter((job) => isActive(job.state)).length, "#/jobs"),
+      tile("Waiting", active.filter((job) => ["queued", "interrupted"].includes(job.state)).length, "#/jobs"),
+      tile("Models", models.length, "#/models"),
+      tile("Need a hand", trouble.length + paused.length, null, trouble.length > 0),
+    );
+    replace(
+      running,
+      active.length
+        ? h(
+            "ul",
+            { class: "list" },
+            active.map((job) =>
+              h(
+                "li",
+                { data: { job: job.id } },
+                h(
+                  "a",
+                  { class: "row-link", href: `#/jobs/${job.id}` },
+                  h(
+                    "span",
+                    { class: "grow" },
+                    h("strong", {}, nameOf(job)),
+                    " ",
+                    h(
+                      "span",
+                      { class: "muted" },
+                      job.progress?.eta_s ? `${seconds(job.progress.eta_s)} left` : shortJob(job.id),
+                    ),
+                  ),
+                  badge(job.state),
+                ),
+                h("progress", {
+                  max: 1,
+                  value: job.progress?.fraction ?? 0,
+                  "aria-label": `Progress of ${nameOf(job)}`,
+                }),
+              ),
+            ),
+          )
+        : h("div", { class: "empty-state" }, h("p", {}, "No job runs."), h("a", { href: "#/train" }, "Train a model")),
+    );
+    replace(
+      serving,
+      models.length
+        ? table(
+            "Models that serve",
+            ["Model", "Champion", { label: "Versions", numeric: true }, "Changed", { label: "Try", hidden: true }],
+            models
+              .slice(0, 12)
+              .map((model) => [
+                h("a", { href: `#/models/${model.model}` }, model.model),
+                model.aliases.champion === undefined
+                  ? h("span", { class: "muted" }, "none")
+                  : `version ${model.aliases.champion}`,
+                number(model.versions),
+                ago(model.updated_at),
+                h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
+              ]),
+          )
+        : h(
+            "div",
+            { class: "empty-state" },
+            h("p", {}, "No model yet. The first version appears here when a training or an import succeeds."),
+          ),
+    );
+    const items = [
+      ...trouble
+        .slice(0, 5)
+        .map((job) =>
+          h(
+            "li",
+            { class: "bad" },
+            h(
+              "div",
+              { class: "grow" },
+              h("a", { href: `#/jobs/${job.id}` }, `${nameOf(job)} failed`),
+              h("p", {}, prose(job.error?.detail ?? "")),
+            ),
+            h("span", { class: "muted nowrap" }, ago(job.finished_at)),
+          ),
+        ),
+      ...paused.slice(0, 5).map((job) =>
+        h(
+          "li",
+          { class: "warn" },
+          h("div", { class: "grow" }, h("a", { href: `#/jobs/${job.id}` }, `${nameOf(job)} is paused`)),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "small",
+              onclick: () =>
+                attempt(async () => {
+                  await post(`/v1/jobs/${job.id}/resume`);
+                  await refresh();
+                }),
+            },
+            "Resume",
+          ),
+        ),
+      ),
+      ...without
+        .slice(0, 5)
+        .map((model) =>
+          h(
+            "li",
+            { class: "warn" },
+            h(
+              "div",
+              { class: "grow" },
+              h("a", { href: `#/models/${model.model}` }, `${model.model} has no champion`),
+              h("p", {}, "Its newest version answers until you promote one."),
+            ),
+          ),
+        ),
+      ...behind
+        .slice(0, 5)
+        .map((model) =>
+          h(
+            "li",
+            {},
+            h(
+              "div",
+              { class: "grow" },
+              h("a", { href: `#/models/${model.model}` }, `${model.model} has newer versions than its champion`),
+              h("p", {}, `Champion is ${model.aliases.champion}, newest is ${model.latest}.`),
+            ),
+          ),
+        ),
+    ];
+    replace(hand, items.length ? card("Needs a hand", h("ul", { class: "list hand" }, items)) : null);
+  };
+  const refresh = async () => {
+    [jobs, models] = await Promise.all([get("/v1/jobs?limit=50").then((found) => found.data), all("/v1/models", 200)]);
+    draw();
+  };
+  const soon = () => {
+    queued ??= setTimeout(() => {
+      queued = null;
+      void attempt(refresh);
+    }, 250);
+  };
+  onLeave(() => clearTimeout(queued));
+  const timer = setInterval(() => {
+    if (!document.hidden && jobs.some((job) => isActive(job.state))) soon();
+  }, 2000);
+  onLeave(() => clearInterval(timer));
+  watch([], soon, soon);
+  await refresh();
+}
+
+const nameOf = (job) =>
+  `${{ train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" }[job.kind]}${job.output?.model ? ` of ${job.output.model}` : ""}`;
+
+const tile = (label, count, href, bad = false) => {
+  const inside = [h("span", { class: "tile-number" }, number(count)), h("span", { class: "tile-label" }, label)];
+  return href ? h("a", { class: "tile", href }, inside) : h("div", { class: `tile${bad ? " bad" : ""}` }, inside);
+};
+
+function empty() {
+  return h(
+    "section",
+    { class: "hero", "aria-label": "First steps" },
+    h("h2", {}, "From data to a served prediction, without code"),
+    h(
+      "ol",
+      { class: "steps" },
+      h("li", {}, h("strong", {}, "Bring data"), h("span", {}, "a CSV, images, arrays, or an example")),
+      h("li", {}, h("strong", {}, "Describe a net"), h("span", {}, "by form, as JSON, or from the catalogue")),
+      h("li", {}, h("strong", {}, "Watch it learn"), h("span", {}, "then promote it and ask it")),
+    ),
+    h(
+      "div",
+      { class: "actions" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "primary",
+          onclick: () =>
+            attempt(async () => {
+              const job = await post("/v1/jobs", QUICK);
+              location.hash = `#/jobs/${job.id}`;
+            }),
+        },
+        "Train an example now",
+      ),
+      h("a", { class: "button", href: "#/train" }, "Begin with my data"),
+    ),
+  );
+}

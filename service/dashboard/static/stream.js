@@ -1,0 +1,105 @@
+// One event stream for the page that is shown: read with fetch, so that it can carry a key; closed while the page is
+// hidden; resumed after the last event that was seen, so that none is lost and none comes twice.
+
+import { request } from "./api.js";
+
+const state = {
+  topics: "jobs",
+  handler: null,
+  ready: null,
+  lastId: null,
+  abort: null,
+  generation: 0,
+  listeners: new Set(),
+  status: "connecting",
+};
+
+/**
+ * Listen for a page.
+ *
+ * `ready` is called each time a stream begins that continues no other: whatever the page has read until then may be old,
+ * and it reads it now. What happens from then on comes to `handler`, once each and in order.
+ */
+export function watch(topics, handler, ready) {
+  state.generation += 1;
+  Object.assign(state, { topics: ["jobs", ...topics].join(","), handler, ready, lastId: null });
+  state.abort?.abort();
+  if (!document.hidden) void run(state.generation);
+}
+
+/** Tell `listener` of the connection: "live", "connecting", "lost", "paused". */
+export function onStatus(listener) {
+  state.listeners.add(listener);
+  listener(state.status);
+}
+
+function tell(status) {
+  if (state.status === status) return;
+  state.status = status;
+  for (const listener of state.listeners) listener(status);
+}
+
+document.addEventListener("visibilitychange", () => {
+  state.generation += 1;
+  state.abort?.abort();
+  if (document.hidden) tell("paused");
+  else void run(state.generation);
+});
+
+async function run(generation) {
+  let wait = 250;
+  while (generation === state.generation) {
+    const abort = new AbortController();
+    state.abort = abort;
+    try {
+      const headers = { Accept: "text/event-stream" };
+      if (state.lastId !== null) headers["Last-Event-ID"] = state.lastId;
+      const answer = await request(`/v1/events?topics=${state.topics}`, { headers, signal: abort.signal });
+      if (!answer.ok) throw new Error(`The stream answered ${answer.status}.`);
+      tell("live");
+      wait = 250;
+      // Where it begins is settled now: what is read after this, and what the stream brings, leave no gap.
+      if (state.lastId === null) await state.ready?.();
+      await events(answer.body, generation);
+    } catch (error) {
+      if (abort.signal.aborted || generation !== state.generation) return;
+      console.debug("stream:", error.message);
+    }
+    if (generation !== state.generation) return;
+    tell("lost");
+    await new Promise((resolve) => {
+      setTimeout(resolve, wait);
+    });
+    wait = Math.min(wait * 2, 4000);
+  }
+}
+
+async function events(body, generation) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done || generation !== state.generation) return;
+    text = (text + value).replaceAll("\r\n", "\n");
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      take(text.slice(0, end));
+      text = text.slice(end + 2);
+    }
+  }
+}
+
+function take(block) {
+  let id = null;
+  const data = [];
+  for (const line of block.split("\n")) {
+    if (line.startsWith("id:")) id = line.slice(3).trim();
+    else if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+  }
+  if (!data.length) return;
+  const event = JSON.parse(data.join("\n"));
+  try {
+    state.handler?.(event);
+  } finally {
+    if (id !== null) state.lastId = id;
+  }
+}

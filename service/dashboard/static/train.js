@@ -1,0 +1,1240 @@
+// Train: data, a net, how to train it, what the server thinks of it, and off it goes.
+// The request is the one truth here: each section shows its part of it and writes to it, so a patch can mend any of it.
+
+import { all, get, post, upload, Problem } from "./api.js";
+import { check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
+import { bytes, locate, number, patched, pretty, seconds, shape } from "./format.js";
+import {
+  announce,
+  attempt,
+  byHint,
+  card,
+  entries,
+  facts,
+  failure,
+  histogram,
+  net,
+  notify,
+  problemText,
+} from "./parts.js";
+import { watch } from "./stream.js";
+
+const EXAMPLES = {
+  parabola: [
+    "A parabola with noise",
+    "One number in, one out: watch a curve being fitted.",
+    {
+      type: "polynomial",
+      coefficients: [0, 0, 1],
+      low: -1,
+      high: 1,
+      rows: 100,
+      noise: { type: "uniform", scale: 0.2 },
+      seed: 1,
+    },
+  ],
+  clouds: [
+    "Two clouds of points",
+    "Two classes in the plane: watch a border being drawn.",
+    {
+      type: "gaussian_clouds",
+      centers: [
+        [2, 2],
+        [-2, -2],
+      ],
+      std: 1,
+      rows_per_class: 100,
+      seed: 1,
+    },
+  ],
+  stripes: [
+    "Striped images",
+    "Small pictures in four classes, for convolutions.",
+    { type: "striped_images", classes: 4, rows_per_class: 40, channels: 1, size: 16, std: 0.3, seed: 1 },
+  ],
+};
+
+const OBJECTIVES = [
+  ["mse", "Numbers: mean squared error"],
+  ["l1", "Numbers: mean absolute error"],
+  ["smooth_l1", "Numbers: smooth L1"],
+  ["huber", "Numbers: Huber"],
+  ["cross_entropy", "Classes: cross entropy"],
+  ["bce_with_logits", "Yes or no: binary cross entropy"],
+];
+const OPTIMIZERS = ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"];
+
+// The layers that the form can show: fixed members, and fields with name, default and whether they are whole numbers.
+const LAYERS = {
+  Linear: [{ in_features: "auto" }, [["out_features", 16, true]]],
+  ReLU: [{}, []],
+  Tanh: [{}, []],
+  Sigmoid: [{}, []],
+  GELU: [{}, []],
+  Dropout: [{}, [["p", 0.2, false]]],
+  BatchNorm1d: [{ num_features: "auto" }, []],
+  Conv2d: [
+    { in_channels: "auto" },
+    [
+      ["out_channels", 8, true],
+      ["kernel_size", 3, true],
+      ["padding", 1, true],
+    ],
+  ],
+  BatchNorm2d: [{ num_features: "auto" }, []],
+  MaxPool2d: [{}, [["kernel_size", 2, true]]],
+  Flatten: [{}, []],
+};
+
+function blank() {
+  return {
+    kind: "train",
+    architecture: null,
+    dataset: null,
+    preprocessing: [],
+    objective: { type: "mse" },
+    optimizer: { type: "Adam", lr: 0.01 },
+    budget: { epochs: 60 },
+    seed: 1,
+    output: { model: "", alias_on_success: "champion" },
+  };
+}
+
+export async function page(place, { onLeave }) {
+  const draft = { body: blank(), dataset: null, verdict: null, broken: null, mode: null, text: null };
+  const data = h("div", {});
+  const about = h("div", {});
+  const editor = h("div", {});
+  const judged = h("div", { class: "judged" });
+  const training = h("div", {});
+  const doctor = h("div", { "aria-live": "polite" });
+  const timers = {};
+  const aborts = {};
+  onLeave(() => {
+    Object.values(timers).forEach(clearTimeout);
+    Object.values(aborts).forEach((abort) => abort.abort());
+  });
+
+  const later = (name, wait, work) => {
+    clearTimeout(timers[name]);
+    aborts[name]?.abort();
+    timers[name] = setTimeout(() => {
+      aborts[name] = new AbortController();
+      void work(aborts[name].signal);
+    }, wait);
+  };
+  const changed = () => {
+    later("validate", 250, validate);
+    later("examine", 600, examine);
+  };
+
+  // -- data ------------------------------------------------------------------------------------------------------------
+  const useDataset = async (dataset) => {
+    draft.dataset = dataset;
+    draft.body.dataset = dataset.id;
+    replace(about, h("p", { class: "empty" }, "Reading the data…"));
+    const [preview, profile] = await Promise.all([
+      get(`/v1/datasets/${dataset.id}/preview?limit=5`),
+      get(`/v1/datasets/${dataset.id}/profile`),
+    ]);
+    const fill = () => {
+      suggest(draft, dataset, profile);
+      draft.touched = false;
+      draft.broken = null;
+      draft.mode = null;
+      drawEditor();
+      drawTraining();
+      changed();
+    };
+    replace(
+      about,
+      datasetView(dataset, preview, profile),
+      draft.touched
+        ? h(
+            "div",
+            { class: "actions" },
+            h(
+              "button",
+              {
+                type: "button",
+                onclick: (event) => {
+                  fill();
+                  event.target.parentElement.remove();
+                  announce("Filled in.");
+                },
+              },
+              "Fill in a net that suits this data",
+            ),
+          )
+        : null,
+    );
+    if (!draft.touched) suggest(draft, dataset, profile);
+    if (!draft.body.output.model) draft.body.output.model = plainName(dataset.name ?? "model");
+    draft.mode = null;
+    drawEditor();
+    drawTraining();
+    changed();
+    announce(`The dataset has ${dataset.rows} rows. A net and an objective that suit it are filled in.`);
+  };
+  const make = async (name, source) => {
+    replace(about, h("p", { class: "empty" }, "Reading the data…"));
+    try {
+      let dataset = await post("/v1/datasets", { name, source });
+      while (dataset.state === "processing") {
+        await new Promise((resolve) => {
+          setTimeout(resolve, 500);
+        });
+        dataset = await get(`/v1/datasets/${dataset.id}`);
+      }
+      await useDataset(dataset);
+    } catch (error) {
+      replace(about, failure(error), error.entries?.length ? entries(error.entries) : null);
+    }
+  };
+  const drawData = async () => {
+    const known = (await all("/v1/datasets", 200)).filter((dataset) => dataset.state === "ready" && dataset.name);
+    replace(
+      data,
+      tabs(
+        "Where the data comes from",
+        [
+          ["upload", "Upload a file", () => uploadForm(make)],
+          [
+            "known",
+            `Datasets here (${known.length})`,
+            () =>
+              known.length
+                ? table(
+                    "Datasets",
+                    ["Name", "Source", { label: "Rows", numeric: true }, "Columns", { label: "Use", hidden: true }],
+                    known
+                      .slice(0, 30)
+                      .map((dataset) => [
+                        dataset.name,
+                        dataset.source.type,
+                        number(dataset.rows),
+                        h("span", { class: "clip" }, dataset.columns.map((column) => column.name).join(", ")),
+                        h(
+                          "button",
+                          {
+                            type: "button",
+                            class: "small",
+                            "aria-label": `Use ${dataset.name}`,
+                            onclick: () => attempt(() => useDataset(dataset)),
+                          },
+                          "Use",
+                        ),
+                      ]),
+                  )
+                : h(
+                    "div",
+                    { class: "empty-state" },
+                    h("p", {}, "No dataset yet: upload a file, or begin with an example."),
+                  ),
+          ],
+          [
+            "examples",
+            "Examples",
+            () =>
+              h(
+                "div",
+                { class: "choices" },
+                Object.entries(EXAMPLES).map(([key, [title, words, source]]) =>
+                  h(
+                    "button",
+                    { type: "button", class: "choice", onclick: () => attempt(() => make(key, source)) },
+                    h("strong", {}, title),
+                    h("span", {}, words),
+                  ),
+                ),
+              ),
+          ],
+        ],
+        known.length ? "known" : "examples",
+      ),
+    );
+  };
+
+  // -- the net ---------------------------------------------------------------------------------------------------------
+  const setNet = (authored) => {
+    draft.body.architecture = authored;
+    draft.touched = true;
+    draft.broken = null;
+    changed();
+  };
+  const drawEditor = () => {
+    const current = draft.body.architecture;
+    if (!current) {
+      replace(
+        editor,
+        h(
+          "div",
+          { class: "empty-state" },
+          h("p", {}, "Choose data first: a net that fits is filled in, and you make it yours."),
+        ),
+      );
+      return;
+    }
+    draft.mode ??= current.catalogue ? "catalogue" : formCan(current) ? "form" : "json";
+    replace(
+      editor,
+      tabs(
+        "How to describe the net",
+        [
+          [
+            "form",
+            "Form",
+            () =>
+              formCan(draft.body.architecture)
+                ? netForm(draft.body.architecture, setNet)
+                : h(
+                    "div",
+                    { class: "empty-state" },
+                    h("p", {}, "This net is more than the form can show."),
+                    h("p", {}, "Edit it as JSON, or begin with a row of layers."),
+                    h(
+                      "button",
+                      {
+                        type: "button",
+                        onclick: () => {
+                          suggestNet(draft);
+                          setNet(draft.body.architecture);
+                          drawEditor();
+                        },
+                      },
+                      "Begin with a row of layers",
+                    ),
+                  ),
+          ],
+          ["json", "JSON", () => jsonEditor(draft, setNet, changed)],
+          ["catalogue", "Catalogue", () => catalogueForm(draft, setNet)],
+        ],
+        draft.mode,
+        (key) => {
+          draft.mode = key;
+        },
+      ),
+    );
+  };
+  const goTo = (entry) => {
+    if (draft.mode !== "json") {
+      draft.mode = "json";
+      drawEditor();
+    }
+    const area = editor.querySelector("textarea");
+    const [start, end] = locate(area.value, entry.pointer);
+    area.focus();
+    area.setSelectionRange(start, end);
+    area.scrollTop = (area.value.slice(0, start).split("\n").length - 4) * 20;
+  };
+  const mendNet = (patch) => {
+    setNet(patched(draft.body.architecture, patch));
+    drawEditor();
+    announce("Mended.");
+  };
+  const validate = async (signal) => {
+    if (draft.broken) {
+      replace(
+        judged,
+        h(
+          "ul",
+          { class: "entries" },
+          h("li", { class: "bad" }, h("p", {}, h("strong", {}, "Not JSON"), " ", draft.broken)),
+        ),
+      );
+      return;
+    }
+    if (!draft.body.architecture) {
+      replace(judged);
+      return;
+    }
+    try {
+      const verdict = await post("/v1/architectures/validate?drawing=true", draft.body.architecture, { signal });
+      draft.verdict = verdict;
+      replace(
+        judged,
+        verdict.valid
+          ? h("p", { class: "ok", role: "status" }, "The net can be built.")
+          : h(
+              "p",
+              { class: "error-text", role: "status" },
+              `${verdict.errors.length === 1 ? "One mistake" : `${verdict.errors.length} mistakes`} in the net.`,
+            ),
+        entries([...verdict.errors, ...verdict.warnings.map((warning) => ({ severity: "warning", ...warning }))], {
+          go: goTo,
+          mend: byHint(() => draft.body.architecture, mendNet),
+        }),
+        verdict.summary ? net(verdict.summary, verdict.mermaid) : null,
+      );
+    } catch (error) {
+      if (error.name !== "AbortError") replace(judged, failure(error));
+    }
+  };
+
+  // -- training --------------------------------------------------------------------------------------------------------
+  const drawTraining = () => replace(training, trainingForm(draft.body, changed, drawTraining));
+
+  // -- the doctor ------------------------------------------------------------------------------------------------------
+  const submit = h(
+    "button",
+    {
+      type: "button",
+      class: "primary big",
+      disabled: true,
+      onclick: () =>
+        attempt(async () => {
+          const job = await post("/v1/jobs", draft.body);
+          notify("The training begins.");
+          location.hash = `#/jobs/${job.id}`;
+        }),
+    },
+    "Train",
+  );
+  const applyPatch = (patch) => {
+    draft.body = patched(draft.body, patch);
+    draft.touched = true;
+    draft.mode = null;
+    drawEditor();
+    drawTraining();
+    changed();
+    announce("Mended.");
+    submit.focus();
+  };
+  const byWords = byHint(() => draft.body, applyPatch);
+  const examine = async (signal) => {
+    submit.disabled = true;
+    const { body } = draft;
+    const missing = [
+      !body.dataset && "data",
+      !body.architecture && "a net",
+      !body.output.model && "a name for the model",
+    ].filter(Boolean);
+    if (draft.broken) missing.push("a net that is JSON");
+    if (missing.length) {
+      replace(doctor, h("p", { class: "empty" }, `Still needed: ${missing.join(", ")}.`));
+      return;
+    }
+    doctor.setAttribute("aria-busy", "true");
+    try {
+      const found = await post("/v1/jobs?dry_run=true", body, { signal });
+      const bad = found.warnings.some((warning) => warning.severity === "error");
+      submit.disabled = !found.valid;
+      replace(
+        doctor,
+        facts([
+          [
+            "Rows",
+            found.plan.rows
+              ? Object.entries(found.plan.rows)
+                  .map(([part, rows]) => `${number(rows)} ${part}`)
+                  .join(", ")
+              : "–",
+          ],
+          ["Steps", number(found.plan.steps)],
+          ["Parameters", number(found.plan.parameters)],
+          ["Takes about", found.estimate_s === null ? "–" : seconds(found.estimate_s)],
+          ["Memory", bytes(found.memory_bytes)],
+        ]),
+        found.warnings.length
+          ? entries(found.warnings, {
+              mend: (entry) =>
+                entry.patch ? { words: "Mend this", act: () => applyPatch(entry.patch) } : byWords(entry),
+            })
+          : h("p", { class: "ok" }, "Nothing to complain about."),
+        bad ? h("p", { class: "error-text" }, "Mend the mistakes, then train.") : null,
+      );
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (error instanceof Problem && error.entries.length) {
+        const others = error.entries.filter((entry) => !entry.pointer.startsWith("/architecture/"));
+        const inNet = error.entries.length - others.length;
+        replace(
+          doctor,
+          inNet ? h("p", { class: "error-text" }, "The net has to be mended first.") : null,
+          entries(others, { mend: byWords }),
+        );
+      } else replace(doctor, failure(error));
+    } finally {
+      doctor.removeAttribute("aria-busy");
+    }
+  };
+
+  const request = h(
+    "details",
+    {
+      class: "whole",
+      ontoggle: (event) => {
+        if (event.target.open) drawRequest();
+      },
+    },
+    h("summary", {}, "The whole request as JSON"),
+  );
+  const drawRequest = () => {
+    const area = h("textarea", { class: "mono", rows: "16", spellcheck: "false", value: pretty(draft.body) });
+    const wrong = h("p", { class: "error-text", role: "alert" });
+    replace(
+      request,
+      request.querySelector("summary"),
+      field("Request", area, {
+        wide: true,
+        hint: "All that POST /v1/jobs takes: schedulers, early stopping, fine-tuning and more.",
+      }),
+      wrong,
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            try {
+              draft.body = { ...blank(), ...JSON.parse(area.value) };
+              wrong.textContent = "";
+              applyPatch([]);
+            } catch (error) {
+              wrong.textContent = problemText(error);
+            }
+          },
+        },
+        "Use this request",
+      ),
+    );
+  };
+
+  place.append(
+    h(
+      "header",
+      { class: "head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Train"),
+        h("p", { class: "lead" }, "Data, a net, an objective. Checked while you type; nothing runs before you say so."),
+      ),
+    ),
+    h(
+      "div",
+      { class: "train" },
+      h(
+        "div",
+        { class: "stack wide-gap" },
+        card("1 Data", data, about),
+        card("2 Net", editor, judged),
+        card("3 Training", training),
+      ),
+      h(
+        "aside",
+        { class: "stack sticky", "aria-label": "Check and train" },
+        card("4 Check", doctor, h("div", { class: "actions" }, submit), request),
+      ),
+    ),
+  );
+  watch([], () => {}, null);
+  drawEditor();
+  drawTraining();
+  void examine();
+  await drawData();
+}
+
+const plainName = (text) =>
+  text
+    .toLowerCase()
+    .replace(/\.[a-z0-9]+$/, "")
+    .replace(/[^a-z0-9._-]+/g, "-")
+    .replace(/^[^a-z0-9]+|[.]+$/g, "")
+    .slice(0, 63) || "model";
+
+// -- data ---------------------------------------------------------------------------------------------------------------
+
+const FORMATS = {
+  csv: "csv",
+  tsv: "csv",
+  parquet: "parquet",
+  jsonl: "jsonl",
+  ndjson: "jsonl",
+  npz: "npz",
+  zip: "images",
+};
+
+function uploadForm(make) {
+  const form = h("div", {});
+  const zone = dropZone(
+    "Choose a file",
+    "or drop it here: CSV, Parquet, JSON lines, NPZ, or a zip of images",
+    (file) => attempt(() => take(file)),
+    { accept: ".csv,.tsv,.parquet,.jsonl,.ndjson,.npz,.zip" },
+  );
+  async function take(file) {
+    const type = FORMATS[file.name.split(".").pop().toLowerCase()];
+    if (!type) {
+      replace(
+        form,
+        h(
+          "p",
+          { class: "error-text", role: "alert" },
+          "Of this name it is not known what the file is. Give it the ending of its format.",
+        ),
+      );
+      return;
+    }
+    const columns =
+      type === "csv"
+        ? header(await file.slice(0, 65_536).text())
+        : type === "jsonl"
+          ? jsonKeys(await file.slice(0, 65_536).text())
+          : null;
+    const target = { value: columns?.at(-1) ?? "" };
+    const size = { value: "" };
+    const name = h("input", { type: "text", value: plainName(file.name), spellcheck: "false" });
+    const parts = [field("Name", name)];
+    if (columns?.length)
+      parts.push(
+        field(
+          "What is to be predicted",
+          select(columns, target.value, (value) => {
+            target.value = value;
+          }),
+          { hint: `The other ${columns.length - 1} columns are inputs.` },
+        ),
+      );
+    else if (type === "parquet")
+      parts.push(
+        field(
+          "What is to be predicted",
+          h("input", {
+            type: "text",
+            oninput: (event) => {
+              target.value = event.target.value;
+            },
+          }),
+          { hint: "The name of a column." },
+        ),
+      );
+    else if (type === "images")
+      parts.push(
+        field(
+          "Size in pixels",
+          h("input", {
+            type: "number",
+            min: "4",
+            placeholder: "as they are",
+            oninput: (event) => {
+              size.value = event.target.value;
+            },
+          }),
+          { hint: "One folder for each class. Images of different sizes need it." },
+        ),
+      );
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: "primary",
+        onclick: () =>
+          attempt(async () => {
+            button.disabled = true;
+            button.textContent = "Uploading…";
+            try {
+              const { id } = await upload(file);
+              const source =
+                type === "npz"
+                  ? { type, upload: id, inputs: "x", target: "y" }
+                  : type === "images"
+                    ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
+                    : { type, upload: id, inputs: "*", target: target.value };
+              await make(name.value.trim() || file.name, source);
+            } finally {
+              button.disabled = false;
+              button.textContent = "Use this data";
+            }
+          }),
+      },
+      "Use this data",
+    );
+    replace(form, h("div", { class: "row" }, parts), button);
+    button.focus();
+  }
+  return h("div", { class: "stack" }, zone, form);
+}
+
+function header(text) {
+  const line = text.split(/\r?\n/)[0].replace(/^\ufeff/, "");
+  const by = [",", ";", "\t"].sort((a, b) => line.split(b).length - line.split(a).length)[0];
+  return line.split(by).map((name) => name.trim().replace(/^"|"$/g, ""));
+}
+
+function jsonKeys(text) {
+  try {
+    return Object.keys(JSON.parse(text.split("\n")[0]));
+  } catch {
+    return null;
+  }
+}
+
+function datasetView(dataset, preview, profile) {
+  const byName = new Map(profile.columns.map((column) => [column.name, column]));
+  const text = (value) =>
+    typeof value === "number"
+      ? number(value)
+      : Array.isArray(value)
+        ? value.length <= 6 && !Array.isArray(value[0])
+          ? value.map(text).join(", ")
+          : shape(sizes(value))
+        : value === null
+          ? "missing"
+          : String(value);
+  return h(
+    "div",
+    { class: "dataset" },
+    facts([
+      ["Dataset", dataset.name ?? dataset.id],
+      ["Rows", number(dataset.rows)],
+      ["Size", bytes(dataset.size_bytes)],
+    ]),
+    profile.warnings.length ? entries(profile.warnings.map((warning) => ({ severity: "warning", ...warning }))) : null,
+    h("h3", {}, "Profile"),
+    table(
+      "Columns",
+      ["Column", "Role", "Type", "Values", { label: "Missing", numeric: true }, "Distribution"],
+      dataset.columns.map((column) => {
+        const about = byName.get(column.name) ?? {};
+        return [
+          column.name,
+          column.role,
+          column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype,
+          about.min !== undefined && about.min !== null
+            ? `${number(about.min)} to ${number(about.max)}`
+            : about.distinct
+              ? `${about.distinct} different`
+              : column.classes
+                ? `${column.classes.length} classes`
+                : "–",
+          number(about.missing ?? 0),
+          histogram({ ...about, name: column.name }),
+        ];
+      }),
+    ),
+    h("h3", {}, "First rows"),
+    table(
+      "First rows",
+      preview.columns.map((column) => ({
+        label: column.name ?? String(column),
+        numeric: !column.shape?.length && ["float", "int"].includes(column.dtype),
+      })),
+      preview.rows.map((row) => row.map(text)),
+    ),
+  );
+}
+
+const sizes = (value) => (Array.isArray(value) ? [value.length, ...sizes(value[0])] : []);
+
+/** Fill in what suits a dataset: steps, objective, net, batches. A proposal, which the person changes. */
+function suggest(draft, dataset, profile) {
+  const { body } = draft;
+  const inputs = dataset.columns.filter((column) => column.role === "input");
+  const target = dataset.columns.find((column) => column.role === "target");
+  const seen = profile.columns.find((column) => column.name === target?.name);
+  const classes =
+    target?.classes?.length ?? (target?.dtype === "int" && seen?.min === 0 && seen.max < 50 ? seen.max + 1 : null);
+  const generated = ["polynomial", "gaussian_clouds", "striped_images"].includes(dataset.source.type);
+  const texts = inputs.filter((column) => column.dtype === "text");
+  const image = inputs.length === 1 && inputs[0].shape.length === 3;
+  body.preprocessing = [];
+  if (!image && !generated && inputs.some((column) => column.dtype !== "text"))
+    body.preprocessing.push({ type: "standardize" });
+  if (texts.length) body.preprocessing.push({ type: "one_hot" });
+  body.objective = { type: classes ? "cross_entropy" : "mse" };
+  const outputs = classes ?? (target?.shape?.length === 1 ? target.shape[0] : 1);
+  const width = inputs.reduce(
+    (sum, column) =>
+      sum +
+      (column.dtype === "text"
+        ? (column.classes?.length ?? 1)
+        : column.shape.reduce((product, size) => product * size, 1)),
+    0,
+  );
+  draft.row = { shape: image || (inputs.length === 1 && inputs[0].shape.length) ? inputs[0].shape : [width], outputs };
+  body.architecture = image
+    ? imageNet(inputs[0].shape, outputs)
+    : rowNet(inputs.length === 1 && inputs[0].shape.length ? inputs[0].shape : [width], outputs);
+  body.optimizer = { type: "Adam", lr: 0.01 };
+  body.budget = { epochs: image ? 8 : 60 };
+  body.checkpoint = { every_s: 2 }; // what the pictures and the predictions before the end are made of
+  if (dataset.rows >= 200) body.batch_size = image ? 16 : 32;
+  else delete body.batch_size;
+  if (dataset.rows >= 50) body.split = { type: "random", validation: 0.2, seed: 1 };
+  else delete body.split;
+}
+
+/** What rows the net must take and how many numbers it must answer: of the data, else of the net as it is. */
+function wanted(draft) {
+  const was = draft.verdict?.summary;
+  return draft.row ?? { shape: was?.inputs[0]?.shape.slice(1) ?? [1], outputs: was?.outputs[0]?.shape.at(-1) ?? 1 };
+}
+
+function suggestNet(draft) {
+  const { shape: rowShape, outputs } = wanted(draft);
+  draft.body.architecture = rowShape.length === 3 ? imageNet(rowShape, outputs) : rowNet(rowShape, outputs);
+}
+
+const sequential = (rowShape, layers) => ({
+  schema: "arch/1",
+  inputs: [{ name: "x", shape: ["B", ...rowShape] }],
+  root: { type: "Sequential", layers },
+});
+const layer = (type, given = {}) => ({
+  type,
+  ...LAYERS[type][0],
+  ...Object.fromEntries(LAYERS[type][1].map(([name, value]) => [name, value])),
+  ...given,
+});
+const rowNet = (rowShape, outputs) =>
+  sequential(rowShape, [
+    ...(rowShape.length > 1 ? [layer("Flatten")] : []),
+    layer("Linear", { out_features: 16 }),
+    layer("ReLU"),
+    layer("Linear", { out_features: outputs }),
+  ]);
+const imageNet = (rowShape, outputs) =>
+  sequential(rowShape, [
+    layer("Conv2d"),
+    layer("ReLU"),
+    layer("MaxPool2d"),
+    layer("Conv2d", { out_channels: 16 }),
+    layer("ReLU"),
+    layer("MaxPool2d"),
+    layer("Flatten"),
+    layer("Linear", { out_features: outputs }),
+  ]);
+
+// -- the net ------------------------------------------------------------------------------------------------------------
+
+/** Whether the form can show all of a document. */
+function formCan(authored) {
+  if (
+    !authored ||
+    Object.keys(authored).some((key) => !["schema", "inputs", "root"].includes(key)) ||
+    authored.inputs?.length !== 1
+  )
+    return false;
+  const { root } = authored;
+  return (
+    root?.type === "Sequential" &&
+    Object.keys(root).every((key) => ["type", "layers"].includes(key)) &&
+    Array.isArray(root.layers) &&
+    root.layers.every((one) => {
+      const known = LAYERS[one.type];
+      return (
+        known &&
+        Object.keys(one).every((key) => key === "type" || key in known[0] || known[1].some(([name]) => name === key))
+      );
+    })
+  );
+}
+
+function netForm(authored, set) {
+  const rows = h("ol", { class: "layers" });
+  let now = authored;
+  const write = (layers, focus) => {
+    now = { ...now, root: { ...now.root, layers } };
+    set(now);
+    draw();
+    if (focus !== undefined)
+      rows.querySelectorAll("li")[Math.min(focus, layers.length - 1)]?.querySelector("select")?.focus();
+  };
+  const rowShape = h("input", {
+    type: "text",
+    value: now.inputs[0].shape.slice(1).join(", "),
+    spellcheck: "false",
+    onchange: (event) => {
+      const given = event.target.value
+        .split(/[,×x\s]+/)
+        .filter(Boolean)
+        .map((part) => (/^\d+$/.test(part) ? Number(part) : part));
+      now = { ...now, inputs: [{ ...now.inputs[0], shape: ["B", ...given] }] };
+      set(now);
+    },
+  });
+  const draw = () => {
+    const { layers } = now.root;
+    replace(
+      rows,
+      layers.map((one, i) =>
+        h(
+          "li",
+          {},
+          h("span", { class: "layer-number", "aria-hidden": "true" }, i + 1),
+          select(
+            Object.keys(LAYERS),
+            one.type,
+            (type) =>
+              write(
+                layers.map((other, j) => (j === i ? layer(type) : other)),
+                i,
+              ),
+            { "aria-label": `Layer ${i + 1}` },
+          ),
+          h(
+            "div",
+            { class: "layer-fields" },
+            LAYERS[one.type][1].map(([name, value, whole]) => {
+              const id = newId("l");
+              return h(
+                "span",
+                { class: "mini" },
+                h("label", { for: id }, name.replaceAll("_", " ")),
+                h("input", {
+                  id,
+                  type: "number",
+                  step: whole ? "1" : "any",
+                  min: "0",
+                  value: String(one[name] ?? value),
+                  oninput: (event) => {
+                    if (event.target.value === "") return;
+                    now = {
+                      ...now,
+                      root: {
+                        ...now.root,
+                        layers: now.root.layers.map((other, j) =>
+                          j === i ? { ...other, [name]: Number(event.target.value) } : other,
+                        ),
+                      },
+                    };
+                    set(now);
+                  },
+                }),
+              );
+            }),
+          ),
+          h(
+            "div",
+            { class: "layer-buttons" },
+            h(
+              "button",
+              {
+                type: "button",
+                class: "quiet small",
+                disabled: i === 0,
+                "aria-label": `Move layer ${i + 1} up`,
+                onclick: () => write(swap(now.root.layers, i, i - 1), i - 1),
+              },
+              "↑",
+            ),
+            h(
+              "button",
+              {
+                type: "button",
+                class: "quiet small",
+                disabled: i === layers.length - 1,
+                "aria-label": `Move layer ${i + 1} down`,
+                onclick: () => write(swap(now.root.layers, i, i + 1), i + 1),
+              },
+              "↓",
+            ),
+            h(
+              "button",
+              {
+                type: "button",
+                class: "quiet small",
+                "aria-label": `Remove layer ${i + 1}`,
+                disabled: layers.length === 1,
+                onclick: () =>
+                  write(
+                    now.root.layers.filter((_, j) => j !== i),
+                    i,
+                  ),
+              },
+              "×",
+            ),
+          ),
+        ),
+      ),
+    );
+  };
+  draw();
+  return h(
+    "div",
+    { class: "stack" },
+    field("Shape of one row", rowShape, { hint: "Without the batch, for example 4, or 1, 28, 28." }),
+    rows,
+    h(
+      "div",
+      { class: "actions" },
+      ["Linear", "ReLU", "Dropout", "Conv2d", "MaxPool2d"].map((type) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "small",
+            onclick: () => {
+              const { layers } = now.root;
+              write([...layers.slice(0, -1), layer(type), ...layers.slice(-1)], layers.length - 1);
+            },
+          },
+          `+ ${type}`,
+        ),
+      ),
+    ),
+  );
+}
+
+function swap(list, i, j) {
+  const copy = [...list];
+  [copy[i], copy[j]] = [copy[j], copy[i]];
+  return copy;
+}
+
+function jsonEditor(draft, set, changed) {
+  const area = h("textarea", {
+    class: "mono tall",
+    rows: "18",
+    spellcheck: "false",
+    autocapitalize: "off",
+    value: draft.broken ? draft.text : pretty(draft.body.architecture),
+    oninput: () => {
+      draft.text = area.value;
+      draft.touched = true;
+      try {
+        set(JSON.parse(area.value));
+      } catch (error) {
+        draft.broken = error.message;
+        changed();
+      }
+    },
+  });
+  return field("Architecture document", area, {
+    wide: true,
+    hint: "Sequential layers, or a Graph with its forward as lines. Tab leaves the editor.",
+  });
+}
+
+function catalogueForm(draft, set) {
+  const place = h("div", { class: "stack" });
+  void attempt(async () => {
+    const { data: nets } = await get("/v1/architectures/catalogue");
+    const chosen = {
+      name: draft.body.architecture?.catalogue ?? nets[0].name,
+      params: { ...draft.body.architecture?.params },
+    };
+    const fields = h("div", { class: "fields" });
+    const first = h(
+      "div",
+      { class: "actions" },
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            chosen.params = fitting(draft, nets.find((one) => one.name === chosen.name).params);
+            draw();
+            write();
+          },
+        },
+        "Use this net",
+      ),
+      h("p", { class: "hint" }, "It replaces the net above."),
+    );
+    first.hidden = Boolean(draft.body.architecture?.catalogue);
+    const write = () => {
+      first.hidden = true;
+      set({ catalogue: chosen.name, params: chosen.params });
+    };
+    const draw = () =>
+      replace(
+        fields,
+        Object.entries(nets.find((one) => one.name === chosen.name).params).map(([name, usual]) => {
+          const value = chosen.params[name] ?? usual;
+          const read = (text) =>
+            Array.isArray(usual)
+              ? text
+                  .split(/[,\s]+/)
+                  .filter(Boolean)
+                  .map(Number)
+              : Number(text);
+          if (typeof usual === "boolean")
+            return check(name.replaceAll("_", " "), value, (on) => {
+              chosen.params[name] = on;
+              write();
+            });
+          return field(
+            name.replaceAll("_", " "),
+            h("input", {
+              type: Array.isArray(usual) ? "text" : "number",
+              step: "any",
+              value: Array.isArray(value) ? value.join(", ") : String(value),
+              oninput: (event) => {
+                if (event.target.value === "") return;
+                chosen.params[name] = read(event.target.value);
+                write();
+              },
+            }),
+          );
+        }),
+      );
+    replace(
+      place,
+      field(
+        "Net",
+        select(
+          nets.map((one) => one.name),
+          chosen.name,
+          (name) => {
+            chosen.name = name;
+            chosen.params = fitting(draft, nets.find((one) => one.name === name).params);
+            draw();
+            write();
+          },
+        ),
+      ),
+      fields,
+      first,
+    );
+    draw();
+  });
+  return place;
+}
+
+/** Params that suit what the net before took and answered. */
+function fitting(draft, params) {
+  const { shape: rowShape, outputs } = wanted(draft);
+  const found = {};
+  if ("in_features" in params) found.in_features = rowShape.reduce((product, size) => product * size, 1);
+  if ("in_channels" in params && rowShape.length === 3) found.in_channels = rowShape[0];
+  if ("num_classes" in params) found.num_classes = outputs;
+  if ("hidden" in params) found.hidden = [32, 32];
+  return found;
+}
+
+// -- training -----------------------------------------------------------------------------------------------------------
+
+function trainingForm(body, changed, redraw) {
+  const set = (work) => (value) => {
+    work(value);
+    changed();
+  };
+  const numeric = (value, props, work) =>
+    h("input", {
+      type: "number",
+      value: value === undefined || value === null ? "" : String(value),
+      ...props,
+      oninput: (event) => {
+        work(event.target.value === "" ? undefined : Number(event.target.value));
+        changed();
+      },
+    });
+  const put = (owner, name) => (value) => {
+    if (value === undefined) delete owner[name];
+    else owner[name] = value;
+  };
+  const has = (type) => (body.preprocessing ?? []).some((step) => step.type === type);
+  const objectives = OBJECTIVES.some(([key]) => key === body.objective?.type)
+    ? OBJECTIVES
+    : [...OBJECTIVES, [body.objective?.type, body.objective?.type]];
+  const optimizers = OPTIMIZERS.includes(body.optimizer?.type) ? OPTIMIZERS : [...OPTIMIZERS, body.optimizer?.type];
+  const alias = body.output?.alias_on_success;
+  return h(
+    "div",
+    { class: "stack" },
+    h(
+      "div",
+      { class: "fields" },
+      field(
+        "Objective",
+        select(
+          objectives,
+          body.objective?.type,
+          set((value) => {
+            body.objective = { type: value };
+          }),
+        ),
+        { hint: "What is made small." },
+      ),
+      field(
+        "Optimizer",
+        select(
+          optimizers,
+          body.optimizer?.type,
+          set((value) => {
+            body.optimizer = { type: value, lr: body.optimizer?.lr };
+          }),
+        ),
+      ),
+      field("Learning rate", numeric(body.optimizer?.lr, { step: "any", min: "0" }, put(body.optimizer, "lr"))),
+      field("Epochs", numeric(body.budget?.epochs, { min: "1", step: "1" }, put(body.budget, "epochs"))),
+      field(
+        "Batch size",
+        numeric(body.batch_size, { min: "1", step: "1", placeholder: "all rows" }, put(body, "batch_size")),
+      ),
+      field(
+        "Held out for validation",
+        select(
+          [
+            ["0", "nothing"],
+            ["0.1", "10 %"],
+            ["0.2", "20 %"],
+            ["0.3", "30 %"],
+            ...(body.split && ![0.1, 0.2, 0.3].includes(body.split.validation)
+              ? [[String(body.split.validation), "as it is"]]
+              : []),
+          ],
+          String(body.split?.validation ?? 0),
+          set((value) => {
+            if (value === "0") delete body.split;
+            else body.split = { type: "random", seed: 1, ...body.split, validation: Number(value) };
+          }),
+        ),
+      ),
+      field("Seed", numeric(body.seed, { min: "0", step: "1" }, put(body, "seed"))),
+      field(
+        "Name of the model",
+        h("input", {
+          type: "text",
+          value: body.output?.model ?? "",
+          spellcheck: "false",
+          autocomplete: "off",
+          oninput: (event) => {
+            body.output.model = event.target.value.trim();
+            changed();
+          },
+        }),
+      ),
+    ),
+    h(
+      "div",
+      { class: "checks" },
+      check(
+        "Standardize numbers",
+        has("standardize"),
+        set((on) => {
+          body.preprocessing = on
+            ? [{ type: "standardize" }, ...(body.preprocessing ?? [])]
+            : body.preprocessing.filter((step) => step.type !== "standardize");
+          redraw();
+        }),
+        { hint: "To mean 0 and spread 1; part of the version, so predict does it too." },
+      ),
+      check(
+        "Encode texts as one-hot",
+        has("one_hot"),
+        set((on) => {
+          body.preprocessing = on
+            ? [...(body.preprocessing ?? []), { type: "one_hot" }]
+            : body.preprocessing.filter((step) => step.type !== "one_hot");
+          redraw();
+        }),
+      ),
+      check(
+        "Make it the champion when it succeeds",
+        Boolean(alias),
+        set((on) => {
+          if (on) body.output.alias_on_success = "champion";
+          else delete body.output.alias_on_success;
+        }),
+        {
+          hint:
+            typeof alias === "object" && alias
+              ? `If ${Object.values(alias)[0]}.`
+              : "Its answers are then what others get.",
+        },
+      ),
+    ),
+  );
+}

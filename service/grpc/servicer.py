@@ -1,0 +1,514 @@
+"""The Open Inference Protocol over gRPC: messages to the view of the data plane and back, errors to gRPC's codes.
+
+It runs on the event loop of the server, so its requests ride in the same batches as those over HTTP. Knows messages and
+codes; what the operations mean stands in `openinference`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import numpy as np
+from google.protobuf import json_format
+from grpc import aio
+
+from service import errors
+from service.errors import Entry, ServiceError, Unauthenticated, Unsupported, summary
+from service.grpc.messages import Method, Protocol, load
+from service.inference import tensors
+from service.inference.tensors import DATATYPES, Requested, Tensor
+from service.keys import ANONYMOUS, Guard, Principal, Scope
+from service.openinference import OpenInference, said
+from service.telemetry import Metrics, log
+
+_log = log(__name__)
+_Context = Any
+"""grpc.aio's ServicerContext; its packages have no types."""
+
+CODES: Final[Mapping[type[ServiceError], grpc.StatusCode]] = {
+    errors.MalformedBody: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PreconditionRequired: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Busy: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.DatabaseBusy: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.StoreError: grpc.StatusCode.UNAVAILABLE,
+    errors.StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.JobFailed: grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""The code of each class of errors; a class that is not here has its parent's."""
+
+SCOPES: Final[Mapping[str, Scope | None]] = {
+    "ServerLive": None,
+    "ServerReady": None,
+    "ServerMetadata": None,
+    "ModelReady": Scope.READ,
+    "ModelMetadata": Scope.READ,
+    "ModelConfig": Scope.READ,
+    "ModelStatistics": Scope.READ,
+    "RepositoryIndex": Scope.READ,
+    "ModelInfer": Scope.PREDICT,
+    "ModelStreamInfer": Scope.PREDICT,
+    "RepositoryModelLoad": Scope.ADMIN,
+    "RepositoryModelUnload": Scope.ADMIN,
+    "Check": None,
+    "Watch": None,
+}
+"""What each operation needs; None needs no key. What is not in the table is denied."""
+
+_TYPED: Final[Mapping[str, str]] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where the elements of each datatype are; FP16 and BF16 can only be raw."""
+
+_WATCH_S: Final = 0.25
+"""So often those who watch the server's health are told whether it has changed."""
+
+
+def code_of(kind: type[ServiceError]) -> grpc.StatusCode:
+    """The gRPC code of a class of errors: that of its nearest class in the table."""
+    return next((CODES[parent] for parent in kind.__mro__ if parent in CODES), grpc.StatusCode.INTERNAL)
+
+
+class Front:
+    """A gRPC server over the view of the data plane; start it on the event loop of the data plane.
+
+    Args:
+        view: what the operations do.
+        guard: who may call them.
+        metrics: requests are counted there under the operation's full name.
+        max_bytes: of one message that is taken.
+    """
+
+    def __init__(self, view: OpenInference, *, guard: Guard, metrics: Metrics, max_bytes: int) -> None:
+        self._view = view
+        self._guard = guard
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._server: Any = None
+        self._inference = load("open_inference.proto")
+        self._health = load("health.proto")
+
+    async def start(self, address: str, *, certificate: tuple[Path, Path] | None = None) -> int:
+        """Listen.
+
+        Args:
+            address: host and port; port 0 takes a free one.
+            certificate: PEM files of the key and of the chain, where TLS is wanted.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self._server = aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._max_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else another server might listen at the same port, unseen
+            ]
+        )
+        self._server.add_generic_rpc_handlers((self._handler(self._inference), self._handler(self._health)))
+        try:
+            if certificate is None:
+                port: int = self._server.add_insecure_port(address)
+            else:
+                key, chain = (path.read_bytes() for path in certificate)
+                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen at {address}.") from error
+        await self._server.start()
+        _log.info(f"Modelyard speaks gRPC at {address}, port {port}.", action="listening_grpc", port=port)
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nothing more, and let what is being answered end within `grace_s`."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    # -- around every operation -------------------------------------------------------------------------------------
+
+    def _handler(self, protocol: Protocol) -> Any:
+        table = {}
+        for method in protocol.methods:
+            work = getattr(self, f"_{_snake(method.name)}")
+            serve = self._one(protocol, method, work)
+            make = grpc.unary_unary_rpc_method_handler
+            if method.answers_stream:
+                serve = self._stream(protocol, method, work)
+                make = (
+                    grpc.stream_stream_rpc_method_handler
+                    if method.takes_stream
+                    else grpc.unary_stream_rpc_method_handler
+                )
+            table[method.name] = make(
+                serve,
+                request_deserializer=method.takes.FromString,
+                response_serializer=method.answers.SerializeToString,
+            )
+        return grpc.method_handlers_generic_handler(protocol.service, table)
+
+    def _one(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
+        route = f"/{protocol.service}/{method.name}"
+
+        async def serve(request: Any, context: _Context) -> Any:
+            started = time.perf_counter()
+            outcome = "5xx"
+            try:
+                principal = self._admit(method.name, context)
+                found = await work(request, context, principal)
+                outcome = "2xx"
+                return found
+            except ServiceError as error:
+                outcome = "4xx"
+                await _refuse(error, context)
+            except asyncio.CancelledError:
+                outcome = "4xx"
+                raise
+            except Exception as error:
+                if isinstance(error, (aio.AbortError, grpc.RpcError)):
+                    raise
+                await self._bug(route, context)
+            finally:
+                self._note(route, outcome, started)
+
+        return serve
+
+    def _stream(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
+        route = f"/{protocol.service}/{method.name}"
+
+        async def serve(request: Any, context: _Context) -> AsyncIterator[Any]:
+            started = time.perf_counter()
+            outcome = "5xx"
+            try:
+                principal = self._admit(method.name, context)
+                async for found in work(request, context, principal):
+                    yield found
+                outcome = "2xx"
+            except ServiceError as error:
+                outcome = "4xx"
+                await _refuse(error, context)
+            except asyncio.CancelledError:
+                outcome = "4xx"
+                raise
+            except Exception as error:
+                if isinstance(error, (aio.AbortError, grpc.RpcError)):
+                    raise
+                await self._bug(route, context)
+            finally:
+                self._note(route, outcome, started)
+
+        return serve
+
+    def _admit(self, method: str, context: _Context) -> Principal:
+        need = SCOPES.get(method, Scope.ADMIN)
+        if need is None or self._guard.open:
+            return ANONYMOUS
+        headers = [
+            (name.encode(), value if isinstance(value, bytes) else value.encode())
+            for name, value in context.invocation_metadata() or ()
+        ]
+        return self._guard.admit(headers, _host(context.peer()), need)
+
+    async def _bug(self, route: str, context: _Context) -> None:
+        self._metrics.internal_errors.inc()
+        identity = uuid.uuid4().hex
+        _log.exception("A request met a bug.", action="internal_error", path=route, request_id=identity)
+        detail = f"This is a bug of the server, not of the request. The log has it as {identity}."
+        await context.abort(grpc.StatusCode.INTERNAL, detail)
+
+    def _note(self, route: str, outcome: str, started: float) -> None:
+        self._metrics.requests.labels("GRPC", route, outcome).inc()
+        self._metrics.request_seconds.labels("GRPC", route).observe(time.perf_counter() - started)
+
+    # -- operations -------------------------------------------------------------------------------------------------
+
+    def _message(self, name: str, content: Mapping[str, Any] | None = None) -> Any:
+        """A message of the protocol from the members that JSON has too."""
+        return json_format.ParseDict(content or {}, self._inference.messages[name](), ignore_unknown_fields=True)
+
+    async def _server_live(self, _request: Any, _context: _Context, _principal: Principal) -> Any:
+        return self._message("ServerLiveResponse", {"live": True})
+
+    async def _server_ready(self, _request: Any, _context: _Context, _principal: Principal) -> Any:
+        return self._message("ServerReadyResponse", {"ready": self._ready()})
+
+    def _ready(self) -> bool:
+        try:
+            self._view.require_ready()
+        except errors.Draining:
+            return False
+        return True
+
+    async def _model_ready(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        ready = True
+        try:
+            await self._view.require_model_ready(self._view.reference(request.name, request.version))
+        except (errors.Draining, errors.ModelQuarantined):
+            ready = False
+        return self._message("ModelReadyResponse", {"ready": ready})
+
+    async def _server_metadata(self, _request: Any, _context: _Context, _principal: Principal) -> Any:
+        return self._message("ServerMetadataResponse", self._view.server())
+
+    async def _model_metadata(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        found = await self._view.metadata(self._view.reference(request.name, request.version))
+        return self._message("ModelMetadataResponse", found.to_dict())
+
+    async def _model_config(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        found = await self._view.config(self._view.reference(request.name, request.version))
+        return self._message("ModelConfigResponse", {"config": found})
+
+    async def _model_statistics(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        reference = self._view.reference(request.name, request.version) if request.name else None
+        return self._message("ModelStatisticsResponse", {"model_stats": await self._view.statistics(reference)})
+
+    async def _repository_index(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        _require_own(request.repository_name)
+        found = await asyncio.to_thread(lambda: self._view.index(ready=request.ready))
+        return self._message("RepositoryIndexResponse", {"models": found})
+
+    async def _repository_model_load(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        _require_own(request.repository_name)
+        await self._view.load(request.model_name, dict(request.parameters))
+        return self._message("RepositoryModelLoadResponse")
+
+    async def _repository_model_unload(self, request: Any, _context: _Context, _principal: Principal) -> Any:
+        _require_own(request.repository_name)
+        await self._view.unload(request.model_name)
+        return self._message("RepositoryModelUnloadResponse")
+
+    async def _model_infer(self, request: Any, context: _Context, principal: Principal) -> Any:
+        remaining = context.time_remaining()
+        deadline = None if remaining is None or remaining > 10**6 else time.monotonic() + remaining
+        reference = self._view.reference(request.model_name, request.model_version)
+        asked = read(request, elements=self._view.elements)
+        self._guard.charge(principal, len(asked.inputs[0].array))
+        found, outputs = await self._view.infer(reference, asked, deadline=deadline)
+        answer = self._inference.messages["ModelInferResponse"](
+            model_name=found.model or "", model_version=str(found.version or ""), id=request.id
+        )
+        for name, value in said(found).items():
+            answer.parameters[name].string_param = value
+        for one in outputs:
+            answer.outputs.add(name=one.name, datatype=one.datatype, shape=one.array.shape)
+            answer.raw_output_contents.append(tensors.to_bytes(one.array, one.datatype))
+        return answer
+
+    async def _model_stream_infer(
+        self, requests: AsyncIterator[Any], context: _Context, principal: Principal
+    ) -> AsyncIterator[Any]:
+        """Answers in the order of the requests; a wrong one is told of in its answer, and the stream goes on."""
+        make = self._inference.messages["ModelStreamInferResponse"]
+        async for request in self._until_drained(requests):
+            try:
+                answer = await self._model_infer(request, context, principal)
+                answer.parameters["triton_final_response"].bool_param = True
+                yield make(infer_response=answer)
+            except ServiceError as error:
+                answer = make(error_message=summary(error.message, error.errors))
+                answer.infer_response.id = request.id
+                answer.infer_response.model_name = request.model_name
+                yield answer
+
+    async def _until_drained(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The requests of a stream; where none comes, the stream ends with the server, which would wait for it.
+
+        Raises:
+            Draining: the server stops.
+        """
+        coming = aiter(requests)
+        while True:
+            reading = asyncio.ensure_future(_next(coming))
+            try:
+                while not (await asyncio.wait({reading}, timeout=_WATCH_S))[0]:
+                    self._view.require_ready()
+            finally:
+                if not reading.done():
+                    reading.cancel()
+            found = reading.result()
+            if found is None:
+                return
+            yield found
+
+    # -- grpc.health.v1 ---------------------------------------------------------------------------------------------
+
+    def _status(self, service: str) -> Any:
+        if service not in ("", self._inference.service):
+            return None
+        return "SERVING" if self._ready() else "NOT_SERVING"
+
+    async def _check(self, request: Any, context: _Context, _principal: Principal) -> Any:
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service here.")
+        return json_format.ParseDict({"status": status}, self._health.messages["HealthCheckResponse"]())
+
+    async def _watch(self, request: Any, _context: _Context, _principal: Principal) -> AsyncIterator[Any]:
+        told = None
+        while True:
+            status = self._status(request.service) or "SERVICE_UNKNOWN"
+            if status != told:
+                told = status
+                yield json_format.ParseDict({"status": status}, self._health.messages["HealthCheckResponse"]())
+            if told == "NOT_SERVING":
+                return  # it stops: a stream that stays open would hold it up
+            await asyncio.sleep(_WATCH_S)
+
+
+def read(request: Any, *, elements: int) -> tensors.Request:
+    """A request from its message.
+
+    Args:
+        request: a ModelInferRequest.
+        elements: the most elements that all inputs may have together.
+
+    Raises:
+        InvalidInput: with every mistake (at most 20).
+        BatchTooLarge: more than `elements`.
+    """
+    raw: Sequence[bytes] = request.raw_input_contents
+    mistakes: list[Entry] = []
+    found: list[Tensor] = []
+    if not request.inputs:
+        mistakes.append(_entry("/inputs", "missing", "A request has inputs.", "one tensor or more"))
+    elif raw and len(raw) != len(request.inputs):
+        detail = f"There are {len(raw)} raw contents for {len(request.inputs)} inputs."
+        mistakes.append(_entry("/raw_input_contents", "shape-mismatch", detail, "one for each input, or none at all"))
+    tensors.refuse(mistakes)
+    seen = 0
+    for place, one in enumerate(request.inputs):
+        at = f"/inputs/{place}"
+        shape = list(one.shape)
+        wrong = tensors.shape_mistakes(shape, at)
+        if not one.name:
+            wrong.append(_entry(f"{at}/name", "missing", "A tensor has a name.", "a text"))
+        if one.name in [tensor.name for tensor in found]:
+            wrong.append(_entry(f"{at}/name", "duplicate", f"The input {one.name!r} stands here twice.", "one of each"))
+        if one.datatype not in DATATYPES:
+            known = ", ".join(DATATYPES)
+            wrong.append(_entry(f"{at}/datatype", "invalid", "A tensor has a datatype.", f"one of {known}"))
+        if raw and one.HasField("contents"):
+            detail = "The tensor is here and among the raw contents."
+            wrong.append(_entry(f"{at}/contents", "conflict", detail, "one of the two"))
+        if wrong:
+            mistakes += wrong
+            continue
+        seen += math.prod(shape)
+        if seen > elements:
+            raise tensors.too_large(elements, seen)
+        try:
+            array = tensors.from_bytes(raw[place], one.datatype, shape, at=at) if raw else _typed(one, shape, at)
+        except errors.InvalidInput as error:
+            mistakes += error.errors
+            continue
+        found.append(Tensor(one.name, one.datatype, array, at))
+    outputs = None
+    if request.outputs:
+        outputs = tuple(
+            Requested(one.name, None, _classes(one, f"/outputs/{place}", mistakes), f"/outputs/{place}")
+            for place, one in enumerate(request.outputs)
+        )
+        names = [one.name for one in outputs]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                detail = f"The output {name!r} stands here twice."
+                mistakes.append(_entry(f"/outputs/{place}/name", "duplicate", detail, "one of each"))
+    tensors.refuse(mistakes)
+    return tensors.Request(tuple(found), outputs, request.id, _parameters(request.parameters), binary=True)
+
+
+def _typed(one: Any, shape: list[int], at: str) -> tensors.Array:
+    """A tensor from its typed contents."""
+    if one.datatype not in _TYPED:
+        detail = f"{one.datatype} has no typed contents."
+        tensors.refuse([_entry(at, "dtype-mismatch", detail, "raw_input_contents")])
+    values = list(getattr(one.contents, _TYPED[one.datatype]))
+    if one.datatype != "BYTES":
+        return tensors.from_json(values, one.datatype, shape, at=f"{at}/contents")
+    if len(values) != math.prod(shape):
+        detail = f"There are {len(values)} texts, and the shape has {math.prod(shape)} elements."
+        tensors.refuse([_entry(at, "shape-mismatch", detail, f"{math.prod(shape)} texts")])
+    found: tensors.Array = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found.reshape(shape)
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, value.WhichOneof("parameter_choice") or "bool_param") for name, value in given.items()}
+
+
+def _classes(one: Any, at: str, mistakes: list[Entry]) -> int:
+    found = _parameters(one.parameters).get("classification", 0)
+    if type(found) is int and found >= 0:
+        return found
+    detail = "This is a number of classes."
+    mistakes.append(_entry(f"{at}/parameters/classification", "wrong-type", detail, "a whole number"))
+    return 0
+
+
+def _entry(at: str, code: str, detail: str, expected: str) -> Entry:
+    return Entry(at, code, detail, expected=expected)
+
+
+def _require_own(repository: str) -> None:
+    if repository:
+        detail = "This server has one repository, without a name."
+        raise Unsupported(detail, errors=[Entry("/repository_name", "unsupported", detail, hint="Leave it out.")])
+
+
+async def _next(coming: AsyncIterator[Any]) -> Any:
+    """The next one, None after the last."""
+    return await anext(coming, None)
+
+
+async def _refuse(error: ServiceError, context: _Context) -> None:
+    """End with the error's code and sentence; its code of ours and when to come again go into the trailing metadata."""
+    trailing = [("modelyard-code", error.code)]
+    if error.retry_after_s is not None or isinstance(error, errors.Busy):
+        seconds = max(1, math.ceil(error.retry_after_s or 1))
+        trailing += [("retry-after", str(seconds)), ("grpc-retry-pushback-ms", str(seconds * 1000))]
+    if isinstance(error, Unauthenticated):
+        trailing.append(("www-authenticate", "Bearer"))
+    await context.abort(code_of(type(error)), summary(error.message, error.errors), tuple(trailing))
+
+
+def _host(peer: str) -> str:
+    """The address in grpc's name of a peer: `ipv4:1.2.3.4:5` or `ipv6:%5B::1%5D:5`."""
+    kind, _, rest = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
+
+
+def _snake(name: str) -> str:
+    """RepositoryModelLoad as repository_model_load."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).strip("_")

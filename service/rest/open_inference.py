@@ -1,0 +1,588 @@
+"""The Open Inference Protocol v2 over HTTP: JSON, the binary tensor extension, compression, the repository, figures.
+
+Routes translate; what they mean stands in `openinference`. Bodies are read here by hand: its clients send JSON under
+any content type or none, and tensors behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, Final
+
+import orjson
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response
+
+from service.errors import (
+    BodyTooLarge,
+    Entry,
+    Unsupported,
+    UnsupportedEncoding,
+    ValidationFailed,
+    shorten,
+)
+from service.inference import tensors
+from service.inference.runtime import Inference
+from service.inference.tensors import DATATYPE_OF, DATATYPES, Answered, Tensor
+from service.keys import Guard
+from service.openinference import Described, OpenInference, Watch, said
+from service.rest import bodies
+from service.rest.auth import principal_of
+from service.rest.fast import Incoming, Lane, Reply
+from service.schemas.document import RESOURCE_NAME
+from service.schemas.versions import Reference
+
+LENGTH: Final = "inference-header-content-length"
+_BINARY: Final = "application/octet-stream"
+_REFERENCES: Final = 10_000
+"""Names with slots that are remembered; they come from clients, so there must be an end."""
+_COMPRESS_FROM: Final = 1024
+"""Shorter answers go as they are: compressed they would hardly be shorter."""
+
+_WINDOWS: Final = {"gzip": 31, "deflate": 15}
+"""What zlib calls the two encodings; deflate is the zlib format, as HTTP says."""
+
+Name = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["quadratic"])]
+Slot = Annotated[
+    str,
+    Path(pattern=RESOURCE_NAME, max_length=63, examples=["1"], description="The number of a version, or an alias."),
+]
+Answer = tuple[bytes, dict[str, str]]
+
+
+class Exchange:
+    """One inference request from its bytes to the bytes of its answer, without the framework's requests."""
+
+    def __init__(self, view: OpenInference, *, max_bytes: int) -> None:
+        self._view = view
+        self._max_bytes = max_bytes
+        self._references: dict[tuple[str, str | None], Reference] = {}
+
+    async def answer(
+        self,
+        name: str,
+        slot: str | None,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        charge: Callable[[int], None],
+    ) -> Answer:
+        """The body and the headers of the answer 200.
+
+        Args:
+            name: of the model.
+            slot: the version's number or an alias, if the path has one.
+            headers: of the request, by names in lower case.
+            body: as it came, perhaps compressed.
+            charge: told the rows before they are queued; it may raise.
+
+        Raises:
+            ServiceError: whatever is wrong; under /v2 the statuses of `problems` hold, with 400 in place of 422.
+        """
+        view = self._view
+        reference = self._reference(name, slot)
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            body = await _here_or_aside(len(body), decompress, body, encoding, self._max_bytes)
+        told = headers.get(LENGTH)
+        length = None if told is None else _length(told)
+        if length == 0:
+            request = _raw(body, await view.takes(reference), elements=view.elements)
+        else:
+            json_bytes = len(body) if length is None else min(length, len(body))
+            request = await _here_or_aside(json_bytes, _decode, body, length, view.elements)
+        charge(len(request.inputs[0].array))
+        found, outputs = await view.infer(reference, request)
+        content, header = tensors.encode(
+            outputs,
+            model=found.model or name,
+            version="" if found.version is None else str(found.version),
+            id=request.id,
+            parameters=said(found),
+        )
+        out = {
+            "Content-Type": "application/json" if header is None else _BINARY,
+            "Server-Timing": _timing(found),
+        }
+        if header is not None:
+            out["Inference-Header-Content-Length"] = str(header)
+        if found.version is not None:
+            out["X-Model-Version"] = str(found.version)
+        if len(content) >= _COMPRESS_FROM:
+            out["Vary"] = "Accept-Encoding"
+            wanted = accepted_encoding(headers.get("accept-encoding", ""))
+            if wanted is not None:
+                content = await _here_or_aside(len(content), _compress, content, wanted)
+                out["Content-Encoding"] = wanted
+        return content, out
+
+    async def plain(
+        self,
+        name: str,
+        slot: str | None,
+        body: bytes,
+        *,
+        charge: Callable[[int], None],
+        watch: Watch,
+    ) -> tuple[bytes, int | None, str] | None:
+        """The answer to a request that is nothing but a few numbers in JSON, its version and its times.
+
+        None where it is anything else, or something about it is odd: then `answer` is the way.
+        """
+        asked = tensors.plain(body)
+        if asked is None:
+            return None
+        found = await self._view.infer_plain(self._reference(name, slot), asked, charge=charge, watch=watch)
+        if found is None:
+            return None
+        outputs = [Answered(name, DATATYPE_OF[array.dtype.name], array) for name, array in found.outputs.items()]
+        version = "" if found.version is None else str(found.version)
+        content, _ = tensors.encode(
+            outputs, model=found.model or name, version=version, id=asked.id, parameters=said(found)
+        )
+        return content, found.version, _timing(found)
+
+    def _reference(self, name: str, slot: str | None) -> Reference:
+        reference = self._references.get((name, slot))
+        if reference is None:
+            reference = self._view.reference(name, slot)
+            if len(self._references) < _REFERENCES:
+                self._references[name, slot] = reference
+        return reference
+
+
+def _timing(found: Inference) -> str:
+    return f"queue;dur={found.queue_s * 1000:.3f}, infer;dur={found.infer_s * 1000:.3f}"
+
+
+def decompress(body: bytes, encoding: str, most: int) -> bytes:
+    """The body behind `Content-Encoding`, at most `most` bytes of it.
+
+    Raises:
+        UnsupportedEncoding: neither gzip nor deflate.
+        BodyTooLarge: it is larger.
+        MalformedBody: it is not what the header says.
+    """
+    if encoding not in _WINDOWS:
+        detail = f"The encoding {shorten(encoding)} is not read here."
+        entry = Entry("/header/content-encoding", "unsupported-encoding", detail, expected="gzip or deflate")
+        raise UnsupportedEncoding(detail, errors=[entry])
+    reader = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        found = reader.decompress(body, most + 1)
+    except zlib.error:
+        found = b""
+    if len(found) > most:
+        detail = f"Decompressed, the body is larger than the {most} bytes that are taken here."
+        raise BodyTooLarge(detail, limit={"name": "body_bytes", "value": most})
+    if not reader.eof or reader.unused_data:
+        raise tensors.malformed(
+            f"The body is not whole {encoding} data.",
+            at="/header/content-encoding",
+            hint="Compress the whole body once: gzip, or the zlib format for deflate.",
+        )
+    return found
+
+
+def accepted_encoding(header: str) -> str | None:
+    """The first of gzip and deflate that a client takes."""
+    refused: list[str] = []
+    found: list[str] = []
+    for part in header.lower().split(","):
+        name, _, quality = part.partition(";")
+        (refused if re.fullmatch(r"\s*q=0(\.0*)?\s*", quality) else found).append(name.strip())
+    return next((name for name in _WINDOWS if name in found and name not in refused), None)
+
+
+def _compress(content: bytes, encoding: str) -> bytes:
+    writer = zlib.compressobj(1, wbits=_WINDOWS[encoding])
+    return writer.compress(content) + writer.flush()
+
+
+async def _here_or_aside(size: int, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do what is short at once, and what is long in a thread, so that nobody waits for it."""
+    if size < bodies.INLINE_BYTES:
+        return work(*arguments)
+    return await run_sync(work, *arguments)
+
+
+def _decode(body: bytes, length: int | None, elements: int) -> tensors.Request:
+    return tensors.decode(body, header_bytes=length, elements=elements)
+
+
+def _length(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise tensors.malformed(
+            "Inference-Header-Content-Length is a number of bytes.",
+            at=f"/header/{LENGTH}",
+            hint="Send the length of the JSON, before any compression.",
+        )
+    return int(text)
+
+
+def _raw(body: bytes, takes: tuple[Described, ...], *, elements: int) -> tensors.Request:
+    """The request that is nothing but the bytes of one tensor: one row for a version with one input."""
+    inner = takes[0].shape[1:]
+    if len(takes) != 1 or sum(size < 0 for size in inner) > 1:
+        detail = "This version takes more than one tensor, or one of several free sizes: bytes alone do not say enough."
+        raise ValidationFailed(detail, errors=[Entry("", "shape-mismatch", detail, expected="a request with JSON")])
+    [one] = takes
+    if one.datatype == "BYTES":
+        body = len(body).to_bytes(4, "little") + body
+        shape = [1] * len(one.shape)
+    else:
+        known = math.prod(size for size in inner if size > 0)
+        free = len(body) // (known * DATATYPES[one.datatype].size)
+        shape = [1, *(free if size < 0 else size for size in inner)]
+    mistakes = tensors.shape_mistakes(shape, "/inputs/0")
+    tensors.refuse(mistakes)
+    if math.prod(shape) > elements:
+        raise tensors.too_large(elements, math.prod(shape))
+    array = tensors.from_bytes(body, one.datatype, shape, at="/inputs/0")
+    return tensors.Request((Tensor(one.name, one.datatype, array),), binary=True)
+
+
+def lanes(view: OpenInference, *, max_bytes: int) -> Iterator[Lane]:
+    """The short way of inference requests: the same answers without the framework, which tells what is wrong."""
+    exchange = Exchange(view, max_bytes=max_bytes)
+
+    async def serve(named: Mapping[str, str], incoming: Incoming) -> Reply | None:
+        sent = incoming.headers
+        model, slot, body = named["name"], named.get("version"), incoming.body
+        if len(body) < _PLAIN_BYTES and _LENGTH not in sent and b"content-encoding" not in sent:
+            found = await exchange.plain(model, slot, body, charge=incoming.charge, watch=incoming.watch)
+            if found is not None:
+                content, version, timing = found
+                told = [_TYPE, (b"server-timing", timing.encode()), (b"x-model-version", b"%d" % (version or 0))]
+                if len(content) >= _COMPRESS_FROM:
+                    told.append((b"vary", b"accept-encoding"))
+                    wanted = accepted_encoding(sent.get(b"accept-encoding", b"").decode("latin-1"))
+                    if wanted is not None:
+                        content = _compress(content, wanted)
+                        told.append((b"content-encoding", wanted.encode()))
+                return Reply(200, told, content)
+        headers = {name: sent[key].decode("latin-1") for name, key in _READ if key in sent}
+        work = exchange.answer(model, slot, headers, body, charge=incoming.charge)
+        task = asyncio.ensure_future(work)
+        incoming.watch(task)
+        content, out = await task
+        return Reply(200, [(name.lower().encode(), value.encode("latin-1")) for name, value in out.items()], content)
+
+    name = RESOURCE_NAME.strip("^$")
+    model = rf"/v2/models/(?P<name>{name})"
+    for route, pattern in (
+        ("/v2/models/{name}/infer", rf"{model}/infer"),
+        ("/v2/models/{name}/versions/{version}/infer", rf"{model}/versions/(?P<version>{name})/infer"),
+    ):
+        yield Lane(route, re.compile(pattern), _any, serve, max_bytes)
+
+
+_TYPE: Final = (b"content-type", b"application/json")
+_LENGTH: Final = LENGTH.encode()
+_PLAIN_BYTES: Final = 1024
+"""Larger requests are worth no second look."""
+
+_READ: Final = tuple((name, name.encode()) for name in (LENGTH, "content-encoding", "accept-encoding"))
+"""The headers of a request that say how it is to be read and answered."""
+
+
+def _any(_: Mapping[bytes, bytes]) -> bool:
+    """Clients of the protocol send any content type."""
+    return True
+
+
+def router(view: OpenInference, *, guard: Guard, max_bytes: int) -> APIRouter:
+    """Every route of the protocol under /v2; those of what is not done here answer 501."""
+    routes = APIRouter(tags=["open inference"])
+    inference = Exchange(view, max_bytes=max_bytes)
+
+    @routes.get("/v2/", include_in_schema=False)
+    @routes.get("/v2", summary="The server's name, version and extensions")
+    async def server() -> dict[str, Any]:
+        return view.server()
+
+    @routes.get("/v2/health/live", summary="Is the server alive?")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @routes.get("/v2/health/ready", summary="Does the server take requests?")
+    async def ready() -> dict[str, bool]:
+        view.require_ready()
+        return {"live": True, "ready": True}
+
+    @routes.get("/v2/models", summary="The names of all models")
+    def names() -> dict[str, list[str]]:
+        return {"models": view.names()}
+
+    @routes.get("/v2/models/stats", summary="The statistics of every version", responses=_JSON)
+    async def all_statistics() -> Response:
+        return _json({"model_stats": await view.statistics(None)})
+
+    # -- one model, with and without a version ----------------------------------------------------------------------
+
+    async def model_ready(reference: Reference) -> Response:
+        await view.require_model_ready(reference)
+        return _json({"name": reference.model, "ready": True})
+
+    async def metadata(reference: Reference) -> Response:
+        return _json((await view.metadata(reference)).to_dict())
+
+    async def config(reference: Reference) -> Response:
+        return _json(await view.config(reference))
+
+    async def statistics(reference: Reference) -> Response:
+        return _json({"model_stats": await view.statistics(reference)})
+
+    for tail, summary, work in (
+        ("/ready", "Would the model answer?", model_ready),
+        ("", "The tensors that a version takes and answers", metadata),
+        ("/config", "The configuration, in Triton's form", config),
+        ("/stats", "The statistics of a model", statistics),
+    ):
+        _both(routes, view, tail, summary, work)
+
+    async def infer(request: Request, name: str, slot: str | None) -> Response:
+        body = await _read(request, most=max_bytes)
+        charged = guard.open or request.scope.get("modelyard.charged")
+        charge = _nothing if charged else partial(guard.charge, principal_of(request))
+        content, headers = await inference.answer(name, slot, request.headers, body, charge=charge)
+        return Response(content, headers=headers)
+
+    @routes.post("/v2/models/{name}/infer", summary="Infer", responses=_TENSORS, openapi_extra=_REQUEST)
+    async def infer_model(request: Request, name: Name) -> Response:
+        return await infer(request, name, None)
+
+    @routes.post(
+        "/v2/models/{name}/versions/{version}/infer",
+        summary="Infer with a version or an alias",
+        responses=_TENSORS,
+        openapi_extra=_REQUEST,
+    )
+    async def infer_version(request: Request, name: Name, version: Slot) -> Response:
+        return await infer(request, name, version)
+
+    # -- the repository ---------------------------------------------------------------------------------------------
+
+    @routes.post(
+        "/v2/repository/index",
+        summary="Every version with its state",
+        responses=_JSON,
+        openapi_extra=_body({"type": "object", "properties": {"ready": {"type": "boolean"}}}, {"ready": True}),
+    )
+    async def index(request: Request) -> Response:
+        body = await _object(request)
+        wanted = body.get("ready", False)
+        if type(wanted) is not bool:
+            raise _wrong("/ready", "This says yes or no.", "true or false", wanted)
+        return _json(await run_sync(lambda: view.index(ready=wanted)))
+
+    @routes.post(
+        "/v2/repository/models/{name}/load",
+        summary="Load a model",
+        description="The version that the bare name means now. When this answers, it is in memory.",
+        responses=_JSON,
+        openapi_extra=_body({"type": "object"}, {}),
+    )
+    async def load(request: Request, name: Name) -> Response:
+        await view.load(name, _parameters(await _object(request)))
+        return _json({"name": name, "load": True})
+
+    @routes.post(
+        "/v2/repository/models/{name}/unload",
+        summary="Unload a model",
+        description="All its versions leave memory once they have answered what they have begun.",
+        responses=_JSON,
+        openapi_extra=_body({"type": "object"}, {}),
+    )
+    async def unload(request: Request, name: Name) -> Response:
+        _parameters(await _object(request))
+        await view.unload(name)
+        return _json({"name": name, "unload": True})
+
+    # -- what is not done here --------------------------------------------------------------------------------------
+
+    for path, what in (
+        ("/v2/systemsharedmemory/{path:path}", "Shared memory"),
+        ("/v2/cudasharedmemory/{path:path}", "Shared memory"),
+        ("/v2/trace/setting", "A setting of traces"),
+        ("/v2/models/{name}/trace/setting", "A setting of traces"),
+        ("/v2/logging", "A setting of logs"),
+        ("/v2/models/{name}/generate", "Generating text"),
+        ("/v2/models/{name}/generate_stream", "Generating text"),
+        ("/v2/models/{name}/versions/{version}/generate", "Generating text"),
+        ("/v2/models/{name}/versions/{version}/generate_stream", "Generating text"),
+    ):
+        _refused(routes, path, what)
+    return routes
+
+
+def _both(routes: APIRouter, view: OpenInference, tail: str, summary: str, work: Callable[[Reference], Any]) -> None:
+    """The route of a model, and the same with a version."""
+
+    async def of_model(name: Name) -> Response:
+        return await work(view.reference(name, None))
+
+    async def of_version(name: Name, version: Slot) -> Response:
+        return await work(view.reference(name, version))
+
+    word = tail.strip("/") or "metadata"
+    for path, function in (("/v2/models/{name}", of_model), ("/v2/models/{name}/versions/{version}", of_version)):
+        function.__name__ = f"{word}_{function.__name__}"
+        routes.get(path + tail, summary=summary, responses=_JSON)(function)
+
+
+def _refused(routes: APIRouter, path: str, what: str) -> None:
+    async def refuse() -> Response:
+        detail = f"{what} is an extension that this server does not have."
+        raise Unsupported(detail, hint="GET /v2 lists the extensions that it has.")
+
+    routes.add_api_route(path, refuse, methods=["GET", "POST"], include_in_schema=False)
+
+
+def _nothing(_: int) -> None:
+    """Nobody has a quota."""
+
+
+async def _read(request: Request, *, most: int) -> bytes:
+    """The body as it came, at most `most` bytes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > most:
+        raise _too_large(most)
+    pieces = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > most:
+            raise _too_large(most)
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    detail = f"The body is larger than the {most} bytes that are taken here."
+    return BodyTooLarge(detail, limit={"name": "body_bytes", "value": most})
+
+
+_SMALL: Final = 64 * 1024
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    """The body of an operation on the repository: an object, or nothing."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    body = await _read(request, most=_SMALL)
+    if encoding not in ("", "identity"):
+        body = decompress(body, encoding, _SMALL)
+    if not body.strip():
+        return {}
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        text = str(error).partition(":")[0][:200]
+        raise tensors.malformed(f"The body is not well-formed JSON: {text}.", hint="Send an object.") from None
+    if type(found) is not dict:
+        raise _wrong("", "The body is an object.", "an object", found)
+    return found
+
+
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    found = body.get("parameters")
+    if found is None:
+        return {}
+    if type(found) is not dict:
+        raise _wrong("/parameters", "Parameters are an object.", "an object", found)
+    return found
+
+
+def _wrong(at: str, detail: str, expected: str, got: object) -> ValidationFailed:
+    return ValidationFailed(detail, errors=[Entry(at, "wrong-type", detail, expected=expected, got=shorten(got))])
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+# What OpenAPI says of bodies that are read by hand.
+
+_JSON: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"application/json": {"schema": {}}}}}
+
+
+def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    return {
+        "requestBody": {"content": {"application/json": {"schema": schema, "examples": {"plain": {"value": example}}}}}
+    }
+
+
+_PARAMETERS: Final[dict[str, Any]] = {
+    "type": ["object", "null"],
+    "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]},
+}
+_NAMED: Final[dict[str, Any]] = {"name": {"type": "string"}, "parameters": _PARAMETERS}
+_TENSOR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        **_NAMED,
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"enum": list(DATATYPES)},
+        "data": {"type": "array", "items": {}, "description": "Flat or nested, in row-major order."},
+    },
+}
+_REQUEST: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON; or JSON and behind it the bytes of tensors, with Inference-Header-Content-Length.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": ["string", "null"]},
+                        "parameters": _PARAMETERS,
+                        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
+                        "outputs": {
+                            "type": ["array", "null"],
+                            "items": {"type": "object", "required": ["name"], "properties": _NAMED},
+                        },
+                    },
+                },
+                "examples": {
+                    "rows": {
+                        "value": {
+                            "id": "42",
+                            "inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0.5, 0.7]}],
+                        }
+                    }
+                },
+            },
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_TENSORS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The tensors, as JSON or with their bytes behind it.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model_name", "outputs"],
+                    "properties": {
+                        "model_name": {"type": "string"},
+                        "model_version": {"type": "string"},
+                        "id": {"type": "string"},
+                        "parameters": _PARAMETERS,
+                        "outputs": {"type": "array", "items": _TENSOR},
+                    },
+                }
+            },
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}

@@ -1,0 +1,190 @@
+"""uvicorn's HTTP protocol with deadlines for what clients send: silent and dripping connections are cut.
+
+Knows bytes and time; knows no route. Answers are not timed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.rest.middleware import security_headers
+from service.rest.problems import FRAMEWORK, problem
+from service.telemetry import log
+
+MAX_HEADER_BYTES: Final = 32 * 1024
+"""The request line and the headers together."""
+
+_TICK_S: Final = 0.5
+
+_log = log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a client may take.
+
+    Args:
+        headers_s: seconds from the connection's opening, or from a later request's first byte, to the end of its
+            headers.
+        body_s: seconds that every body is given.
+        body_bytes_per_s: each so many bytes that have come give a second more.
+    """
+
+    headers_s: float = 10.0
+    body_s: float = 30.0
+    body_bytes_per_s: int = 64 * 1024
+
+
+class _HeadersTooLarge(Exception):
+    """Ends the parsing; the parser takes it for an error of the request."""
+
+
+class _Part(Enum):
+    """What of a request comes next."""
+
+    NOTHING = "nothing"
+    """None has begun, or all of it is here."""
+    HEADERS = "headers"
+    BODY = "body"
+
+
+class ReceivingProtocol(HttpToolsProtocol):
+    """The protocol. A request that arrives at once sets no timer; `deadlines` is a class attribute, see `receiving`."""
+
+    deadlines = Deadlines()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._awaited = _Part.HEADERS
+        self._since = 0.0  # when this part of the request began, later for each time that we did not read
+        self._received = 0  # bytes of this part
+        self._status = 400  # what a request that the parser refuses is answered with
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
+        """Wait for the first request from now on."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(min(_TICK_S, self.deadlines.headers_s), self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._awaited = _Part.NOTHING
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and start the clock if something of a request is still to come."""
+        self._received += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._awaited is _Part.NOTHING:
+            cycle: RequestResponseCycle | None = self.cycle
+            if cycle is None or not cycle.response_complete:
+                return
+            # Line ends between requests, or the rest of a body that was answered early: they ended the idle time.
+            self._awaited = _Part.HEADERS
+            self._since = self.loop.time()
+            self._received = 0
+        if self._awaited is _Part.HEADERS and self._received > MAX_HEADER_BYTES:
+            self._refuse(431)
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_TICK_S, self._look)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        if self._awaited is _Part.NOTHING:  # the first request's headers are awaited since the connection was made
+            self._awaited = _Part.HEADERS
+            self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """Now the body's time begins."""
+        if self._received > MAX_HEADER_BYTES:  # perhaps with a part of the body
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEADER_BYTES:
+                self._status = 431
+                raise _HeadersTooLarge
+        self._awaited = _Part.BODY
+        self._since = self.loop.time()
+        self._received = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is here."""
+        self._awaited = _Part.NOTHING
+        self._received = 0
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is another protocol's from here on."""
+        self._awaited = _Part.NOTHING
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request in the same form as everything else."""
+        self._refuse(self._status)
+
+    def _look(self) -> None:
+        """Cut the connection if its time is up; else look again while something is still to come."""
+        self._timer = None
+        if self._awaited is _Part.NOTHING or self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self.flow.read_paused:  # we are the slow ones
+            self._since = min(now, self._since + _TICK_S)
+        limits = self.deadlines
+        if self._awaited is _Part.HEADERS:
+            left = self._since + limits.headers_s - now
+        else:
+            left = self._since + limits.body_s + self._received / limits.body_bytes_per_s - now
+        if left <= 0:
+            self._refuse(408)
+        else:
+            self._timer = self.loop.call_later(min(_TICK_S, max(left, 0.001)), self._look)
+
+    def _refuse(self, status: int) -> None:
+        """Close, after a problem where one is due: not to a client that asked nothing, nor amid another answer."""
+        awaited, self._awaited = self._awaited, _Part.NOTHING
+        cycle: RequestResponseCycle | None = self.cycle
+        busy = cycle is not None and not cycle.response_complete
+        if awaited is _Part.BODY:
+            due = cycle is not None and not cycle.response_started
+        else:
+            due = not busy and (status != 408 or self._received > 0)
+        if cycle is not None and busy:
+            cycle.disconnected = True  # whatever answers now, answers nobody
+            cycle.message_event.set()
+        if due:
+            self.transport.write(self._problem(status))
+        self.transport.close()
+
+    def _problem(self, status: int) -> bytes:
+        request_id = uuid.uuid4().hex
+        path = str(dict(self.scope or {}).get("path", ""))
+        code, detail = FRAMEWORK[status]
+        answer = problem({"path": path, "modelyard.request_id": request_id}, status=status, code=code, detail=detail)
+        _log.info("A connection was cut.", action="cut", status=status, code=code, request_id=request_id)
+        headers = [
+            *self.server_state.default_headers,
+            *answer.raw_headers,
+            *security_headers(https=self.scheme == "https"),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        return b"".join([STATUS_LINE[status], lines, b"\r\n", bytes(answer.body)])
+
+
+def receiving(deadlines: Deadlines) -> type[ReceivingProtocol]:
+    """The protocol with these deadlines, as a class for `uvicorn.Config(http=…)`."""
+    return type("ReceivingProtocol", (ReceivingProtocol,), {"deadlines": deadlines})

@@ -1,0 +1,479 @@
+"""The dashboard in a real browser, against a real server: Debian's Chromium, driven by Playwright.
+
+Whatever a test does, its page may ask no other host for anything, break no policy and throw no error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from torch import nn
+
+from service import keys
+from service.engine import doctor
+from service.schemas import examples
+from tests.live import Server, run_job, wait_for
+
+PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
+HOSTILE = "<img src=x onerror=window.hit=1>"
+WRONG: dict[str, list[Any]] = {
+    "inputs": [[0.0, 0.0], [1.0, 1.0]],
+    "targets": [HOSTILE, "</script><script>window.hit=1</script>"],
+}
+
+
+@dataclass
+class Watched:
+    """What a page did that it may not do."""
+
+    foreign: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("dashboard") / "store").start()
+    found.port = int(found.url.rpartition(":")[2])
+    with found.client() as client:
+        run_job(client, examples.TRAIN)
+        run_job(client, {**examples.TRAIN, "seed": 2, "output": {"model": "quadratic"}})
+        run_job(client, examples.CLASSIFY)
+    yield found
+    assert found.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests need the Debian package chromium"
+    found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    yield found
+    found.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str, *, interrupted: bool = False) -> Iterator[Page]:
+    """A page in a context of its own; `interrupted`: failed requests are part of the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_MS)
+    watched = _watch(context, url)
+    page = context.new_page()
+    yield page
+    context.close()
+    assert watched.foreign == []
+    ignored = ("Failed to load resource",) if interrupted else ()
+    assert [text for text in watched.complaints if not text.startswith(ignored or ("\0",))] == []
+
+
+def _watch(context: BrowserContext, url: str) -> Watched:
+    watched = Watched()
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith((url, "data:", "blob:")):
+            watched.foreign.append(request.url)
+
+    context.on("request", asked)
+    context.on("weberror", lambda error: watched.complaints.append(str(error.error)))
+    context.on(
+        "console",
+        lambda message: watched.complaints.append(message.text) if message.type in ("error", "warning") else None,
+    )
+    return watched
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with opened(browser, server.url) as found:
+        yield found
+
+
+def go(page: Page, server: Server, place: str) -> None:
+    """Open a page of the dashboard and wait until it stands."""
+    page.goto(f"{server.url}/ui/{place}")
+    expect(page.locator("main")).to_have_attribute("data-ready", place)
+    expect(page.locator("#connection")).to_have_attribute("data-status", "live")
+
+
+def tab_to(page: Page, name: str, *, backwards: bool = False) -> None:
+    """Press Tab until the control of this name has the focus."""
+    for _ in range(150):
+        page.keyboard.press("Shift+Tab" if backwards else "Tab")
+        found = page.evaluate(
+            """() => { const e = document.activeElement; return e.getAttribute('aria-label')
+               ?? (e.labels?.length ? e.labels[0].textContent : e.textContent.trim()) }"""
+        )
+        if found == name:
+            return
+    raise AssertionError(f"the keyboard does not come to {name!r}")
+
+
+def press(page: Page, name: str, key: str = "Enter") -> None:
+    tab_to(page, name)
+    page.keyboard.press(key)
+
+
+def write(page: Page, name: str, text: str) -> None:
+    tab_to(page, name)
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type(text)
+
+
+def hide(page: Page, *, hidden: bool) -> None:
+    """What a browser does when another tab is shown; no driver can."""
+    page.evaluate(
+        """hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+           document.dispatchEvent(new Event('visibilitychange')) }""",
+        hidden,
+    )
+
+
+def curve(page: Page) -> dict[str, list[float]]:
+    """The loss that the page draws."""
+    found: dict[str, list[float]] = page.evaluate(
+        "() => { const { x, y } = document.querySelector('[aria-label=Curves] .plot').data[0]; return { x, y } }"
+    )
+    return found
+
+
+def test_train_watch_promote_and_predict_by_keyboard_alone(page: Page, server: Server) -> None:
+    go(page, server, "#/")
+    press(page, "Train")
+    expect(page.get_by_role("heading", name="Train", exact=True)).to_be_focused()
+    expect(page.get_by_role("tab", name="Examples")).to_have_attribute("aria-selected", "true")
+    tab_to(page, "Examples")
+    press(page, "A parabola with noiseOne number in, one out: watch a curve being fitted.")
+    expect(page.get_by_text("The net can be built.")).to_be_visible()
+    write(page, "Epochs", "40")
+    write(page, "Name of the model", "typed")
+    press(page, "Make it the champion when it succeeds", "Space")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+    press(page, "Train")
+
+    expect(page.get_by_role("heading", name="Training of typed")).to_contain_text("succeeded")
+    expect(page.locator("[aria-label=Curves] figure[data-drawn]").first).to_be_visible()
+    press(page, "Open typed/1")
+    expect(page.get_by_text("No champion: the newest version, 1, answers.")).to_be_visible()
+    press(page, "Promote version 1")
+    expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
+    tab_to(page, "Ask it", backwards=True)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Playground")).to_be_focused()
+    write(page, "x", "0.5")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-answer]")).to_be_visible()
+
+    shown = page.locator("[data-answer]").get_attribute("data-answer")
+    with server.client() as client:
+        answer = client.post("/predict", json={"model": "typed@champion", "inputs": [[0.5]]}).json()
+    assert float(shown or "nan") == pytest.approx(answer["outputs"][0][0])
+
+
+def test_a_pth_of_a_lost_class_is_imported(page: Page, server: Server) -> None:
+    module = types.ModuleType("lost")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = nn.Linear(1, 10)
+            self.predict = nn.Linear(10, 1)
+
+    Net.__module__, Net.__qualname__ = "lost", "Net"
+    module.Net = Net  # type: ignore[attr-defined]
+    sys.modules["lost"] = module
+    file = io.BytesIO()
+    torch.save(Net(), file)
+    del sys.modules["lost"]
+
+    go(page, server, "#/import")
+    page.get_by_label("Choose a .pt").set_input_files(
+        {"name": "Lost Net.pth", "mimeType": "application/octet-stream", "buffer": file.getvalue()}
+    )
+    expect(page.get_by_label("Name of the model")).to_have_value("lost-net")
+    page.get_by_role("button", name="Read it").click()
+    expect(page.get_by_text("One thing is missing")).to_be_visible()
+    expect(page.get_by_role("region", name="Layers of the file")).to_contain_text("hidden")
+    forward = page.get_by_label("How the net calls its layers (forward)")
+    expect(forward).to_have_value("x = hidden(x)\nreturn predict(x)")
+    forward.fill("x = relu(hidden(x))\nreturn predict(x)")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.get_by_text("Published as lost-net/1")).to_be_visible()
+    page.get_by_role("link", name="Open it").click()
+    page.get_by_role("tab", name="Python").click()
+
+    expect(page.get_by_role("region", name="The net as Python")).to_contain_text("class Net(nn.Module):")
+
+
+def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(page: Page, server: Server) -> None:
+    rows = "\n".join(f"{i / 10},{('red', 'green')[i % 2]},{('a', 'b')[i % 2]}" for i in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "flowers.csv", "mimeType": "text/csv", "buffer": f"length,colour,kind\n{rows}\n".encode()}
+    )
+    expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("colour")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+
+    page.get_by_role("tab", name="JSON").click()
+    editor = page.get_by_label("Architecture document")
+    editor.fill(editor.input_value().replace("ReLU", "Relu"))
+    expect(page.get_by_text("One mistake in the net.")).to_be_visible()
+    page.get_by_role("button", name="Show me").first.click()
+    assert (
+        page.evaluate(
+            "() => { const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd) }"
+        )
+        == '"Relu"'
+    )
+    page.get_by_role("button", name="Use ReLU").first.click()
+    expect(page.get_by_text("The net can be built.")).to_be_visible()
+    expect(editor).to_have_value(re.compile('"ReLU"'))
+
+    page.get_by_label("Encode texts as one-hot").uncheck()
+    expect(page.get_by_text("Mend the mistakes, then train.")).to_be_visible()
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+    page.get_by_role("button", name="Mend this").click()
+    expect(page.get_by_label("Encode texts as one-hot")).to_be_checked()
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+
+
+def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, server: Server) -> None:
+    job = {
+        **examples.CLASSIFY,
+        "architecture": {"catalogue": "mlp", "params": {"in_features": 2, "hidden": [256, 256], "num_classes": 2}},
+        "dataset": {**examples.CLOUDS, "rows_per_class": 500},
+        "budget": {"epochs": 300},
+        "checkpoint": {"every_s": 0.3},
+        "output": {"model": "survivor"},
+    }
+    job.pop("split")
+    with opened(browser, server.url, interrupted=True) as page:
+        with server.client() as client:
+            job_id = client.post("/v1/jobs", json=job).json()["id"]
+        go(page, server, f"#/jobs/{job_id}")
+        chart = page.locator("[aria-label=Curves] figure").first
+        wait_for(lambda: int(chart.get_attribute("data-points") or 0) >= 20)
+        hide(page, hidden=True)
+        expect(page.locator("#connection")).to_have_attribute("data-status", "paused")
+        before = int(chart.get_attribute("data-points") or 0)
+        with server.client() as client:
+            wait_for(lambda: client.get(f"/v1/jobs/{job_id}").json()["progress"]["step"] > before + 20)
+        hide(page, hidden=False)
+        wait_for(lambda: int(chart.get_attribute("data-points") or 0) > before + 20)
+        server.kill()
+        expect(page.locator("#connection")).to_have_attribute("data-status", "lost")
+        server.start()
+        expect(page.locator("#connection")).to_have_attribute("data-status", "live")
+        expect(page.get_by_role("heading", name="Training of survivor")).to_contain_text("succeeded", timeout=60_000)
+        with server.client() as client:
+            series = client.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
+        kept = next(one for one in series if one["name"] == "loss")
+        wait_for(lambda: len(curve(page)["x"]) == len(kept["steps"]))
+        seen = curve(page)
+
+    assert seen["x"] == kept["steps"] == list(range(1, 301))
+    assert seen["y"] == kept["values"]
+
+
+def test_hostile_names_are_text(page: Page, server: Server) -> None:
+    source = {
+        "type": "inline",
+        "inputs": WRONG["inputs"] * 4,
+        "targets": WRONG["targets"] * 4,
+        "columns": [HOSTILE, "b"],
+    }
+    with server.client() as client:
+        dataset = client.post("/v1/datasets", json={"name": "hostile", "source": source}).json()
+        job = run_job(
+            client,
+            {**examples.CLASSIFY, "dataset": dataset["id"], "output": {"model": "hostile"}, "labels": {"who": HOSTILE}},
+        )
+        model = client.get("/v1/models/hostile")
+        client.patch("/v1/models/hostile", json={"notes": HOSTILE}, headers={"If-Match": model.headers["ETag"]})
+    go(page, server, "#/train")
+    page.get_by_role("tab", name=re.compile("Datasets here")).click()
+    page.get_by_role("button", name="Use hostile").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text(HOSTILE)
+    for place, text in {
+        "#/models": HOSTILE,
+        "#/models/hostile": HOSTILE,
+        "#/playground/hostile": HOSTILE,
+        f"#/jobs/{job['id']}": "Training of hostile",
+        "#/jobs/%3Cimg%20src=x%20onerror=window.hit=1%3E": "There is no such page.",
+        "#/playground/%3Cimg%20src=x%20onerror=window.hit=1%3E": f"There is no model {HOSTILE}",
+    }.items():
+        page.goto(f"{server.url}/ui/{place}")
+        expect(page.locator("main")).to_contain_text(text)
+        if place == "#/playground/hostile":
+            page.get_by_role("button", name="Predict").click()
+            expect(page.locator("[data-answer]")).to_have_text(re.compile("<"))
+
+        assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("window.hit") is None
+
+
+def test_no_page_breaks_a_rule_of_accessibility(page: Page, server: Server) -> None:
+    axe = Axe()
+    with server.client() as client:
+        jobs = client.get("/v1/jobs?kind=train&state=succeeded").json()["data"]
+    job = next(one for one in jobs if one["output"]["model"] == "clouds")
+    rules = {
+        "light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+        "dark": ["color-contrast", "link-in-text-block"],  # the others look at no colour
+    }
+    for place in (
+        "#/",
+        "#/train",
+        "#/jobs",
+        f"#/jobs/{job['id']}",
+        "#/models",
+        "#/models/quadratic?a=1&b=2",
+        "#/playground/clouds",
+        "#/import",
+    ):
+        page.goto(f"{server.url}/ui/{place}")
+        expect(page.locator("main")).to_have_attribute("data-ready", place)
+        if place == "#/train":
+            page.get_by_role("tab", name="Examples").click()
+            page.get_by_role("button", name=re.compile("Two clouds")).click()
+            expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+        elif "playground" in place:
+            page.get_by_role("button", name="Predict").click()
+            expect(page.locator("[data-answer]")).to_be_visible()
+        elif "/jobs/" in place:
+            expect(page.locator("figure[data-drawn]").first).to_be_visible()
+        elif "?a=" in place:
+            expect(page.get_by_text("The same net.")).to_be_visible()
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            options = {"runOnly": rules[scheme], "resultTypes": ["violations"]}
+            found = axe.run(page, options=options).response["violations"]
+
+            assert [(place, scheme, one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def test_a_key_is_asked_for_once_and_stays_in_the_tab(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    key, stored = keys.make("person", keys.Scope.PUBLISH, now=datetime.now(UTC))
+    keys.write(file, keys.Keys(keys=(stored,)))
+    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
+    try:
+        with opened(browser, guarded.url, interrupted=True) as page:
+            page.goto(f"{guarded.url}/ui/")
+            page.get_by_role("textbox", name="API key").fill(key)
+            page.get_by_role("button", name="Use this key").click()
+            page.get_by_role("button", name="Train an example now").click()
+            expect(page.get_by_role("heading", name="Training of quadratic")).to_contain_text("succeeded")
+            page.reload()
+            expect(page.get_by_role("link", name="Open quadratic/1")).to_be_visible()
+            page.get_by_role("link", name="Open quadratic/1").click()
+            page.get_by_role("tab", name="Files").click()
+            with page.expect_download() as saved:
+                page.get_by_role("button", name="Weights (.safetensors)").click()
+
+            assert Path(saved.value.path()).stat().st_size > 100
+            assert page.context.cookies() == []
+            assert page.evaluate("Object.keys(localStorage).length") == 0
+    finally:
+        assert guarded.stop() == 0
+
+
+def test_without_plotly_the_tables_still_stand(browser: Browser, server: Server) -> None:
+    with server.client() as client:
+        job = client.get("/v1/jobs?kind=train&state=succeeded").json()["data"][-1]
+    with opened(browser, server.url, interrupted=True) as page:
+        page.route("**/plotly-*.js", lambda route: route.abort())
+        page.goto(f"{server.url}/ui/#/jobs/{job['id']}")
+        table = page.get_by_role("table", name="Loss: loss")
+        expect(table).to_be_visible()
+
+        assert table.get_by_role("row").count() == job["progress"]["step"] + 1
+
+
+def test_the_page_patches_and_points_as_the_server_does(page: Page, server: Server) -> None:
+    go(page, server, "#/")
+    body = {"a/b": {"list": [1, {"~x": "y"}, 3]}, "text": 'with "quotes" and ]', "deep": [[[{"z": None}]]]}
+    patches: list[list[dict[str, Any]]] = [
+        [{"op": "add", "path": "/new", "value": [1]}],
+        [{"op": "replace", "path": "/a~1b/list/1/~0x", "value": 2}],
+        [{"op": "remove", "path": "/a~1b/list/0"}, {"op": "add", "path": "/a~1b/list/0", "value": "first"}],
+    ]
+    patched, found = page.evaluate(
+        """async ([body, patches, pointers]) => {
+             const at = document.querySelector('script[src$="app.js"]').src.replace('app.js', 'format.js');
+             const { patched, locate, pretty } = await import(at);
+             const text = pretty(body, '', 40);
+             return [patches.map(patch => patched(body, patch)), pointers.map(one => text.slice(...locate(text, one)))];
+           }""",
+        [body, patches, ["/a~1b/list/1/~0x", "/text", "/deep/0/0/0/z", "/deep/0/0/0/nowhere", "/a~1b/list/2"]],
+    )
+
+    assert patched == [doctor.patched(body, patch) for patch in patches]
+    assert found == ['"y"', json.dumps(body["text"]), "null", '{"z": null}', "3"]
+
+
+def test_the_page_is_light_and_stands_soon(page: Page, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with server.client() as client:
+        job = next(one for one in client.get("/v1/jobs?kind=train&state=succeeded").json()["data"])
+    page.goto(f"{server.url}/ui/#/jobs/{job['id']}")
+    expect(page.locator("figure[data-drawn]").first).to_be_visible()
+    figures = page.evaluate(
+        """() => ({ resources: performance.getEntriesByType('resource').map(({ name, encodedBodySize, responseEnd }) =>
+               [name, encodedBodySize, responseEnd]), usable: performance.getEntriesByName('usable')[0].startTime,
+               drawn: performance.getEntriesByName('drawn')[0].startTime })"""
+    )
+    own = sum(size for name, size, _ in figures["resources"] if "/ui/" in name and "plotly" not in name)
+    plotly = sum(size for name, size, _ in figures["resources"] if "plotly" in name)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\ndashboard: {own / 1000:.0f} kB of its own and {plotly / 1000:.0f} kB of plotly.js over the wire; "
+            f"usable after {figures['usable'] / 1000:.2f} s, charts after {figures['drawn'] / 1000:.2f} s\n"
+        )
+
+    assert own < 80_000
+    assert 500_000 < plotly < 2_500_000
+    assert figures["usable"] < 10_000  # half a second on a quiet machine
+
+
+def test_the_page_is_served_whole_compressed_and_under_a_strict_policy(server: Server) -> None:
+    with server.client() as client:
+        assert client.get("/").headers["Location"] == "/ui/"
+        page = client.get("/ui/")
+        assert page.headers["Cache-Control"] == "no-cache"
+        assert "Set-Cookie" not in page.headers
+        policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == "'self'"
+        assert re.search(r"<script(?![^>]*src=)|<style|\son[a-z]+=", page.text) is None
+        for path in re.findall(r'(?:href|src|content)="(/ui/[^"]+)"', page.text):
+            asset = client.get(path)
+            assert asset.status_code == 200, path
+            assert "immutable" in asset.headers["Cache-Control"]
+            assert asset.headers["Content-Encoding"] == "gzip"
+            assert client.get(path, headers={"Accept-Encoding": "identity"}).content == asset.content
+        for path in ("/ui/plotly-0.js", "/ui/0/app.js", "/ui/..%2fapp.py", "/ui/0/..%2f..%2fapp.py"):
+            assert client.get(path).status_code == 404, path

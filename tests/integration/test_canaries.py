@@ -1,0 +1,121 @@
+"""Aliases that do more than point, over HTTP: canaries answer their share, shadows are compared, guards take back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from service.schemas import examples
+from tests.live import Server, run_job, wait_for
+from tests.problems import assert_problem
+
+IMAGE = [[[[1.0] * 5] * 5]]
+
+
+def version_of(client: httpx.Client, model: str, scale: float) -> int:
+    """A version whose answers to IMAGE are nine times its scale."""
+    weights = {"conv.weight": [[[[scale] * 3] * 3]]}
+    made = run_job(client, {**examples.IMPORT, "state_dict": weights, "output": {"model": model}})
+    number: int = made["output"]["version"]
+    return number
+
+
+def point(client: httpx.Client, model: str, body: dict[str, Any]) -> httpx.Response:
+    url = f"/v1/models/{model}/aliases/live"
+    seen = client.get(url)
+    headers = {"If-Match": seen.headers["etag"]} if seen.status_code == 200 else {"If-None-Match": "*"}
+    return client.put(url, json=body, headers=headers)
+
+
+def ask(client: httpx.Client, model: str, times: int, *, inputs: Any = IMAGE) -> list[dict[str, Any]]:
+    answers = [client.post("/predict", json={"model": f"{model}@live", "inputs": inputs}) for _ in range(times)]
+    assert {answer.status_code for answer in answers} == {200}
+    return [answer.json() for answer in answers]
+
+
+@pytest.mark.parametrize("inputs", [IMAGE, {"image": IMAGE}], ids=["short way", "long way"])
+def test_a_canary_answers_its_share_and_says_so(client: httpx.Client, inputs: Any) -> None:
+    model = f"canary-{len(str(inputs))}"
+    for scale in (1, 2):
+        version_of(client, model, scale)
+    made = point(client, model, {"version": 1, "canary": {"version": 2, "percent": 40}})
+    answers = ask(client, model, 120, inputs=inputs)
+
+    assert made.status_code == 201
+    assert made.json()["canary"] == {"version": 2, "percent": 40}
+    shares = Counter(answer["version"] for answer in answers)
+    assert 15 < shares[2] < 85  # 48 expected; further off less than once in a billion runs
+    assert all(answer["outputs"][0][0][0][0] == 9 * answer["version"] for answer in answers)
+    assert {answer["alias"] for answer in answers} == {"live"}
+
+
+def test_shadows_are_compared_and_nobody_sees_their_answers(client: httpx.Client) -> None:
+    for scale in (1, 1, 2):
+        version_of(client, "shadowed", scale)
+    point(client, "shadowed", {"version": 1, "shadow": [2, 3]})
+
+    def counted() -> Any:
+        answers = ask(client, "shadowed", 1)
+        assert answers[0]["version"] == 1
+        told = client.get("/v1/models/shadowed/aliases/live/shadow").json()["shadows"]
+        return told if all(each["rows"] >= 3 for each in told) else None
+
+    same, other = wait_for(counted)
+
+    assert (same["version"], same["disagreement"], same["failed"]) == (2, 0.0, 0)
+    assert (other["version"], other["disagreement"], other["largest_difference"]) == (3, 1.0, 9.0)
+
+
+def test_a_guard_takes_a_slow_canary_back_and_the_history_says_why(client: httpx.Client) -> None:
+    for scale in (1, 2):
+        version_of(client, "guarded", scale)
+    guard = {"requests": 10, "latency_s": 1e-9}
+    point(client, "guarded", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
+
+    alias = wait_for(
+        lambda: (
+            ask(client, "guarded", 1)
+            and (found := client.get("/v1/models/guarded/aliases/live").json())["canary"] is None
+            and found
+        )
+    )
+    latest = client.get("/v1/models/guarded/aliases/live/history").json()["data"][0]
+
+    assert (alias["version"], alias["guard"]) == (1, None)
+    assert (latest["action"], latest["by"]) == ("rollback", "guard")
+    assert latest["reason"].startswith("The last 10 answers took")
+    assert ask(client, "guarded", 1)[0]["version"] == 1
+
+
+def test_a_canary_that_cannot_be_loaded_costs_nobody_an_answer(shared_server: Server, client: httpx.Client) -> None:
+    for scale in (1, 2):
+        version_of(client, "broken", scale)
+    weights = shared_server.store / "models" / "broken" / "2" / "weights.pt"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-200] ^= 1
+    weights.write_bytes(content)
+    guard = {"requests": 10, "error_rate": 0.5}
+    point(client, "broken", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
+
+    def taken_back() -> bool:
+        assert ask(client, "broken", 1)[0]["version"] == 1
+        return client.get("/v1/models/broken/aliases/live").json()["canary"] is None
+
+    assert wait_for(taken_back)
+
+
+def test_a_routing_that_cannot_be_is_refused_at_its_place(client: httpx.Client) -> None:
+    version_of(client, "refusing", 1)
+    twice = point(client, "refusing", {"version": 1, "canary": {"version": 1, "percent": 10}})
+    nothing = point(client, "refusing", {"version": 1, "guard": {"requests": 10}})
+    absent = point(client, "refusing", {"version": 1, "shadow": [9]})
+    much = point(client, "refusing", {"version": 1, "canary": {"version": 2, "percent": 101}})
+
+    assert_problem(twice, 422, "validation-failed", pointer="/canary/version")
+    assert_problem(nothing, 422, "validation-failed", pointer="/guard")
+    assert_problem(absent, 404, "not-found", pointer="/shadow/0")
+    assert_problem(much, 422, "validation-failed", pointer="/canary/percent")

@@ -1,0 +1,256 @@
+"""The client against a real server: every operation has a method, and the ways in and out work."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import numpy as np
+import pandas as pd
+import pytest
+
+from service.client import AsyncClient, Client, Dataset
+from service.client.calls import Call
+from service.errors import DeadlinePassed, DigestMismatch, IdempotencyMismatch, JobFailed, NotFound, PreconditionFailed
+from service.schemas import examples
+from service.schemas.jobs import TrainSpec
+from tests.answers import JOB_ID
+from tests.live import Server
+
+SAMPLES: dict[str, Any] = {
+    "job": JOB_ID,
+    "name": "quadratic",
+    "model": "quadratic",
+    "number": 1,
+    "version": 1,
+    "alias": "champion",
+    "digest": "sha256:" + "0" * 64,
+    "dataset": "ds_" + "0" * 32,
+    "upload": "up_" + "0" * 32,
+    "figure": "loss",
+    "view": "python",
+    "code": "not-found",
+    "inputs": [[0.5]],
+    "source": b"bytes",
+    "document": {},
+    "request": {},
+    "edits": {},
+    "a": {},
+    "b": {},
+    "jobs": JOB_ID,
+}
+MADE_OF_OTHERS = {"wait", "resolve", "close", "send", "download", "follow", "each"}
+"""Methods that stand for no operation of their own."""
+
+
+class Anything:
+    """An answer of which everything may be asked."""
+
+    etag = '"1"'
+    aliases: ClassVar[dict[str, int]] = {}
+    latest = 1
+
+
+class Recorder(Client):
+    """A client that notes the calls and sends none."""
+
+    def __init__(self) -> None:
+        self.made: list[Call[Any]] = []
+        super().__init__("http://127.0.0.1:1")
+
+    def send(self, call: Call[Any]) -> Any:
+        self.made.append(call)
+        return Anything()
+
+    def download(self, call: Call[Any], to: object = None) -> bytes:
+        self.made.append(call)
+        return b""
+
+    def follow(self, call: Call[None], **_: object) -> Any:
+        self.made.append(call)
+        return iter(())
+
+
+def every_call() -> list[Call[Any]]:
+    """What the methods ask for, each called with what it requires, and once more with a name and a version."""
+    with Recorder() as client:
+        groups = [client, *(group for group in vars(client).values() if type(group).__module__.startswith("service."))]
+        for group in groups:
+            for name, method in inspect.getmembers(group, inspect.ismethod):
+                if name.startswith("_") or name in MADE_OF_OTHERS:
+                    continue
+                parameters = inspect.signature(method).parameters.values()
+                required = {
+                    one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_POSITIONAL
+                }
+                about = {one.name for one in parameters if one.name in ("name", "version")}
+                for wanted in {
+                    frozenset(required),
+                    frozenset(required | {"name"} & about),
+                    frozenset(required | about),
+                }:
+                    given = {one: SAMPLES[one] for one in wanted}
+                    if name == "infer":
+                        given["inputs"] = {"x": [[0.5]]}
+                    method(**given)
+        return client.made
+
+
+@pytest.fixture(scope="module")
+def document(shared_server: Server) -> dict[str, Any]:
+    """What the server says of itself."""
+    with Client(shared_server.url) as client:
+        return client.server.openapi()
+
+
+@pytest.fixture
+def yard(shared_server: Server) -> Iterator[Client]:
+    """A client of the shared server."""
+    with Client(shared_server.url) as client:
+        yield client
+
+
+def test_every_operation_has_a_method_and_every_method_an_operation(document: dict[str, Any]) -> None:
+    operations = {(method.upper(), path) for path, found in document["paths"].items() for method in found}
+    called = {(call.method, call.path) for call in every_call()} - {("GET", "/openapi.json")}
+
+    assert operations - called == set()
+    assert called - operations == set()
+
+
+def test_the_parameters_of_a_path_are_filled_in() -> None:
+    for call in every_call():
+        pattern = re.sub(r"\{[a-z_]+\}", "[^/{}]+", call.path)
+
+        assert re.fullmatch(pattern, call.url), call
+
+
+def test_each_parameter_of_the_query_is_one_of_the_operation(document: dict[str, Any]) -> None:
+    for call in every_call():
+        if call.path == "/openapi.json":
+            continue
+        told = document["paths"][call.path][call.method.lower()].get("parameters", [])
+        known = {one["name"] for one in told if one["in"] == "query"}
+
+        assert set(call.query) <= known, call
+
+
+class TestJobs:
+    def test_a_job_is_watched_from_its_first_event_to_its_last(self, yard: Client) -> None:
+        job = yard.jobs.submit(TrainSpec.model_validate(examples.TRAIN))
+        events = list(yard.jobs.watch(job))
+
+        assert [event.id for event in events] == sorted({event.id for event in events})
+        assert (events[0].data["state"], events[-1].type) == ("queued", "done")
+        assert [event.id for event in yard.jobs.watch(job, after=events[-3].id)] == [event.id for event in events[-2:]]
+        assert list(yard.jobs.watch(job, after=events[-1].id)) == []
+        assert yard.jobs.wait(job).version == events[-1].data["output"]["version"]
+
+    def test_the_same_key_is_the_same_job_and_with_another_request_a_mistake(self, yard: Client) -> None:
+        one, same = (yard.jobs.submit(examples.TRAIN, key="client-test") for _ in range(2))
+
+        assert one.id == same.id
+        with pytest.raises(IdempotencyMismatch):
+            yard.jobs.submit({**examples.TRAIN, "seed": 2}, key="client-test")
+
+    def test_waiting_ends_in_time_and_the_job_goes_on(self, yard: Client) -> None:
+        job = yard.jobs.submit({**examples.TRAIN, "budget": {"max_seconds": 60}})
+        with pytest.raises(DeadlinePassed):
+            yard.jobs.wait(job, timeout_s=0.5)
+
+        assert not yard.jobs.get(job).ended
+        yard.jobs.cancel(job)
+        with pytest.raises(JobFailed) as caught:
+            yard.jobs.wait(job, timeout_s=60)
+        assert caught.value.failure == "cancelled_by_user"
+
+    def test_a_change_of_what_has_changed_since_it_was_seen_is_refused(self, yard: Client, quadratic: Any) -> None:
+        seen = yard.jobs.get(quadratic["id"])
+        yard.jobs.update(seen.id, labels={"by": "somebody else"})
+
+        with pytest.raises(PreconditionFailed):
+            yard.jobs.update(seen, labels={"by": "me"})
+
+    def test_the_other_face_does_the_same(self, shared_server: Server, quadratic: Any) -> None:
+        async def look() -> tuple[list[str], list[str]]:
+            async with AsyncClient(shared_server.url) as client:
+                events = [event.type async for event in client.jobs.watch(quadratic["id"])]
+                job = await client.jobs.wait(await client.jobs.submit(examples.TRAIN))
+                names = [model.model async for model in client.each(client.models.list, limit=1)]
+                answer = await client.predict(f"quadratic/{job.version}", [[0.5]])
+                return [events[-1], str(answer.version == job.version)], names
+
+        told, names = anyio.run(look)
+        assert told == ["done", "True"]
+        assert len(names) == len(set(names)) >= 1
+
+
+class TestPredict:
+    def test_arrays_and_tables_go_in_and_come_out(self, yard: Client, quadratic: Any, clouds: Any) -> None:
+        rows = np.array([[0.5], [0.7]])
+        expected = yard.predict("quadratic", rows.tolist()).outputs
+
+        assert yard.predict("quadratic", rows).outputs == expected
+        assert yard.models.predict("quadratic", rows).numpy().shape == (2, 1)
+        assert yard.versions.predict("clouds", 1, pd.DataFrame([[2.0, 2.0]]).to_numpy()).frame().shape == (1, 3)
+
+    def test_large_arrays_travel_as_bytes(self, yard: Client, quadratic: Any) -> None:
+        rows = np.linspace(-1, 1, 1000, dtype="float32").reshape(-1, 1)
+        name = yard.v2.metadata("quadratic")["inputs"][0]["name"]
+        found = yard.v2.infer("quadratic", {name: rows}, 1)
+
+        (answer,) = found.values()
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, yard.predict("quadratic/1", rows).numpy(), rtol=1e-6, atol=1e-6)
+
+
+class TestFiles:
+    def test_an_upload_is_streamed_and_its_digest_checked(self, yard: Client, tmp_path: Path) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("x,y\n" + "1,2\n" * 300_000)
+        found = yard.uploads.add(path)
+
+        assert found.size_bytes == path.stat().st_size
+        assert found.digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        assert yard.uploads.add(io.BytesIO(b"x,y\n1,2\n")).size_bytes == 8
+
+    def test_weights_come_as_bytes_or_as_a_file(self, yard: Client, quadratic: Any, tmp_path: Path) -> None:
+        content = yard.versions.weights("quadratic", 1)
+        yard.versions.weights("quadratic", 1, tmp_path / "w.pt")
+
+        assert (tmp_path / "w.pt").read_bytes() == content
+        assert yard.versions.bundle("quadratic", 1, tmp_path / "all.zip") is None
+        assert (tmp_path / "all.zip").stat().st_size > len(content or b"")
+
+    def test_wrong_bytes_are_told_by_the_server(self, yard: Client) -> None:
+        from service.client.files import Source
+
+        source = Source(b"x,y\n1,2\n")
+        source._digest = bytes(32)
+        with pytest.raises(DigestMismatch):
+            yard.send(Call("POST", "/v1/uploads", None, source=source))
+
+
+def test_an_alias_is_made_moved_and_removed(yard: Client, quadratic: Any) -> None:
+    made = yard.aliases.set("quadratic", "client-test", 1)
+    moved = yard.aliases.set("quadratic", "client-test", 1, if_match=made.etag)
+    with pytest.raises(PreconditionFailed):
+        yard.aliases.set("quadratic", "client-test", 1, if_match='"old"')
+    yard.aliases.delete("quadratic", "client-test", if_match=moved.etag)
+
+    with pytest.raises(NotFound):
+        yard.aliases.get("quadratic", "client-test")
+
+
+def test_a_dataset_shows_itself_in_a_notebook(yard: Client) -> None:
+    dataset = yard.datasets.add(examples.CLOUDS, name="clouds of the client")
+
+    assert isinstance(dataset, Dataset)
+    assert "200 rows, ready" in dataset._repr_html_()
+    assert len(yard.datasets.preview(dataset.id, limit=3).rows) == 3
