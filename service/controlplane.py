@@ -209,6 +209,31 @@ class ControlPlane:
         found = diff(self._side(request.a, at="/a"), self._side(request.b, at="/b"), limits=self._limits)
         return {**found.model_dump(mode="json"), "text": found.text()}
 
+    def compare_versions(self, name: str, a: Reference, b: Reference) -> dict[str, Any]:
+        """Two versions of a model side by side: their metrics, whether they have the same weights, and their nets.
+
+        Raises:
+            NotFound: there is no such model, alias or version.
+        """
+        self.models.model(name)
+        found = []
+        for at, reference in (("/query/a", a), ("/query/b", b)):
+            try:
+                found.append(self.models.version(name, self.models.resolve(reference).version))
+            except NotFound as error:
+                raise error.at(at) from None
+        first, second = (record.manifest for record in found)
+        names = dict.fromkeys([*first.metrics, *second.metrics])
+        sides = {"a": {"model": name, "version": first.version}, "b": {"model": name, "version": second.version}}
+        return {
+            "model": name,
+            "a": first.version,
+            "b": second.version,
+            "metrics": {each: {"a": first.metrics.get(each), "b": second.metrics.get(each)} for each in names},
+            "same_weights": first.weights_digest == second.weights_digest,
+            "architecture": self.compare(DiffRequest.model_validate(sides)),
+        }
+
     def _side(self, given: OfVersion | str | dict[str, Any], *, at: str) -> Any:
         try:
             if isinstance(given, OfVersion):

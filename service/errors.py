@@ -310,6 +310,12 @@ class Forbidden(ServiceError):
         self.scope = scope  # the least one that is allowed this, if any is
 
 
+class CrossOrigin(Forbidden):
+    """A page of another site has made the browser send this."""
+
+    code = "cross-origin"
+
+
 class NotFound(ServiceError):
     """There is no such resource."""
 

@@ -705,6 +705,13 @@ class AsyncModels(_Group):
             Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True)
         )
 
+    async def compare(self, name: str, a: int | str, b: int | str) -> views.CompareView:
+        """Two versions side by side; each a number or an alias."""
+        query = {"a": str(a), "b": str(b)}
+        return await self._client.send(
+            Call("GET", "/v1/models/{name}/compare", views.CompareView, at={"name": name}, query=query)
+        )
+
     async def batching(self, name: str) -> views.BatchingView:
         """How the predictions of a model are batched in the server's process."""
         return await self._client.send(Call("GET", "/v1/models/{name}/batching", views.BatchingView, at={"name": name}))

@@ -133,6 +133,7 @@ ACCESS: Final[Mapping[str, Need]] = {
     "GET /v1/models": Scope.READ,
     "GET /v1/models/{name}": Scope.READ,
     "GET /v1/models/{name}/batching": Scope.READ,
+    "GET /v1/models/{name}/compare": Scope.READ,
     "GET /v1/models/{name}/aliases/{alias}/shadow": Scope.READ,
     "GET /v1/models/{name}/versions": Scope.READ,
     "GET /v1/models/{name}/versions/{number}": Scope.READ,

@@ -41,6 +41,7 @@ from service.schemas.diff import DIFF_REQUEST
 from service.schemas.document import RESOURCE_NAME, nearest_hint, pointer
 from service.schemas.edits import EDIT_REQUEST
 from service.schemas.jobs import FINAL, JobState
+from service.schemas.versions import Reference
 from service.store.database import Page
 from service.store.idempotency import IdempotencyKey
 
@@ -74,6 +75,9 @@ def _plain_number(value: object) -> object:
 ModelName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["quadratic"])]
 NetName = Annotated[str, Path(pattern=r"^[a-z0-9_]{1,63}$", examples=["resnet18"])]
 AliasName = Annotated[str, Path(pattern=RESOURCE_NAME, max_length=63, examples=["champion"])]
+Which = Annotated[
+    str, Query(pattern=RESOURCE_NAME, max_length=63, examples=["1"], description="A version's number, or an alias.")
+]
 VersionNumber = Annotated[int, BeforeValidator(_plain_number), Path(ge=1, le=999_999_999, examples=[1])]
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$", examples=["job_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
 DatasetIdPath = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{32}$", examples=["ds_01938c5c0d9e7a3b8f4e2d1c6b5a4f3e"])]
@@ -184,6 +188,11 @@ def router(control: ControlPlane, *, lifecycle: Lifecycle, limits: Limits) -> AP
     routes.include_router(_jobs(control, lifecycle, limits))
     routes.include_router(_models(control, limits))
     return routes
+
+
+def _which(name: str, text: str) -> Reference:
+    # No version has so large a number, and no database could look it up.
+    return Reference(name, version=min(int(text), 10**9)) if text.isdigit() else Reference(name, alias=text)
 
 
 class Limits:
@@ -913,6 +922,15 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
     def _version_view(record: Any) -> dict[str, Any]:
         preprocessing = models.document(record.model, record.version, "preprocessing.json")
         return {**record.view(), "preprocessing": preprocessing}
+
+    @routes.get(
+        "/{name}/compare",
+        summary="Compare two versions",
+        description="Metrics side by side, whether the weights are the same, and what differs from net `a` to net `b`.",
+        responses={200: {"model": views.CompareView}},
+    )
+    def side_by_side(name: ModelName, a: Which, b: Which) -> Response:
+        return json_response(control.compare_versions(name, _which(name, a), _which(name, b)))
 
     @routes.get("/{name}/versions/{number}", summary="A version", responses={200: {"model": views.VersionView}})
     def version(name: ModelName, number: VersionNumber) -> Response:

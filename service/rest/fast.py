@@ -137,6 +137,7 @@ class FastPath:
             or len(length) > 12
             or int(length) > lane.limit
             or (self._hosts is not None and _host(table) not in self._hosts)
+            or table.get(b"sec-fetch-site") == b"cross-site"
             or not lane.suits(table)
         ):
             await self._app(scope, receive, send)

@@ -16,11 +16,13 @@ from typing import Any, Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.rest.problems import FRAMEWORK, bug, problem
+from service.errors import CrossOrigin
+from service.rest.problems import FRAMEWORK, bug, problem, respond
 from service.telemetry import Metrics, bind, log, unbind
 
 _log = log(__name__)
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _QUIET: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 """Asked every few seconds, by address: neither logged at INFO nor held to a host name."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -82,6 +84,8 @@ class Observe:
             if "*" not in self._hosts and scope["path"] not in _QUIET and _host(headers) not in self._hosts:
                 code, detail = FRAMEWORK[421]
                 await problem(scope, status=421, code=code, detail=detail)(scope, receive, sending)
+            elif headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE:
+                await respond(CrossOrigin(), scope)(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
         except Exception:

@@ -97,6 +97,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "internal": "Report it with the `request_id`, which finds it in the log.",
     "draining": "Wait for `Retry-After`, or ask another server.",
     "database-busy": "Wait for `Retry-After`.",
+    "cross-origin": "Send it from a program, or from a page of this server.",
     "store-error": "See `detail` and the log; check the disk.",
     "store-read-only": "Check mount and owner. Predictions go on.",
     "store-locked": "Use that one, or stop it.",
@@ -110,6 +111,7 @@ REMEDIES: Final[Mapping[str, str]] = {
 
 _PLACES: Final[Mapping[type[ServiceError], str]] = {
     errors.Unauthenticated: "/header/authorization",
+    errors.CrossOrigin: "/header/sec-fetch-site",
     errors.Forbidden: "/header/authorization",
     errors.UnsupportedEncoding: "/header/content-encoding",
     errors.UnsupportedMediaType: "/header/content-type",

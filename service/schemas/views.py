@@ -416,6 +416,24 @@ class VersionView(View):
     tags: dict[str, str]
 
 
+class BesideView(View):
+    """A metric of two versions; null where one has none."""
+
+    a: float | None
+    b: float | None
+
+
+class CompareView(View):
+    """Two versions of a model side by side."""
+
+    model: str
+    a: int
+    b: int
+    metrics: dict[str, BesideView]
+    same_weights: bool
+    architecture: DiffView
+
+
 class AliasView(View):
     """Where an alias points."""
 

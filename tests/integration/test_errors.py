@@ -450,3 +450,14 @@ def test_the_type_of_every_problem_is_a_page(client: httpx.Client, code: str) ->
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert f"<code>{code}</code>" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/uploads", "/v1/jobs", "/v2/models/quadratic/infer"])
+def test_a_page_of_another_site_changes_nothing_here(client: httpx.Client, path: str) -> None:
+    """Where no keys are needed, any page in the browser of a user could otherwise post to this address."""
+    headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "application/json"}
+    refused = client.post(path, content=b"{}", headers=headers)
+    read = client.get("/v1/models", headers=headers)
+
+    assert_problem(refused, 403, "cross-origin", pointer="/header/sec-fetch-site")
+    assert read.status_code == 200

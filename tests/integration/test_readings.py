@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from service.schemas import examples
+from tests.live import run_job
 from tests.problems import assert_problem
 
 PYTHON = """import torch
@@ -103,3 +104,32 @@ def test_what_is_wrong_with_either_side_is_told_at_its_place(client: httpx.Clien
     refused(broken, broken, 422, "architecture-invalid", "/a/root/in_features")
     refused(broken, broken, 422, "architecture-invalid", "/b/root/in_features")
     refused(3, examples.NET, 422, "validation-failed", "/a")
+
+
+def test_two_versions_stand_side_by_side(client: httpx.Client) -> None:
+    weights = {"conv.weight": [[[[1] * 3] * 3]]}
+    for body in (examples.IMPORT, {**examples.IMPORT, "state_dict": weights}):
+        run_job(client, {**body, "output": {"model": "beside"}})
+    first = {"If-None-Match": "*"}
+    client.put("/v1/models/beside/aliases/old", json={"version": 1}, headers=first).raise_for_status()
+    found = client.get("/v1/models/beside/compare?a=old&b=2").json()
+    same = client.get("/v1/models/beside/compare?a=1&b=old").json()
+
+    assert (found["a"], found["b"], found["same_weights"], found["architecture"]["equal"]) == (1, 2, False, True)
+    assert (same["a"], same["b"], same["same_weights"]) == (1, 1, True)
+
+
+def test_metrics_stand_side_by_side(client: httpx.Client, clouds: dict[str, Any]) -> None:
+    number = clouds["output"]["version"]
+    found = client.get(f"/v1/models/clouds/compare?a={number}&b={number}").json()
+
+    assert found["metrics"]["accuracy"]["a"] == found["metrics"]["accuracy"]["b"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"), [("a=1&b=99", "/query/b"), ("a=none&b=1", "/query/a"), (f"a={'9' * 60}&b=1", "/query/a")]
+)
+def test_what_cannot_be_compared_is_named(
+    client: httpx.Client, kernel: dict[str, Any], query: str, pointer: str
+) -> None:
+    assert_problem(client.get(f"/v1/models/kernel/compare?{query}"), 404, "not-found", pointer=pointer)
