@@ -31,11 +31,11 @@ from service.errors import (
     Conflict,
     DeadlinePassed,
     Entry,
-    InvalidInput,
     InvalidName,
     ModelQuarantined,
     NotFound,
     Overloaded,
+    ServiceError,
     ValidationFailed,
     shorten,
 )
@@ -180,7 +180,8 @@ class DataPlane:
         self._resolved: dict[Reference, Resolved] = {}
         self._references: dict[str, Reference] = {}
         self._statistics: dict[tuple[str, int], _Counts] = {}
-        self._watches: dict[tuple[str, int], Watch] = {}  # by the alias's entity tag, and the version
+        # By the alias's entity tag and the version; None once it was tried to take the version back.
+        self._watches: dict[tuple[str, int], Watch | None] = {}
         self._comparisons: dict[tuple[str, int], Comparison] = {}  # likewise, of shadows
         self._shadowing = threading.Semaphore(_SHADOWED)
         self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
@@ -486,7 +487,7 @@ class DataPlane:
             raise
         except Exception as error:
             found = ticket.located.found
-            if found is not None and not isinstance(error, (InvalidInput, NotPlainError, Overloaded)):
+            if found is not None and not isinstance(error, (ServiceError, NotPlainError)):
                 self._judge(found, failed=True, seconds=time.monotonic() - ticket.arrived)
             raise
         finally:
@@ -555,8 +556,7 @@ class DataPlane:
         self._told_of(located.loaded).queued(queue_s)
         self._counts(located.loaded).answered(part.stop - part.start, queue_s)
         if located.found is not None and located.found.through is not None:
-            overflown = any(warning.code == "not-finite-output" for warning in part.warnings)
-            self._judge(located.found, failed=overflown, seconds=time.monotonic() - arrived)
+            self._judge(located.found, failed=False, seconds=time.monotonic() - arrived)
         return queue_s
 
     def _counts(self, loaded: Loaded) -> _Counts:
@@ -578,17 +578,25 @@ class DataPlane:
         if canary is not None and canary.version != found.version:
             return
         key = (f"{through.model}@{through.alias} {through.etag}", found.version)
-        watch = self._watches.get(key)
-        if watch is None:
+        if key not in self._watches:
             if len(self._watches) >= _REMEMBERED:
                 self._watches.clear()
-            watch = self._watches.setdefault(key, Watch(through.routing.guard))
+            self._watches.setdefault(key, Watch(through.routing.guard))
+        watch = self._watches.get(key)
+        if watch is None:
+            return
         reason = watch.note(failed=failed, seconds=seconds)
         if reason is not None:
-            self.submit(partial(self._retreat, through, found.version, reason))
+            self._watches[key] = None
+            self.submit(partial(self._retreat, key, through, found.version, reason))
 
-    def _retreat(self, through: AliasRecord, version: int, reason: str) -> None:
-        after = self._models.aliases.retreat(through, version, reason=reason)
+    def _retreat(self, key: tuple[str, int], through: AliasRecord, version: int, reason: str) -> None:
+        try:
+            after = self._models.aliases.retreat(through, version, reason=reason)
+        except Exception:
+            self._watches.pop(key, None)  # the next answers will try again
+            _log.exception("A version could not be taken back.", action="alias_retreat_failed", model=through.model)
+            return
         if after is not None:
             self._metrics.retreats.inc()
             _log.warning(

@@ -35,7 +35,8 @@ ServiceError
 │   ├── Overloaded
 │   ├── RateLimited             this caller asks too often
 │   ├── Draining
-│   └── DatabaseBusy
+│   ├── DatabaseBusy
+│   └── TooManyConnections
 ├── DeadlinePassed
 ├── Unsupported                 known, and not done here
 ├── StoreError                  the store cannot do it now
@@ -395,6 +396,12 @@ class DatabaseBusy(Busy):
     code = "database-busy"
 
 
+class TooManyConnections(Busy):
+    """As many connections are open as this server holds."""
+
+    code = "too-many-connections"
+
+
 class DeadlinePassed(ServiceError):
     """The deadline passed before there was an answer."""
 
@@ -423,6 +430,12 @@ class StoreFull(StoreError):
     """The store's disk is full."""
 
     code = "store-full"
+
+
+class MemoryFull(StoreError):
+    """There is not enough memory for this now."""
+
+    code = "memory-full"
 
 
 class StoreLocked(StoreError):

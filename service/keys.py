@@ -198,13 +198,13 @@ def read(path: Path) -> Keys:
 
 
 def write(path: Path, keys: Keys) -> None:
-    """Replace a keys file as a whole, as JSON where its name ends so, else as TOML."""
+    """Replace a keys file as a whole, as JSON where its name ends so, else as TOML. A new one only its owner reads."""
     members = [key.model_dump(mode="json", exclude_none=True) for key in keys.keys]
     if path.suffix == ".json":
         data = orjson.dumps({"keys": members}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     else:
         data = "".join(_TOML_HEAD + _toml(key) for key in keys.keys).encode() or b"# No keys yet.\n"
-    write_atomic(path, data)
+    write_atomic(path, data, private=True)
 
 
 def add(keys: Keys, key: Key, *, now: datetime) -> Keys:
@@ -394,6 +394,22 @@ class Guard:
             self._spend(held.requests, 1, now, "requests_per_minute")
         return principal
 
+    def holds(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> bool:
+        """Whether `admit` would still let these headers in: for answers that go on for long. Nothing is counted."""
+        if self.open:
+            return True
+        now = self._clock()
+        if now >= self._look_again:
+            self._look(now)
+        credential = _credential(headers)
+        if credential is None:
+            return False
+        held = self._find(credential)
+        if held is not None:
+            return now < held.expires and held.principal.scope >= scope
+        principal = self._tokens.verify(credential, now) if self._tokens else None
+        return principal is not None and principal.scope >= scope
+
     def charge(self, principal: Principal, rows: int) -> None:
         """Count rows that are about to be predicted. One request may pass the quota; the next ones wait for it.
 
@@ -523,7 +539,7 @@ class _Failures:
 
     def note(self, client: str, now: float) -> float | None:
         """Count one; the seconds to wait if it was one too many."""
-        address = _network(client)
+        address = network(client)
         bucket = self._buckets.get(address)
         if bucket is None:
             bucket = self._buckets[address] = _Bucket(self.per_minute, now)
@@ -533,7 +549,7 @@ class _Failures:
         return bucket.take(1, now)
 
 
-def _network(client: str) -> str:
+def network(client: str) -> str:
     """The address, or the part of an IPv6 address that one customer is given."""
     if ":" not in client:
         return client
@@ -558,7 +574,7 @@ def _credential(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
                 return b""
             shown = value[7:].strip()
         elif name == b"x-api-key":
-            shown = value
+            shown = value.strip()
         else:
             continue
         if found is not None and found != shown:

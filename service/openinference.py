@@ -54,6 +54,8 @@ EXTENSIONS: Final = (
 _KEPT: Final = 256
 """Versions of which it is remembered what they take."""
 _PAGE: Final = 200
+_AT_ONCE: Final = 16 * 1024
+"""More elements are made ready in a thread, so that nobody waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class OpenInference:
     ) -> None:
         self._plane = plane
         self._models = models
-        self._rows = rows
+        self.rows = rows
         self.elements = elements
         self._phase = phase
         self._takes: OrderedDict[tuple[str, int], Takes] = OrderedDict()
@@ -243,7 +245,7 @@ class OpenInference:
             "platform": PLATFORM,
             "backend": "pytorch",
             "version_policy": {"all": {}},
-            "max_batch_size": self._rows,
+            "max_batch_size": self.rows,
             "input": [_configured(one) for one in found.inputs],
             "output": [_configured(one) for one in found.outputs],
             "dynamic_batching": {
@@ -362,7 +364,10 @@ class OpenInference:
         if own is not None:
             deadline = own if deadline is None else min(own, deadline)
         takes = await self._what_it_takes(reference)
-        arrays = takes.arrays(request.inputs)
+        if sum(one.array.size for one in request.inputs) < _AT_ONCE:
+            arrays = takes.arrays(request.inputs)
+        else:
+            arrays = await run_sync(takes.arrays, request.inputs)
         outputs = None if request.outputs is None else [one.name for one in request.outputs]
         try:
             found = await self._plane.infer(reference, arrays, outputs=outputs, deadline=deadline, priority=priority)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
 from service.jobs.launchers import ForkLauncher
 from service.rest.health import Lifecycle
-from service.rest.receiving import Deadlines, receiving
+from service.rest.receiving import Connections, Deadlines, receiving
 from service.settings import Settings
 from service.telemetry import configure_logging, log
 
 _log = log(__name__)
+
+RESERVED_DESCRIPTORS: Final = 128
+"""File descriptors that connections leave to the store, the database, models that load, and workers."""
 
 
 def run(settings: Settings) -> int:
@@ -47,7 +52,12 @@ def run(settings: Settings) -> int:
         host=settings.host,
         port=settings.port,
         http=receiving(
-            Deadlines(settings.header_timeout_s, settings.body_timeout_s, body_bytes_per_s=settings.body_bytes_per_s)
+            Deadlines(settings.header_timeout_s, settings.body_timeout_s, body_bytes_per_s=settings.body_bytes_per_s),
+            Connections(
+                affordable(settings.max_connections),
+                settings.max_connections_per_address,
+                trusted=settings.trusted_proxies,
+            ),
         ),
         ws="none",
         loop="uvloop",
@@ -67,6 +77,23 @@ def run(settings: Settings) -> int:
     server = Server(config, lifecycle, drain_delay_s=settings.drain_delay_s)
     server.run()
     return 0 if server.started else 3
+
+
+def affordable(most: int) -> int:
+    """So many connections, or fewer where this process may not open that many files and sockets."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or most + RESERVED_DESCRIPTORS <= allowed:
+        return most
+    lowered = max(1, allowed - RESERVED_DESCRIPTORS)
+    _log.warning(
+        "Fewer connections are held than MODELYARD_MAX_CONNECTIONS says: this process may open too few files. "
+        "Raise its limit (ulimit -n, LimitNOFILE=).",
+        action="connections_lowered",
+        max_connections=lowered,
+        wanted=most,
+        descriptors=allowed,
+    )
+    return lowered
 
 
 class Server(uvicorn.Server):

@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     body_bytes_per_s: Annotated[int, Field(ge=1)] = Field(
         64 * 1024, description="Least rate at which a large body must arrive."
     )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Connections that are open at the same time; more get 503. Fewer where descriptors are few."
+    )
+    max_connections_per_address: Annotated[int, Field(ge=1)] = Field(
+        256, description="Those of one address; loopback and trusted proxies may have all."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines for people or for machines; auto asks whether stderr is a terminal."

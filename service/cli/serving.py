@@ -123,7 +123,7 @@ def _tour(client: Any, began: float) -> None:
     answer.raise_for_status()
     prediction = answer.json()
     for x, y in zip((0.5, 0.7, 3.0), prediction["outputs"], strict=True):
-        typer.echo(f"                   → f({x}) = {y[0]:.3f}   (x² = {x * x:.2f})")
+        typer.echo(f"                   → f({x}) = {y[0]:.3f}   (x² and the mean of the noise: {x * x + 0.1:.2f})")
     for warning in prediction["warnings"]:
         typer.echo(f"                   ! {warning['detail']}")
     typer.echo(f"From the server's start to the first answer: {time.monotonic() - began:.1f} s")

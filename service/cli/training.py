@@ -19,6 +19,7 @@ from service.cli.datasets import TABLES, Delimiter, delimited
 from service.cli.jobs import started
 from service.cli.output import Column, Format, say, show, show_one
 from service.cli.session import Session, talks
+from service.schemas.versions import DEFAULT_ALIAS
 
 if TYPE_CHECKING:
     from service.client import Client, Dataset, Job
@@ -35,6 +36,8 @@ ROWS_FOR_SPLIT: Final = 30
 """With fewer rows all of them train."""
 MOST_CLASSES: Final = 20
 """Whole numbers that span fewer values than this are taken for classes."""
+_IDS: Final = re.compile(r"(?:^|_)(?:id|index|row|no|nr)$", re.IGNORECASE)
+"""Whole numbers under such a name number the rows: a net would learn them by heart."""
 MOST_CATEGORIES: Final = 50
 """A column with more different texts is left out: that is no category."""
 
@@ -69,7 +72,8 @@ def train(
 
     Of a table the request is made by rules. A target of texts, or of whole numbers that span fewer than 20 values, is a
     class; any other is a number. All other columns are inputs: numbers are standardized and missing ones filled with
-    the mean, texts become one-hot; a column with more than 50 different texts is left out. The net is the catalogue's
+    the mean, texts become one-hot; left out are columns with more than 50 different texts, and whole numbers under a
+    name such as id, row_id or index. The net is the catalogue's
     mlp with hidden layers of 64 and 64. Adam with the rate 0.003 runs until the loss on a held-out fifth of the rows,
     taken from each class, has not improved for 30 epochs; for 500 epochs or 5 minutes at most. The best epoch becomes
     the champion. --dry-run shows the request, to be kept and changed.
@@ -117,7 +121,10 @@ def train(
     session.detached = f"Detached: the job goes on. Watch it with: modelyard jobs watch {job.id}"
     started(session, job, wait=wait)
     if wait and session.format is Format.TABLE:
-        say(f"Ask it with: modelyard predict {request['output']['model']} new.csv")
+        made = client.jobs.get(job.id).output
+        if made is not None and made.get("version") is not None:
+            reference = made["model"] if made.get("alias") == DEFAULT_ALIAS else f"{made['model']}/{made['version']}"
+            say(f"Ask it with: modelyard predict {reference} FILE.csv")
 
 
 @talks
@@ -169,9 +176,13 @@ def _dataset(client: Client, path: Path, target: str, inputs: str | None, delimi
         found = client.datasets.add(source, name=name, wait_s=600)
     while found.state == "processing":
         found = client.datasets.get(found.id)
-    left_out = [one.name for one in _inputs(found) if len(one.classes or ()) > MOST_CATEGORIES]
+    texts = [one.name for one in _inputs(found) if len(one.classes or ()) > MOST_CATEGORIES]
+    numbers = [one.name for one in _inputs(found) if one.dtype == "int" and _IDS.search(one.name)]
+    left_out = [*texts, *numbers]
     if left_out and inputs is None:
-        say(f"Left out, since they are no categories: {', '.join(left_out)}. Name them in --inputs to take them.")
+        for names, reason in ((texts, "they are no categories"), (numbers, "they number the rows")):
+            if names:
+                say(f"Left out, since {reason}: {', '.join(names)}. Name them in --inputs to take them.")
         source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
         found = client.datasets.add(source, name=name, wait_s=600)
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from service.engine.preprocessing import cast
 from service.engine.readers import nested_numbers
 from service.errors import MAX_ENTRIES, CheckpointReason, CheckpointRefused, DtypeMismatch, Entry, NotFinite, shorten
 from service.schemas.document import canonical, digest, nearest_hint, pointer
+
+NO_MEMORY: Final = re.compile(r"not enough memory|can(?:no|')t allocate memory|bad_alloc", re.IGNORECASE)
+"""What torch says where Python would raise MemoryError."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> tuple[int, str]:
@@ -203,10 +207,12 @@ def _normalised(g: Tensor, v: Tensor) -> Tensor:
 def _load(path: Path, device: str, *, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # the unpickler raises what it likes, from KeyError to UnpicklingError
-        what = (str(error) or type(error).__name__).splitlines()[0][:150]
+        if NO_MEMORY.search(str(error)):
+            raise MemoryError("There is not enough memory for the tensors.") from error
+        what = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), path.name)[:150]
         raise CheckpointRefused(f"The file cannot be read as tensors: {what}", reason="not-a-checkpoint") from error
 
 

@@ -10,13 +10,15 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import numpy as np
+from anyio.to_thread import run_sync
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from service import errors
@@ -50,6 +52,7 @@ CODES: Final[Mapping[type[ServiceError], grpc.StatusCode]] = {
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.StoreError: grpc.StatusCode.UNAVAILABLE,
     errors.StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MemoryFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.JobFailed: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The code of each class of errors; a class that is not here has its parent's."""
@@ -87,6 +90,21 @@ _TYPED: Final[Mapping[str, str]] = {
     "BYTES": "bytes_contents",
 }
 """Where the elements of each datatype are; FP16 and BF16 can only be raw."""
+
+_AT_ONCE: Final = 16 * 1024
+"""Messages of more bytes are read in a thread, so that nobody waits for them."""
+
+_SMALL: Final = 64 * 1024
+"""Bytes that a message without tensors may have."""
+
+_CALLS: Final = 1000
+"""Calls that are answered at the same time, open streams among them; further ones are refused."""
+
+_FIELDS: Final = 64 * 1024
+"""Fields that the tensors of a message may have together, elements not counted."""
+
+_CHUNK: Final = 64 * 1024
+"""Elements that are copied out of a message in one step."""
 
 _WATCH_S: Final = 0.25
 """So often those who watch the server's health are told whether it has changed."""
@@ -134,7 +152,8 @@ class Front:
                 ("grpc.max_receive_message_length", self._max_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else another server might listen at the same port, unseen
-            ]
+            ],
+            maximum_concurrent_rpcs=_CALLS,
         )
         self._server.add_generic_rpc_handlers((self._handler(self._inference), self._handler(self._health)))
         try:
@@ -171,7 +190,7 @@ class Front:
                 )
             table[method.name] = make(
                 serve,
-                request_deserializer=method.takes.FromString,
+                request_deserializer=None,  # bytes, which are read once it is known who sends them
                 response_serializer=method.answers.SerializeToString,
             )
         return grpc.method_handlers_generic_handler(protocol.service, table)
@@ -179,12 +198,15 @@ class Front:
     def _one(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
-        async def serve(request: Any, context: _Context) -> Any:
+        async def serve(sent: bytes, context: _Context) -> Any:
             started = time.perf_counter()
             outcome = "5xx"
             try:
                 principal = self._admit(method.name, context)
-                found = await work(request, context, principal)
+                if method.name == "ModelInfer":
+                    found = await work(sent, context, principal)
+                else:
+                    found = await work(_parsed(method.takes, sent), context, principal)
                 outcome = "2xx"
                 return found
             except ServiceError as error:
@@ -205,11 +227,12 @@ class Front:
     def _stream(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
-        async def serve(request: Any, context: _Context) -> AsyncIterator[Any]:
+        async def serve(sent: Any, context: _Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             outcome = "5xx"
             try:
                 principal = self._admit(method.name, context)
+                request = sent if method.takes_stream else _parsed(method.takes, sent)
                 async for found in work(request, context, principal):
                     yield found
                 outcome = "2xx"
@@ -306,11 +329,34 @@ class Front:
         await self._view.unload(request.model_name)
         return self._message("RepositoryModelUnloadResponse")
 
-    async def _model_infer(self, request: Any, context: _Context, principal: Principal) -> Any:
+    async def _model_infer(self, sent: bytes, context: _Context, principal: Principal) -> Any:
+        request, asked = await self._asked(sent)
+        if isinstance(asked, ServiceError):
+            raise asked
+        return await self._answer(request, asked, context, principal)
+
+    async def _asked(self, sent: bytes) -> tuple[Any, tensors.Request | ServiceError]:
+        """A message, and the request in it or what is wrong with that.
+
+        Raises:
+            ServiceError: it is no message, or one with too many parts.
+        """
+
+        def work() -> tuple[Any, tensors.Request | ServiceError]:
+            if len(sent) >= _AT_ONCE:  # the parts of a shorter one are soon read
+                require_few(sent)
+            request = _message_of(self._inference.messages["ModelInferRequest"], sent)
+            try:
+                return request, read(request, elements=self._view.elements, rows=self._view.rows)
+            except ServiceError as error:
+                return request, error
+
+        return work() if len(sent) < _AT_ONCE else await run_sync(work)
+
+    async def _answer(self, request: Any, asked: tensors.Request, context: _Context, principal: Principal) -> Any:
         remaining = context.time_remaining()
         deadline = None if remaining is None or remaining > 10**6 else time.monotonic() + remaining
         reference = self._view.reference(request.model_name, request.model_version)
-        asked = read(request, elements=self._view.elements)
         self._guard.charge(principal, len(asked.inputs[0].array))
         found, outputs = await self._view.infer(reference, asked, deadline=deadline)
         answer = self._inference.messages["ModelInferResponse"](
@@ -324,13 +370,24 @@ class Front:
         return answer
 
     async def _model_stream_infer(
-        self, requests: AsyncIterator[Any], context: _Context, principal: Principal
+        self, requests: AsyncIterator[bytes], context: _Context, principal: Principal
     ) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; a wrong one is told of in its answer, and the stream goes on."""
+        """Answers in the order of the requests; a wrong one is told of in its answer, and the stream goes on.
+
+        Each request is admitted as a call of its own would be, the first one with the stream: one whose key does not
+        hold any more, or whose quota of requests is used up, ends it. So does one that is no message.
+        """
         make = self._inference.messages["ModelStreamInferResponse"]
-        async for request in self._until_drained(requests):
+        first = True
+        async for sent in self._until_drained(requests):
+            if not first:
+                principal = self._admit("ModelStreamInfer", context)
+            first = False
+            request, asked = await self._asked(sent)
             try:
-                answer = await self._model_infer(request, context, principal)
+                if isinstance(asked, ServiceError):
+                    raise asked
+                answer = await self._answer(request, asked, context, principal)
                 answer.parameters["triton_final_response"].bool_param = True
                 yield make(infer_response=answer)
             except ServiceError as error:
@@ -384,20 +441,115 @@ class Front:
             await asyncio.sleep(_WATCH_S)
 
 
-def read(request: Any, *, elements: int) -> tensors.Request:
+def require_few(sent: bytes) -> None:
+    """See that a ModelInferRequest is of few parts, before it is read: that takes as long as it has parts.
+
+    Args:
+        sent: the message as it came.
+
+    Raises:
+        InvalidInput: more inputs, outputs, raw contents or parameters than any version has, or tensors of too many
+            fields.
+        MalformedBody: this is no message.
+    """
+    counts: dict[int, int] = {}
+    fields = 0
+    for number, start, stop in _fields(sent, 0, len(sent)):
+        counts[number] = counts.get(number, 0) + 1
+        if counts[number] > tensors.MAX_TENSORS:
+            where = _PARTS.get(number, "")
+            detail = f"A request has at most {tensors.MAX_TENSORS} of these parts."
+            tensors.refuse([_entry(where, "batch-too-large", detail, f"at most {tensors.MAX_TENSORS}")])
+        if number in _TENSORS and start < stop:
+            for _ in _fields(sent, start, stop):
+                fields += 1
+                if fields > _FIELDS:
+                    detail = f"The tensors of a request have at most {_FIELDS} fields together."
+                    where = _PARTS[number]
+                    tensors.refuse([_entry(where, "batch-too-large", detail, f"at most {_FIELDS}")])
+
+
+_PARTS: Final[Mapping[int, str]] = {4: "/parameters", 5: "/inputs", 6: "/outputs", 7: "/raw_input_contents"}
+"""The parts of a ModelInferRequest of which there may be several, by the numbers of their fields."""
+_TENSORS: Final = frozenset({5, 6})
+
+
+def _fields(sent: bytes, place: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of a message: the number of each, and where its bytes begin and end.
+
+    Source: https://protobuf.dev/programming-guides/encoding.
+    """
+    while place < stop:
+        tag, place = _varint(sent, place, stop)
+        start = place
+        match tag & 7:
+            case 0:
+                _, place = _varint(sent, place, stop)
+            case 1:
+                place += 8
+            case 2:
+                size, start = _varint(sent, place, stop)
+                place = start + size
+            case 5:
+                place += 4
+            case _:
+                raise _no_message()
+        if place > stop:
+            raise _no_message()
+        yield tag >> 3, start, place
+
+
+def _varint(sent: bytes, place: int, stop: int) -> tuple[int, int]:
+    value = shift = 0
+    while place < stop and shift < 70:
+        byte = sent[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+        shift += 7
+    raise _no_message()
+
+
+def _parsed(kind: Any, sent: bytes) -> Any:
+    """A message without tensors."""
+    if len(sent) > _SMALL:
+        detail = f"A message without tensors has at most {_SMALL} bytes."
+        raise errors.BodyTooLarge(detail, limit={"name": "message_bytes", "value": _SMALL})
+    return _message_of(kind, sent)
+
+
+def _message_of(kind: Any, sent: bytes) -> Any:
+    try:
+        return kind.FromString(sent)
+    except DecodeError:
+        raise _no_message() from None
+
+
+def _no_message() -> errors.MalformedBody:
+    detail = "These bytes are no message of the kind that this operation takes."
+    return tensors.malformed(detail, hint="Make the client from the protocol file that the server has.")
+
+
+def read(request: Any, *, elements: int, rows: int | None = None) -> tensors.Request:
     """A request from its message.
 
     Args:
         request: a ModelInferRequest.
         elements: the most elements that all inputs may have together.
+        rows: the most rows that an input may have; None is any number.
 
     Raises:
         InvalidInput: with every mistake (at most 20).
-        BatchTooLarge: more than `elements`.
+        BatchTooLarge: more than `elements` or `rows`.
     """
     raw: Sequence[bytes] = request.raw_input_contents
     mistakes: list[Entry] = []
     found: list[Tensor] = []
+    for name in ("inputs", "outputs"):
+        if len(getattr(request, name)) > tensors.MAX_TENSORS:
+            detail = f"A request has at most {tensors.MAX_TENSORS} {name}."
+            mistakes.append(_entry(f"/{name}", "batch-too-large", detail, f"at most {tensors.MAX_TENSORS}"))
     if not request.inputs:
         mistakes.append(_entry("/inputs", "missing", "A request has inputs.", "one tensor or more"))
     elif raw and len(raw) != len(request.inputs):
@@ -411,8 +563,6 @@ def read(request: Any, *, elements: int) -> tensors.Request:
         wrong = tensors.shape_mistakes(shape, at)
         if not one.name:
             wrong.append(_entry(f"{at}/name", "missing", "A tensor has a name.", "a text"))
-        if one.name in [tensor.name for tensor in found]:
-            wrong.append(_entry(f"{at}/name", "duplicate", f"The input {one.name!r} stands here twice.", "one of each"))
         if one.datatype not in DATATYPES:
             known = ", ".join(DATATYPES)
             wrong.append(_entry(f"{at}/datatype", "invalid", "A tensor has a datatype.", f"one of {known}"))
@@ -422,9 +572,7 @@ def read(request: Any, *, elements: int) -> tensors.Request:
         if wrong:
             mistakes += wrong
             continue
-        seen += math.prod(shape)
-        if seen > elements:
-            raise tensors.too_large(elements, seen)
+        seen = tensors.require_room(shape, seen, elements=elements, rows=rows)
         try:
             array = tensors.from_bytes(raw[place], one.datatype, shape, at=at) if raw else _typed(one, shape, at)
         except errors.InvalidInput as error:
@@ -437,11 +585,8 @@ def read(request: Any, *, elements: int) -> tensors.Request:
             Requested(one.name, None, _classes(one, f"/outputs/{place}", mistakes), f"/outputs/{place}")
             for place, one in enumerate(request.outputs)
         )
-        names = [one.name for one in outputs]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                detail = f"The output {name!r} stands here twice."
-                mistakes.append(_entry(f"/outputs/{place}/name", "duplicate", detail, "one of each"))
+        mistakes += tensors.twins([one.name for one in outputs], "/outputs", "output")
+    mistakes += tensors.twins([one.name for one in request.inputs], "/inputs", "input")
     tensors.refuse(mistakes)
     return tensors.Request(tuple(found), outputs, request.id, _parameters(request.parameters), binary=True)
 
@@ -451,15 +596,30 @@ def _typed(one: Any, shape: list[int], at: str) -> tensors.Array:
     if one.datatype not in _TYPED:
         detail = f"{one.datatype} has no typed contents."
         tensors.refuse([_entry(at, "dtype-mismatch", detail, "raw_input_contents")])
-    values = list(getattr(one.contents, _TYPED[one.datatype]))
+    values = getattr(one.contents, _TYPED[one.datatype])
     if one.datatype != "BYTES":
-        return tensors.from_json(values, one.datatype, shape, at=f"{at}/contents")
+        wide = _WIDE[_TYPED[one.datatype]]
+        parts = [np.array(values[place : place + _CHUNK], dtype=wide) for place in range(0, len(values), _CHUNK)]
+        return tensors.from_numbers(parts, one.datatype, shape, at=f"{at}/contents")
     if len(values) != math.prod(shape):
         detail = f"There are {len(values)} texts, and the shape has {math.prod(shape)} elements."
         tensors.refuse([_entry(at, "shape-mismatch", detail, f"{math.prod(shape)} texts")])
     found: tensors.Array = np.empty(len(values), dtype=object)
-    found[:] = values
+    for place in range(0, len(values), _CHUNK):
+        found[place : place + _CHUNK] = values[place : place + _CHUNK]
     return found.reshape(shape)
+
+
+_WIDE: Final[Mapping[str, str]] = {
+    "bool_contents": "bool",
+    "int_contents": "int32",
+    "int64_contents": "int64",
+    "uint_contents": "uint32",
+    "uint64_contents": "uint64",
+    "fp32_contents": "float32",
+    "fp64_contents": "float64",
+}
+"""What the numbers of each kind of contents are."""
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -374,16 +374,14 @@ class Batcher(Generic[W]):
         else:
             best: tuple[float, float] | None = None
             for group in list(self._busy.values()):
-                if self._may_run(group, now, in_thread):
+                self._drop(group, now)
+                if group.requests and self._may_run(group, now, in_thread):
                     rank = max((self._rank(head, now) for head in group.heads()), default=None)
                     if rank is not None and (best is None or rank > best):
                         best, chosen = rank, group
         if chosen is None:
             return None
-        batch = self._close(chosen, now, in_thread)
-        if batch is None:  # all that waited there was gone
-            return self.take(now=now, in_thread=in_thread)
-        return batch
+        return self._close(chosen, now, in_thread)
 
     def _rank(self, item: W, now: float) -> tuple[float, float]:
         aged = now - item.arrived > _AGED * self.policy.max_wait_s
@@ -440,25 +438,16 @@ class Batcher(Generic[W]):
         full = False
         while group.requests:
             queue = self._first(group, now)
+            if self._dropped(group, queue, now):
+                continue
             item = queue[0]
-            late = item.deadline is not None and now > item.deadline
-            if not late and not item.gone and members and (not group.mergeable or rows + item.rows > most):
+            if members and (not group.mergeable or rows + item.rows > most):
                 full = True
                 break
-            queue.popleft()
-            group.requests -= 1
-            group.rows -= item.rows
-            self.rows -= item.rows
-            if late and not item.gone:
-                group.expired += 1
-                self._expired.append(item)
-            elif not item.gone:
-                members.append(item)
-                rows += item.rows
-        if not group.requests:
-            self._busy.pop(group.key, None)
-            if len(group.queues) > 1:
-                group.queues.clear()
+            self._take_out(group, queue)
+            members.append(item)
+            rows += item.rows
+        self._rest(group)
         held, group.held_until = group.held_until, None
         if not members:
             return None
@@ -477,6 +466,39 @@ class Batcher(Generic[W]):
             group.running = batch
             self._running += 1
         return batch
+
+    def _drop(self, group: _Group[W], now: float) -> None:
+        """Forget those at the heads of a group for whom nobody waits any more."""
+        for queue in group.queues.values():
+            while queue and self._dropped(group, queue, now):
+                pass
+        if not group.requests:
+            self._rest(group)
+            group.held_until = None
+
+    def _dropped(self, group: _Group[W], queue: deque[W], now: float) -> bool:
+        """Take the head of a queue out, if nobody waits for it any more."""
+        item = queue[0]
+        if not item.gone:
+            if item.deadline is None or now <= item.deadline:
+                return False
+            group.expired += 1
+            self._expired.append(item)
+        self._take_out(group, queue)
+        return True
+
+    def _take_out(self, group: _Group[W], queue: deque[W]) -> None:
+        item = queue.popleft()
+        group.requests -= 1
+        group.rows -= item.rows
+        self.rows -= item.rows
+
+    def _rest(self, group: _Group[W]) -> None:
+        """A group in which nobody waits any more is looked at no longer."""
+        if not group.requests:
+            self._busy.pop(group.key, None)
+            if len(group.queues) > 1:
+                group.queues.clear()
 
     def _first(self, group: _Group[W], now: float) -> deque[W]:
         """The queue of a group whose head goes next."""
@@ -555,10 +577,10 @@ class Batcher(Generic[W]):
             if self.policy.fixed_rows is not None and mergeable:
                 group.most = self.policy.fixed_rows
             if len(self._groups) > _GROUPS:
-                for old, each in self._groups.items():
-                    if not each.requests and each.running is None and old != key:
-                        del self._groups[old]
-                        break
+                idle = [(g.last_arrival, k) for k, g in self._groups.items() if not g.requests and g.running is None]
+                oldest = min((one for one in idle if one[1] != key), key=lambda one: one[0], default=None)
+                if oldest is not None:
+                    del self._groups[oldest[1]]
         return group
 
     # -- told ---------------------------------------------------------------------------------------------------------

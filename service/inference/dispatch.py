@@ -162,6 +162,15 @@ class Dispatcher:
 
     def _work(self) -> None:
         """In a thread: run what is long until nothing is left. The next batch is taken before anybody is told."""
+        try:
+            self._work_off()
+        except Exception:
+            _log.exception("A thread for predictions has met a bug and goes on.", action="predict_thread_failed")
+            with self._mutex:
+                self._working -= 1
+            self._call(self._tick)
+
+    def _work_off(self) -> None:
         assert self._loop is not None
         done: tuple[Batch[Request], Sequence[Any]] | None = None
         while True:

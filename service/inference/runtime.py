@@ -9,7 +9,9 @@ A job's checkpoint answers likewise, while there is no version of it: without go
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from service.engine import checkpoint, checkpoints
 from service.engine.predictor import GOLDEN, Predictor, Rows, rows_of
-from service.errors import Entry, InvalidInput, ModelQuarantined, NotFound, ServiceError
+from service.errors import Entry, InvalidInput, MemoryFull, ModelQuarantined, NotFound, ServiceError, StoreError
 from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.versions import Manifest, Signature
@@ -33,6 +35,7 @@ from service.store.models import ModelStore
 from service.telemetry import Metrics, VersionMetrics, log
 
 _log = log(__name__)
+_LACKING: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
 _TRIALS: Final = 8
 """Checkpoints of jobs that stay loaded."""
 _TIMED: Final = 16
@@ -584,7 +587,11 @@ class Runtime:
             loading.error = error
         except Exception as error:
             _log.exception("A version could not be loaded.", action="load_failed", model=key[0], version=key[1])
-            loading.error = self._quarantine(*key, f"it cannot be loaded ({type(error).__name__})")
+            lacking = isinstance(error, OSError) and error.errno in _LACKING
+            short = lacking or isinstance(error, MemoryError) or checkpoint.NO_MEMORY.search(str(error)) is not None
+            loading.error = (
+                _not_now(error) if short else self._quarantine(*key, f"it cannot be loaded ({type(error).__name__})")
+            )
         with self._mutex:
             if loading.loaded is not None:
                 self._loaded[key] = loading.loaded
@@ -642,3 +649,12 @@ class Runtime:
 
     def _measure(self) -> None:
         self._metrics.loaded_bytes.set(sum(each.size_bytes for each in self._loaded.values()))
+
+
+def _not_now(error: Exception) -> StoreError:
+    """What lacks this moment is no fault of the version's files."""
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        return StoreError(f"The version's files cannot be read now: {os.strerror(error.errno or 0)}.")
+    detail = "There is not enough memory to load this version."
+    hint = "Unload versions, or give the server more memory."
+    return MemoryFull(detail, errors=[Entry("/model", "memory-full", detail, hint=hint)])

@@ -7,6 +7,7 @@ Knows no version, no net and no HTTP; which tensors a version takes is for its c
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +37,14 @@ Kind = Literal["bool", "int", "float", "bytes"]
 MAX_DIMENSIONS: Final = 32
 """More dimensions than any array here can have."""
 
-_MAX_TENSORS: Final = 1024
+MAX_TENSORS: Final = 1024
 """More inputs or outputs than any version here has."""
+
+_MAX_OBJECTS: Final = 8 * MAX_TENSORS
+"""More objects than a request with so many tensors has: each tensor is one, and its parameters are another."""
+
+_OBJECT: Final = re.compile(rb'\{|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""Where an object begins, or a whole text, in which braces mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +159,19 @@ class Answered:
 # Requests.
 
 
-def decode(body: bytes, *, header_bytes: int | None, elements: int) -> Request:
+def decode(body: bytes, *, header_bytes: int | None, elements: int, rows: int | None = None) -> Request:
     """An inference request from the body of a POST.
 
     Args:
         body: JSON, and behind it the bytes of those tensors that the JSON says are there.
         header_bytes: how much of it is JSON, where a header says so; None is all.
         elements: the most elements that all inputs may have together.
+        rows: the most rows that an input may have; None is any number.
 
     Raises:
         MalformedBody: no JSON, or the bytes behind it are not as many as it says.
         InvalidInput: with every mistake (at most 20).
-        BatchTooLarge: more than `elements`.
+        BatchTooLarge: more than `elements` or `rows`, by the shapes: no element has been looked at then.
     """
     if header_bytes is not None and not 0 <= header_bytes <= len(body):
         raise malformed(
@@ -171,6 +179,7 @@ def decode(body: bytes, *, header_bytes: int | None, elements: int) -> Request:
             at="/header/inference-header-content-length",
             hint="Send the length of the JSON, before any compression.",
         )
+    _require_few_objects(body, len(body) if header_bytes is None else header_bytes)
     try:
         document = orjson.loads(body if header_bytes is None else memoryview(body)[:header_bytes])
     except orjson.JSONDecodeError as error:
@@ -182,7 +191,26 @@ def decode(body: bytes, *, header_bytes: int | None, elements: int) -> Request:
         ) from None
     if type(document) is not dict:
         raise _one("", "wrong-type", "A request is an object.", expected="an object with inputs", got=shorten(document))
-    return _Reader(body, len(body) if header_bytes is None else header_bytes, elements).read(document)
+    return _Reader(body, len(body) if header_bytes is None else header_bytes, elements, rows).read(document)
+
+
+def _require_few_objects(body: bytes, stop: int) -> None:
+    """Refuse JSON of very many objects before they are made: nobody else is served while they are.
+
+    Raises:
+        ValidationFailed: accordingly.
+    """
+    if body.count(b"{", 0, stop) <= _MAX_OBJECTS:
+        return
+    count = 0
+    for found in _OBJECT.finditer(body, 0, stop):
+        count += body[found.start()] == _BRACE
+        if count > _MAX_OBJECTS:
+            detail = f"A request has at most {MAX_TENSORS} inputs and as many outputs; this one has more objects."
+            raise _one("", "batch-too-large", detail, expected=f"at most {_MAX_OBJECTS} objects")
+
+
+_BRACE: Final = ord("{")
 
 
 class Plain(NamedTuple):
@@ -241,10 +269,11 @@ _NUMBERS: Final = frozenset({float, int})
 class _Reader:
     """Reads one request; mistakes are gathered, and told together."""
 
-    def __init__(self, body: bytes, offset: int, elements: int) -> None:
+    def __init__(self, body: bytes, offset: int, elements: int, rows: int | None) -> None:
         self._body = body
         self._offset = offset
         self._elements = elements
+        self._rows = rows
         self._seen = 0
         self._mistakes: list[Entry] = []
 
@@ -257,15 +286,16 @@ class _Reader:
         parameters = self._parameters(document, "")
         inputs = document.get("inputs")
         tensors: list[Tensor] = []
-        if type(inputs) is not list or not 0 < len(inputs) <= _MAX_TENSORS:
+        if type(inputs) is not list or not 0 < len(inputs) <= MAX_TENSORS:
             code = "missing" if "inputs" not in document else "wrong-type"
-            self._add("/inputs", code, "A request has a list of inputs.", expected="one tensor or more", got=inputs)
+            expected = f"a list of 1 to {MAX_TENSORS} tensors"
+            self._add("/inputs", code, "A request has a list of inputs.", expected=expected, got=inputs)
         else:
             for place, one in enumerate(inputs):
                 found = self._input(one, f"/inputs/{place}")
                 if found is not None:
                     tensors.append(found)
-            self._refuse_twins([one.name for one in tensors], "/inputs", "input")
+            self._mistakes += twins([one.name for one in tensors], "/inputs", "input")
         outputs = self._outputs(document.get("outputs"))
         binary = parameters.get("binary_data_output", False)
         if type(binary) is not bool:
@@ -321,9 +351,7 @@ class _Reader:
         assert isinstance(name, str)
         assert isinstance(datatype, str)
         assert isinstance(shape, list)
-        self._seen += math.prod(shape)
-        if self._seen > self._elements:
-            raise too_large(self._elements, self._seen)
+        self._seen = require_room(shape, self._seen, elements=self._elements, rows=self._rows)
         try:
             if size is None:
                 array = from_json(one["data"], datatype, shape, at=f"{at}/data")
@@ -344,8 +372,9 @@ class _Reader:
     def _outputs(self, outputs: Any) -> tuple[Requested, ...] | None:
         if outputs is None or outputs == []:
             return None
-        if type(outputs) is not list or len(outputs) > _MAX_TENSORS:
-            self._add("/outputs", "wrong-type", "Outputs are a list.", expected="a list of objects", got=outputs)
+        if type(outputs) is not list or len(outputs) > MAX_TENSORS:
+            expected = f"a list of at most {MAX_TENSORS} objects"
+            self._add("/outputs", "wrong-type", "Outputs are a list.", expected=expected, got=outputs)
             return None
         found = []
         for place, one in enumerate(outputs):
@@ -363,14 +392,43 @@ class _Reader:
                 where = f"{at}/parameters/classification"
                 self._add(where, "wrong-type", "This is a number of classes.", expected="a whole number", got=best)
             found.append(Requested(name, binary, best, at))
-        self._refuse_twins([one.name for one in found], "/outputs", "output")
+        self._mistakes += twins([one.name for one in found], "/outputs", "output")
         return tuple(found)
 
-    def _refuse_twins(self, names: list[str], at: str, what: str) -> None:
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                detail = f"The {what} {shorten(name)} stands here twice."
-                self._add(f"{at}/{place}/name", "duplicate", detail, expected="one of each name")
+
+def twins(names: Sequence[str], at: str, what: str) -> list[Entry]:
+    """The names that have stood before, but for empty ones, each told with its place in the list at `at`."""
+    seen: set[str] = set()
+    mistakes = []
+    for place, name in enumerate(names):
+        if name and name in seen:
+            detail = f"The {what} {shorten(name)} stands here twice."
+            mistakes.append(Entry(f"{at}/{place}/name", "duplicate", detail, expected="one of each name"))
+        seen.add(name)
+    return mistakes
+
+
+def require_room(shape: Sequence[int], seen: int, *, elements: int, rows: int | None) -> int:
+    """See by its shape that a tensor may come, before anybody looks at its elements.
+
+    Args:
+        shape: of the tensor; its first size counts the rows.
+        seen: the elements of the tensors before it.
+        elements: the most that all may have together.
+        rows: the most rows; None is any number.
+
+    Returns:
+        The elements of this tensor and those before it.
+
+    Raises:
+        BatchTooLarge: accordingly.
+    """
+    seen += math.prod(shape)
+    if seen > elements:
+        raise too_large(elements, seen)
+    if rows is not None and shape[0] > rows:
+        raise too_large(rows, shape[0], name="rows", words="rows")
+    return seen
 
 
 def shape_mistakes(shape: object, at: str) -> list[Entry]:
@@ -528,7 +586,11 @@ def _json_floating(flat: list[Any], kind: Datatype, at: str) -> Array:
     if not set(map(type, flat)) <= {float, int}:
         _require(flat, lambda one: one is None or type(one) in (int, float), "a number", at)
         flat = [math.nan if one is None else one for one in flat]
-    wide = np.array(flat, dtype=np.float64)
+    return _finite(np.array(flat, dtype=np.float64), kind, at, flat)
+
+
+def _finite(wide: Array, kind: Datatype, at: str, flat: Sequence[Any] | Array) -> Array:
+    """Numbers in float64 that the datatype holds; `flat` has them as they were written."""
     highest = _HIGHEST[kind.name]
     if not np.abs(wide).max() > highest:
         return wide.astype(kind.wire) if kind.name == "FP16" else wide
@@ -547,6 +609,45 @@ def _json_floating(flat: list[Any], kind: Datatype, at: str) -> Array:
         more=max(0, len(beyond) - MAX_ENTRIES),
     )
     raise AssertionError("unreachable")
+
+
+def from_numbers(parts: Sequence[Array], datatype: str, shape: Sequence[int], *, at: str) -> Array:
+    """A tensor from numbers of a type that is as wide as its datatype or wider: what `from_json` makes of their list.
+
+    Args:
+        parts: arrays [n], one behind the other.
+        at: the pointer to the numbers.
+
+    Raises:
+        InvalidInput: not as many as the shape says, or a number that the datatype does not hold, with its place.
+    """
+    kind = DATATYPES[datatype]
+    count, got = math.prod(shape), sum(len(part) for part in parts)
+    if got != count:
+        detail = f"The data has {got} elements, the shape {count}."
+        raise _one(at, "shape-mismatch", detail, expected=f"{count} elements", got=f"{got}")
+    wide: Array = np.concatenate(parts)
+    if kind.kind == "float":
+        return _finite(wide.astype(np.float64, copy=False), kind, at, wide).reshape(shape)
+    if kind.kind == "bool":
+        return wide.astype(np.bool_, copy=False).reshape(shape)
+    low, high = kind.range
+    wrong = np.flatnonzero((wide < low) | (wide > high))
+    expected = f"a whole number from {low} to {high}"
+    refuse(
+        [
+            Entry(
+                f"{at}/{place}",
+                "dtype-mismatch",
+                f"Here {expected} is expected.",
+                expected=expected,
+                got=str(wide[place]),
+            )
+            for place in wrong[:MAX_ENTRIES].tolist()
+        ],
+        more=max(0, len(wrong) - MAX_ENTRIES),
+    )
+    return wide.astype(kind.wire, copy=False).reshape(shape)
 
 
 def _require(flat: list[Any], right: Any, expected: str, at: str, *, quick: set[type] | None = None) -> None:
@@ -594,12 +695,11 @@ def coerce(tensor: Tensor, dtype: str, *, missing: bool = False) -> Array:
     if wanted.kind == "float":
         return _floating(tensor, wanted, missing=missing)
     if sent.kind == "float":
-        wrong = [0]
-        _refuse_at(tensor, wrong, f"{sent.name} is not taken for {wanted.name}.", f"a tensor of {wanted.name}")
+        _refuse_at(tensor, [0], f"{sent.name} is not taken for {wanted.name}.", f"a tensor of {wanted.name}")
     low, high = (0, 1) if wanted.kind == "bool" else wanted.range
     if sent.kind == "int" and sent != wanted and not (low <= int(array.min()) and int(array.max()) <= high):
         flat = array.reshape(-1)
-        beyond = [place for place, one in enumerate(flat.tolist()) if not low <= one <= high]
+        beyond = np.flatnonzero((flat < low) | (flat > high))
         _refuse_at(tensor, beyond, f"This number is no {wanted.name}.", f"a whole number from {low} to {high}")
     return array.astype(dtype, copy=False)
 
@@ -610,10 +710,7 @@ def _floating(tensor: Tensor, wanted: Datatype, *, missing: bool) -> Array:
     if sent.kind != "float":
         exact = 1 << (np.finfo(numpy_type).nmant + 1)
         if sent.kind == "int" and not (-exact <= int(array.min()) and int(array.max()) <= exact):
-            flat = array.reshape(-1).tolist()
-            with np.errstate(over="ignore"):
-                near = array.reshape(-1).astype(numpy_type).tolist()
-            wrong = [place for place, one in enumerate(flat) if math.isinf(near[place]) or int(near[place]) != one]
+            wrong = _inexact(array.reshape(-1), numpy_type)
             detail = f"{wanted.name} cannot hold this number exactly."
             _refuse_at(tensor, wrong, detail, f"whole numbers that {wanted.name} has")
         return array.astype(numpy_type)
@@ -623,14 +720,28 @@ def _floating(tensor: Tensor, wanted: Datatype, *, missing: bool) -> Array:
     if missing:
         fine |= np.isnan(found)
     if not fine.all():
-        places = np.flatnonzero(~fine.reshape(-1)).tolist()
+        places = np.flatnonzero(~fine.reshape(-1))
         highest = float(np.finfo(numpy_type).max)
         expected = f"at most {highest:g} in size"
         _refuse_at(tensor, places, f"This number is not a finite {wanted.name}.", expected, code="not-finite")
     return found
 
 
-def _refuse_at(tensor: Tensor, places: list[int], detail: str, expected: str, *, code: str = "dtype-mismatch") -> None:
+def _inexact(flat: Array, numpy_type: str) -> Array:
+    """The places of those whole numbers that the floating type does not hold exactly."""
+    with np.errstate(over="ignore"):
+        near = flat.astype(numpy_type).astype(np.float64)
+    beyond = float(int(np.iinfo(flat.dtype).max) + 1)  # a power of two, so exact; the least number is one too
+    back = np.isfinite(near) & (near < beyond)
+    same = np.zeros(len(flat), dtype=np.bool_)
+    same[back] = near[back].astype(flat.dtype) == flat[back]
+    found: Array = np.flatnonzero(~same)
+    return found
+
+
+def _refuse_at(
+    tensor: Tensor, places: Sequence[int] | Array, detail: str, expected: str, *, code: str = "dtype-mismatch"
+) -> None:
     flat = tensor.array.reshape(-1)
     refuse(
         [
@@ -641,7 +752,7 @@ def _refuse_at(tensor: Tensor, places: list[int], detail: str, expected: str, *,
                 expected=expected,
                 got=shorten(flat[place].item() if hasattr(flat[place], "item") else _text(flat[place])),
             )
-            for place in places[:MAX_ENTRIES]
+            for place in map(int, places[:MAX_ENTRIES])
         ],
         more=max(0, len(places) - MAX_ENTRIES),
     )
@@ -748,11 +859,11 @@ def malformed(detail: str, *, hint: str, at: str = "") -> MalformedBody:
     return MalformedBody(detail, errors=[Entry(at, "malformed-json", detail, hint=hint)])
 
 
-def too_large(most: int, got: int) -> BatchTooLarge:
-    """A request with more elements than one prediction may have."""
-    detail = f"One prediction has at most {most} numbers; these are {got if got < 10**15 else 'very many'}."
+def too_large(most: int, got: int, *, name: str = "elements", words: str = "numbers") -> BatchTooLarge:
+    """A request with more elements, or more of what `name` and `words` say, than one prediction may have."""
+    detail = f"One prediction has at most {most} {words}; these are {got if got < 10**15 else 'very many'}."
     entry = Entry("/inputs", "batch-too-large", detail, hint="Send several predictions.", expected=f"at most {most}")
-    return BatchTooLarge(detail, errors=[entry], limit={"name": "elements", "value": most})
+    return BatchTooLarge(detail, errors=[entry], limit={"name": name, "value": most})
 
 
 def shown(shape: Sequence[int | str]) -> str:

@@ -95,7 +95,8 @@ class Training:
         self._checkpoints = Path(task["checkpoints"])
         self._events = _Events(folder / "events.jsonl")
         spec = task["spec"]
-        given = {key: spec[key] for key in TrainingConfig.model_fields}
+        # A job of an earlier release says nothing of what has come since; that has its default.
+        given = {key: spec[key] for key in TrainingConfig.model_fields if key in spec}
         if task.get("device"):  # "cuda" asks for any; this one is free
             given["device"] = task["device"]
         self._config = TrainingConfig.model_validate(given)

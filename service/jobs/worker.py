@@ -12,7 +12,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import signal
 import traceback
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 import torch
 
-from service.engine import build, bundle, data
+from service.engine import build, bundle, checkpoint, data
 from service.engine.train import StopFlag
 from service.errors import (
     CheckpointRefused,
@@ -40,7 +39,6 @@ from service.schemas.judgement import require
 from service.store.files import fsync_folder, make_folder, write_atomic
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_MEMORY: Final = re.compile(r"not enough memory|can(?:no|')t allocate memory|bad_alloc", re.IGNORECASE)
 
 
 def warm() -> None:
@@ -143,7 +141,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
         ).to_dict()
     if isinstance(error, InvalidInput):
         return JobFailed("data_error", error.message, errors=error.errors).to_dict()
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+    if isinstance(error, MemoryError) or checkpoint.NO_MEMORY.search(text):
         return JobFailed(
             "out_of_memory",
             "The job needs more memory than a worker may take.",

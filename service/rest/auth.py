@@ -6,7 +6,8 @@ What is not in the table is denied. Knows routes by their templates; how a key i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, Literal
 
 from fastapi import FastAPI
@@ -25,6 +26,7 @@ OPEN: Final = "open"
 """Needs no key: it tells nothing of models and data, and changes nothing."""
 METRICS: Final = "GET /metrics"
 _PRINCIPAL: Final = "modelyard.principal"
+_HOLDS: Final = "modelyard.holds"
 
 ACCESS: Final[Mapping[str, Need]] = {
     # Probes and pages.
@@ -162,6 +164,12 @@ def principal_of(request: Request) -> Principal:
     return request.scope.get(_PRINCIPAL, ANONYMOUS)
 
 
+def still_admitted(request: Request) -> bool:
+    """Whether who asks may still do so, for answers that go on for long: its key may have ended meanwhile."""
+    holds: Callable[[], bool] | None = request.scope.get(_HOLDS)
+    return holds is None or holds()
+
+
 def require(request: Request, scope: Scope, what: str) -> None:
     """Hold a request to more than its route needs, since its body asks for more.
 
@@ -219,6 +227,7 @@ class Authorize:
             client = scope.get("client")
             principal = self._guard.admit(scope["headers"], client[0] if client else "", least)
             scope[_PRINCIPAL] = principal
+        scope[_HOLDS] = partial(self._guard.holds, scope["headers"], least)
         if principal.scope < least:
             raise Forbidden(f"This needs the scope {least.word}.", scope=least.word)
         if known and need is None:
@@ -233,7 +242,7 @@ class Authorize:
             if method not in methods or pattern.match(path) is None:
                 continue
             scope["modelyard.route"] = context.path_format  # for the metrics, should the route never be reached
-            if self._open_metrics and methods[method] is not None and f"{method} {context.path_format}" == METRICS:
+            if self._open_metrics and method in ("GET", "HEAD") and f"GET {context.path_format}" == METRICS:
                 return True, OPEN
             return True, methods[method]
         return False, None
@@ -255,5 +264,7 @@ def need_of(operation: str) -> Need | None:
 
 def _compiled(app: FastAPI) -> Iterator[tuple[re.Pattern[str], dict[str, Need | None], RouteContext]]:
     for context in iter_route_contexts(app.routes):
-        methods = sorted(context.methods or {"GET", "HEAD"})
+        methods = set(context.methods or {"GET"})
+        if "GET" in methods:
+            methods.add("HEAD")  # also where the route then says that it does not take it
         yield context.path_regex, {name: need_of(f"{name} {context.path_format}") for name in methods}, context

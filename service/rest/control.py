@@ -31,7 +31,7 @@ from service.controlplane import ControlPlane, Download
 from service.errors import DatasetRefused, DigestMismatch, Entry, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
-from service.rest.auth import principal_of, require
+from service.rest.auth import principal_of, require, still_admitted
 from service.rest.bodies import declare
 from service.rest.health import Lifecycle
 from service.schemas import architecture as architectures
@@ -713,7 +713,9 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
             return json_response({"data": [event.view() for event in found], "next": following}, headers=headers)
         start = max(after, _event_id(last_event_id))
         return EventSourceResponse(
-            _stream(control, lifecycle, job_ids=(job_id,), after=start, ends=True), ping=15, headers=STREAM_HEADERS
+            _stream(control, lifecycle, partial(still_admitted, request), job_ids=(job_id,), after=start, ends=True),
+            ping=15,
+            headers=STREAM_HEADERS,
         )
 
     @routes.get(
@@ -724,6 +726,7 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         response_class=EventSourceResponse,
     )
     async def multiplexed(
+        request: Request,
         topics: Annotated[
             str, Query(max_length=4000, pattern=r"^(jobs|job:job_[0-9a-f]{32})(,(jobs|job:job_[0-9a-f]{32}))*$")
         ] = "jobs",
@@ -732,7 +735,10 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         names = topics.split(",")
         job_ids = tuple(name.removeprefix("job:") for name in names if name != "jobs")
         start = _event_id(last_event_id) if last_event_id is not None else await run_sync(queue.newest_event)
-        stream = _stream(control, lifecycle, job_ids=job_ids, after=start, ends=False, states_of_all="jobs" in names)
+        admitted = partial(still_admitted, request)
+        stream = _stream(
+            control, lifecycle, admitted, job_ids=job_ids, after=start, ends=False, states_of_all="jobs" in names
+        )
         return EventSourceResponse(stream, ping=15, headers=STREAM_HEADERS)
 
     @routes.get("/jobs/{job_id:job}/metrics", summary="Its curves", responses={200: {"model": views.MetricsView}})
@@ -801,13 +807,14 @@ class _changes:  # noqa: N801  a context manager that reads as a word
 async def _stream(
     control: ControlPlane,
     lifecycle: Lifecycle,
+    admitted: Callable[[], bool],
     *,
     job_ids: Sequence[str],
     after: int,
     ends: bool,
     states_of_all: bool = False,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Events as they are committed, each once, in order; ends with `done`, or when the server drains."""
+    """Events as they are committed, each once, in order; ends with `done`, when the server drains, or the key ends."""
     queue = control.queue
     only = job_ids[0] if len(job_ids) == 1 and not states_of_all else None
     wanted = frozenset(job_ids)
@@ -815,6 +822,8 @@ async def _stream(
         while not lifecycle.draining:
             changed.clear()
             found: Sequence[Event] = await run_sync(partial(queue.events, only, after=after, limit=500))
+            if not admitted():
+                return
             for event in found:
                 after = event.id
                 if ends and event.type == "done" and await run_sync(queue.goes_on_after, event):
@@ -1029,10 +1038,13 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
     @routes.post(
         "/{name}/versions/{number}/verify",
         summary="Hash its files again",
+        description="A version that was quarantined is served again when its files are the published ones after all.",
         responses={200: {"model": views.VerifyView}},
     )
     def verify(name: ModelName, number: VersionNumber) -> Response:
         wrong = models.verify(name, number)
+        if not wrong:
+            models.reinstate(name, number)
         return json_response({"ok": not wrong, "mismatches": [{"file": file} for file in wrong]})
 
     @routes.get("/{name}/aliases/{alias}", summary="Where an alias points", responses={200: {"model": views.AliasView}})

@@ -167,7 +167,8 @@ class FastPath:
                 scope["modelyard.principal"] = principal
             body = await _read(receive)
             if body is None:
-                return  # the client has gone
+                self._note(lane, 499, started, scope, given)  # the client has gone
+                return
             waiter = _Watcher(receive)
             charge = _nothing if principal is None else self._charging(principal, scope)
             reply = await lane.serve(named, Incoming(table, body, charge, waiter.watch))

@@ -94,6 +94,6 @@ def _answer(figure: Figure, known: str | None) -> Response:
     """The figure with the digest of its bytes, or 304 where that is known."""
     content = orjson.dumps(figure)
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Cache-Control": "no-cache"}
-    if known is not None and headers["ETag"] in known:
+    if known is not None and (headers["ETag"] in known or known.strip() == "*"):
         return Response(status_code=304, headers=headers)
     return Response(content, headers=headers, media_type="application/json")

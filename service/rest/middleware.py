@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import CrossOrigin
@@ -26,6 +27,8 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _QUIET: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 """Asked every few seconds, by address: neither logged at INFO nor held to a host name."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_GONE: Final = 499
+"""What is noted of a request whose client went before it was answered; it is never sent."""
 _PAGES: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
 """Pages of the framework with scripts of their own in them."""
 _INLINE: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -81,13 +84,18 @@ class Observe:
 
         tokens = bind(request_id=request_id)
         try:
-            if "*" not in self._hosts and scope["path"] not in _QUIET and _host(headers) not in self._hosts:
+            if len(headers.getlist("host")) > 1:  # which of them would a proxy in front have gone by?
+                code, detail = FRAMEWORK[400]
+                await problem(scope, status=400, code=code, detail=detail)(scope, receive, sending)
+            elif "*" not in self._hosts and scope["path"] not in _QUIET and _host(headers) not in self._hosts:
                 code, detail = FRAMEWORK[421]
                 await problem(scope, status=421, code=code, detail=detail)(scope, receive, sending)
             elif headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE:
                 await respond(CrossOrigin(), scope)(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            status = status or _GONE  # in the middle of its body: nobody is there to be answered
         except Exception:
             self._metrics.internal_errors.inc()
             _log.exception("A request met a bug.", action="internal_error", path=scope["path"])

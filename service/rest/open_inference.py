@@ -89,14 +89,13 @@ class Exchange:
         reference = self._reference(name, slot)
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
-            body = await _here_or_aside(len(body), decompress, body, encoding, self._max_bytes)
+            body = await run_sync(decompress, body, encoding, self._max_bytes)  # what is short here may be long then
         told = headers.get(LENGTH)
         length = None if told is None else _length(told)
         if length == 0:
             request = _raw(body, await view.takes(reference), elements=view.elements)
         else:
-            json_bytes = len(body) if length is None else min(length, len(body))
-            request = await _here_or_aside(json_bytes, _decode, body, length, view.elements)
+            request = await _here_or_aside(len(body), _decode, body, length, view.elements, view.rows)
         charge(len(request.inputs[0].array))
         found, outputs = await view.infer(reference, request)
         content, header = tensors.encode(
@@ -212,8 +211,8 @@ async def _here_or_aside(size: int, work: Callable[..., Any], *arguments: Any) -
     return await run_sync(work, *arguments)
 
 
-def _decode(body: bytes, length: int | None, elements: int) -> tensors.Request:
-    return tensors.decode(body, header_bytes=length, elements=elements)
+def _decode(body: bytes, length: int | None, elements: int, rows: int) -> tensors.Request:
+    return tensors.decode(body, header_bytes=length, elements=elements, rows=rows)
 
 
 def _length(text: str) -> int:

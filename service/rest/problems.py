@@ -38,10 +38,12 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.Busy: 429,
     errors.Draining: 503,
     errors.DatabaseBusy: 503,
+    errors.TooManyConnections: 503,
     errors.DeadlinePassed: 504,
     errors.Unsupported: 501,
     errors.StoreError: 503,
     errors.StoreFull: 507,
+    errors.MemoryFull: 507,
     errors.JobFailed: 409,
 }
 """Status of each class; a class that is not here has its parent's."""
@@ -97,6 +99,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "internal": "Report it with the `request_id`, which finds it in the log.",
     "draining": "Wait for `Retry-After`, or ask another server.",
     "database-busy": "Wait for `Retry-After`.",
+    "too-many-connections": "Close or reuse those that you hold; wait for `Retry-After`.",
     "cross-origin": "Send it from a program, or from a page of this server.",
     "store-error": "See `detail` and the log; check the disk.",
     "store-read-only": "Check mount and owner. Predictions go on.",
@@ -106,6 +109,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "deadline-passed": "Give more time, or send fewer rows.",
     "unsupported": "Do without; the metadata's `extensions` lists what this server does.",
     "store-full": "Make room. Predictions go on.",
+    "memory-full": "Unload versions, lower MODELYARD_MODEL_MEMORY_BYTES, or give the server more memory.",
 }
 """What to do about each problem: the hint of those that have no better one, and what their pages say."""
 

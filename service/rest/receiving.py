@@ -1,26 +1,35 @@
-"""uvicorn's HTTP protocol with deadlines for what clients send: silent and dripping connections are cut.
+"""uvicorn's HTTP protocol with deadlines for what clients send, and a bound on how many there are.
 
-Knows bytes and time; knows no route. Answers are not timed here.
+Silent and dripping connections are cut, and those beyond the bound are turned away. Knows bytes, addresses and time;
+knows no route. Answers are not timed here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.errors import TooManyConnections
+from service.keys import network
 from service.rest.middleware import security_headers
-from service.rest.problems import FRAMEWORK, problem
+from service.rest.problems import FRAMEWORK, problem, respond
 from service.telemetry import log
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 """The request line and the headers together."""
 
 _TICK_S: Final = 0.5
+_TELL_EVERY_S: Final = 10.0
 
 _log = log(__name__)
 
@@ -41,6 +50,87 @@ class Deadlines:
     body_bytes_per_s: int = 64 * 1024
 
 
+class Connections:
+    """Counts the open connections of a server, in all and by address. Used on one thread, that of the event loop.
+
+    Args:
+        most: connections in all.
+        most_per_address: those of one address, or of the /64 that one customer of IPv6 is given.
+        trusted: addresses and networks of proxies, through which many clients come; "*" means everybody. They and
+            loopback are held to `most` only. Words that are neither are passed over.
+    """
+
+    def __init__(self, most: int = 1024, most_per_address: int = 256, *, trusted: Sequence[str] = ()) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._everybody = "*" in trusted
+        self._trusted = []
+        for word in trusted:
+            try:
+                self._trusted.append(ip_network(word, strict=False))
+            except ValueError:
+                continue
+        self._open = 0
+        self._by_address: Counter[str] = Counter()
+        self._turned_away = 0  # since it was last told
+        self._told = float("-inf")
+
+    def enter(self, address: str) -> None:
+        """Count one more.
+
+        Args:
+            address: of the other end; "" where there is none, as on a Unix socket.
+
+        Raises:
+            TooManyConnections: it is one too many, and was not counted.
+        """
+        limit: tuple[str, int] | None = None
+        counted = self._counted(address)
+        if self._open >= self._most:
+            limit = "max_connections", self._most
+        elif counted is not None and self._by_address[counted] >= self._most_per_address:
+            limit = "max_connections_per_address", self._most_per_address
+        if limit is not None:
+            self._tell(*limit)
+            raise TooManyConnections(limit={"name": limit[0], "value": limit[1]}, retry_after_s=1.0)
+        self._open += 1
+        if counted is not None:
+            self._by_address[counted] += 1
+
+    def leave(self, address: str) -> None:
+        """One that was counted has gone."""
+        self._open -= 1
+        counted = self._counted(address)
+        if counted is not None:
+            self._by_address[counted] -= 1
+            if not self._by_address[counted]:
+                del self._by_address[counted]
+
+    def _counted(self, address: str) -> str | None:
+        """What the connections of an address are counted under, None where they are not."""
+        if self._everybody:
+            return None
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return None
+        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        if found.is_loopback or any(found in trusted for trusted in self._trusted):
+            return None
+        return network(str(found))
+
+    def _tell(self, name: str, value: int) -> None:
+        """Say so in the log, but not for each one: whoever floods the server shall not flood the log."""
+        self._turned_away += 1
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY_S:
+            _log.warning(
+                "Connections are turned away.", action="turned_away", limit=name, value=value, count=self._turned_away
+            )
+            self._turned_away, self._told = 0, now
+
+
 class _HeadersTooLarge(Exception):
     """Ends the parsing; the parser takes it for an error of the request."""
 
@@ -55,9 +145,10 @@ class _Part(Enum):
 
 
 class ReceivingProtocol(HttpToolsProtocol):
-    """The protocol. A request that arrives at once sets no timer; `deadlines` is a class attribute, see `receiving`."""
+    """The protocol. A request that arrives at once sets no timer; the class attributes are set by `receiving`."""
 
     deadlines = Deadlines()
+    counted = Connections()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,15 +157,30 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._since = 0.0  # when this part of the request began, later for each time that we did not read
         self._received = 0  # bytes of this part
         self._status = 400  # what a request that the parser refuses is answered with
+        self._entered: str | None = None  # the address under which this connection was counted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
-        """Wait for the first request from now on."""
+        """Wait for the first request from now on, unless there are too many connections."""
         super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        try:
+            self.counted.enter(address)
+        except TooManyConnections as error:
+            self._awaited = _Part.NOTHING
+            request_id = uuid.uuid4().hex
+            answer = respond(error, {"path": "", "modelyard.request_id": request_id})
+            transport.write(self._written(answer, request_id))
+            transport.close()
+            return
+        self._entered = address
         self._since = self.loop.time()
         self._timer = self.loop.call_later(min(_TICK_S, self.deadlines.headers_s), self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clock, and make room for another one."""
+        if self._entered is not None:
+            self.counted.leave(self._entered)
+            self._entered = None
         self._awaited = _Part.NOTHING
         if self._timer is not None:
             self._timer.cancel()
@@ -83,6 +189,8 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and start the clock if something of a request is still to come."""
+        if self._entered is None:  # turned away
+            return
         self._received += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -174,6 +282,10 @@ class ReceivingProtocol(HttpToolsProtocol):
         code, detail = FRAMEWORK[status]
         answer = problem({"path": path, "modelyard.request_id": request_id}, status=status, code=code, detail=detail)
         _log.info("A connection was cut.", action="cut", status=status, code=code, request_id=request_id)
+        return self._written(answer, request_id)
+
+    def _written(self, answer: JSONResponse, request_id: str) -> bytes:
+        """The bytes of the last answer on this connection."""
         headers = [
             *self.server_state.default_headers,
             *answer.raw_headers,
@@ -182,9 +294,9 @@ class ReceivingProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
-        return b"".join([STATUS_LINE[status], lines, b"\r\n", bytes(answer.body)])
+        return b"".join([STATUS_LINE[answer.status_code], lines, b"\r\n", bytes(answer.body)])
 
 
-def receiving(deadlines: Deadlines) -> type[ReceivingProtocol]:
-    """The protocol with these deadlines, as a class for `uvicorn.Config(http=…)`."""
-    return type("ReceivingProtocol", (ReceivingProtocol,), {"deadlines": deadlines})
+def receiving(deadlines: Deadlines, counted: Connections) -> type[ReceivingProtocol]:
+    """The protocol with these deadlines and this count, as a class for `uvicorn.Config(http=…)`."""
+    return type("ReceivingProtocol", (ReceivingProtocol,), {"deadlines": deadlines, "counted": counted})

@@ -165,6 +165,7 @@ class Aliases:
                     ],
                 )
             _check_routing(version, routing)
+            manifests = {}
             for at, number in _needed(version, routing):
                 try:
                     row = records.visible(connection, model, number)
@@ -172,6 +173,9 @@ class Aliases:
                     raise error.at(at) from None
                 if row.state != "ready":
                     raise ModelQuarantined(f"Version {number} of {model!r} is quarantined: {row.reason}")
+                manifests[number] = row.manifest
+            if routing.canary is not None:
+                _check_alike(manifests[version], manifests[routing.canary.version])
             if present is not None and (present.version, present.routing) == (version, routing):
                 return present
             return self.point(connection, model, alias, version, by=by, reason=reason, routing=routing)
@@ -394,6 +398,27 @@ def _check_routing(version: int, routing: Routing) -> None:
         seen.setdefault(number, at)
     if found:
         raise ValidationFailed(errors=found)
+
+
+def _check_alike(own: Mapping[str, Any], canary: Mapping[str, Any]) -> None:
+    """A canary answers what was sent to the alias, so it must take and answer the same."""
+    found = []
+    for side, verb in (("inputs", "takes"), ("outputs", "answers")):
+        there, here = (_shapes(manifest["signature"][side]) for manifest in (own, canary))
+        if there != here:
+            detail = f"The canary {verb} {here}, the alias's version {there}: requests for one would fail on the other."
+            hint = "Give it an alias of its own."
+            found.append(Entry("/canary/version", "shape-mismatch", detail, hint=hint, expected=there, got=here))
+    if found:
+        raise ValidationFailed(errors=found)
+
+
+def _shapes(tensors: Sequence[Mapping[str, Any]]) -> str:
+    """Names, types and shapes in words; what a free size is called makes no difference."""
+    return ", ".join(
+        f"{each['name']} {each['dtype']} [{', '.join(str(n) if isinstance(n, int) else '*' for n in each['shape'])}]"
+        for each in tensors
+    )
 
 
 def alias_in(connection: Connection, model: str, alias: str) -> AliasRecord | None:

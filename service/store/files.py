@@ -114,12 +114,22 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part, and the new one survives."""
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part, and the new one survives.
+
+    Args:
+        path: the file.
+        data: all of its bytes.
+        private: a new file is for its owner only, and one that is there keeps its mode, and its owner where that may
+            be given; else everybody may read it.
+    """
     temporary = path.with_name(_TEMPORARY + path.name)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        mode = 0o600 if private else 0o644
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
+            if private:
+                _as_before(descriptor, path)
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
@@ -132,6 +142,18 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     fsync_folder(path.parent)
+
+
+def _as_before(descriptor: int, path: Path) -> None:
+    """Give a file the mode and owner of the one that it will replace, or its owner's mode alone."""
+    try:
+        before = os.stat(path)
+    except FileNotFoundError:
+        os.fchmod(descriptor, 0o600)
+        return
+    with contextlib.suppress(PermissionError):  # only root gives files away
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 def touch_anew(path: Path) -> None:

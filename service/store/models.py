@@ -496,6 +496,17 @@ class ModelStore:
         _log.error("A version was quarantined.", action="quarantine", model=name, version=number, reason=reason)
         return record
 
+    def reinstate(self, name: str, number: int) -> None:
+        """Let a version be served again whose files are the published ones after all."""
+        with self._database.write() as connection:
+            records.live(connection, name)
+            row = records.visible(connection, name, number)
+            if row.state != "quarantined":
+                return
+            records.set_state(connection, name, number, "ready", only=("quarantined",))
+            self._announce()
+        _log.warning("A version is served again.", action="reinstate", model=name, version=number)
+
     def delete_version(self, name: str, number: int, *, force: bool = False, by: str | None = None) -> None:
         """Delete a version and its files; its number stays taken.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,45 @@ def test_a_damaged_version_is_not_measured_either(shared_server: Server, client:
 
     assert (measured.status_code, measured.json()["code"]) == (503, "model-quarantined")
     assert state == "quarantined"
+
+
+def test_a_version_whose_files_are_whole_again_is_served_again(shared_server: Server, client: httpx.Client):
+    run_job(client, constant("mended", 1.0))
+    weights = shared_server.store / "models" / "mended" / "1" / "weights.pt"
+    content = weights.read_bytes()
+    flip_a_bit_of_the_last_weight(weights)
+    refused = client.post("/predict", json={"model": "mended", "inputs": [[0]]})
+    weights.write_bytes(content)
+    check = client.post("/v1/models/mended/versions/1/verify").json()
+
+    assert refused.status_code == 503
+    assert check["ok"]
+    assert predicted(client, "mended", [[0]])["outputs"] == [[1.0]]
+
+
+def test_a_moment_without_memory_harms_no_version(make_server: Callable[..., Server]):
+    server = make_server()
+    layers = [{"type": "Linear", "in_features": size, "out_features": 3000} for size in (1, 3000)]
+    net = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 1]}]}
+    whole = {**net, "root": {"type": "Sequential", "layers": layers}}
+    with server.client() as client:
+        run_job(client, {"kind": "import", "architecture": whole, "output": {"model": "large"}})
+    server.stop()
+    server.start()  # which has not loaded it yet
+    assert server.process is not None
+    pid = server.process.pid
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    ask = {"model": "large", "inputs": [[1.0]]}
+    with server.client() as client:
+        resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + 20 * 2**20, before[1]))
+        short = client.post("/predict", json=ask)
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+        enough = client.post("/predict", json=ask)
+
+    assert_problem(short, 507, "memory-full")
+    assert str(server.store) not in short.text
+    assert enough.status_code == 200
 
 
 def evaluation(model: str) -> dict[str, Any]:

@@ -108,6 +108,28 @@ def test_a_canary_that_cannot_be_loaded_costs_nobody_an_answer(shared_server: Se
     assert wait_for(taken_back)
 
 
+def test_deadlines_that_clients_choose_move_no_alias(client: httpx.Client) -> None:
+    for scale in (1, 2):
+        version_of(client, "hurried", scale)
+    guard = {"requests": 10, "error_rate": 0.05}
+    point(client, "hurried", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
+    hurried = {"model": "hurried@live", "inputs": {"image": IMAGE}, "timeout_s": 0.001}
+    statuses = {client.post("/predict", json=hurried).status_code for _ in range(40)}
+
+    assert statuses <= {200, 504}
+    assert client.get("/v1/models/hurried/aliases/live").json()["canary"] == {"version": 2, "percent": 100}
+
+
+def test_a_canary_that_takes_other_rows_is_refused(client: httpx.Client) -> None:
+    version_of(client, "other", 1)
+    net = {**examples.IMPORT["architecture"], "inputs": [{"name": "image", "shape": ["B", 1, 7, 7]}]}
+    run_job(client, {**examples.IMPORT, "architecture": net, "output": {"model": "other"}})
+    refused = point(client, "other", {"version": 1, "canary": {"version": 2, "percent": 10}})
+
+    found = assert_problem(refused, 422, "validation-failed", pointer="/canary/version", entry="shape-mismatch")
+    assert found["errors"][0]["expected"] == "image float32 [*, 1, 5, 5]"
+
+
 def test_a_routing_that_cannot_be_is_refused_at_its_place(client: httpx.Client) -> None:
     version_of(client, "refusing", 1)
     twice = point(client, "refusing", {"version": 1, "canary": {"version": 1, "percent": 10}})

@@ -250,6 +250,16 @@ class TestFromDataToPredictions:
         assert len(answer["labels"]) == len(answer["outputs"]) == 2500
         assert any(warning["pointer"].startswith("/inputs/1000/") for warning in answer["warnings"])
 
+    def test_numbers_of_rows_are_not_learnt_and_the_way_to_the_new_version_is_told(
+        self, run: Command, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "numbered.csv"
+        path.write_text("customer_id,x,y\n" + "".join(f"{place},{place / 50},{place / 25}\n" for place in range(60)))
+        done = run("train", path, *("--target", "y", "--model", "numbered", "--epochs", 5, "--alias", "", "--wait"))
+
+        assert "Left out, since they number the rows: customer_id." in done.output
+        assert "Ask it with: modelyard predict numbered/1 FILE.csv" in done.output
+
     def test_numbers_are_learnt_as_numbers(self, run: Command, tmp_path: Path) -> None:
         path = tmp_path / "line.csv"
         path.write_text("x;y\n" + "".join(f"{x / 50};{3 * x / 50 + 1}\n" for x in range(100)))

@@ -8,6 +8,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,6 +154,36 @@ def test_keys_are_rotated_and_revoked_while_the_server_runs(guarded: Guarded) ->
     assert modelyard("revoke", "ci", file=guarded.file).exit_code == 0
     wait_for(lambda: status(new) == 401)
     guarded.shown += [old, new]
+
+
+@pytest.fixture
+def endless(guarded: Guarded) -> Iterator[str]:
+    """A job that does not end by itself."""
+    body = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "endless"}}
+    with guarded.client("train") as client:
+        answer = client.post("/v1/jobs", json=body)
+        answer.raise_for_status()
+        job: str = answer.json()["id"]
+        yield job
+        client.post(f"/v1/jobs/{job}/cancel", headers={"Prefer": "wait=30"}).raise_for_status()
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{job}/events"])
+def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded, endless: str, path: str) -> None:
+    key = made(guarded.file, "create", "--name", "listener", "--scope", "read")
+    guarded.shown.append(key)
+    headers = {"X-API-Key": key, "Accept": "text/event-stream"}
+    with guarded.server.client() as client:
+        wait_for(lambda: client.get("/v1/jobs", headers=headers).status_code == 200)
+        with client.stream("GET", path.format(job=endless), headers=headers) as stream:
+            assert stream.status_code == 200
+            assert modelyard("revoke", "listener", file=guarded.file).exit_code == 0
+            until = time.monotonic() + 60
+            for _ in stream.iter_lines():  # to its end
+                assert time.monotonic() < until, "it goes on"
+        assert client.get(path.format(job=endless), headers=headers).status_code == 401
+    with guarded.client("read") as client:
+        assert client.get(f"/v1/jobs/{endless}").json()["state"] in ("queued", "running")
 
 
 def test_a_file_that_was_spoilt_changes_nothing_and_the_log_says_so(guarded: Guarded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -11,7 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service.rest.open_inference import accepted_encoding
+from service.errors import MalformedBody
+from service.rest.open_inference import Exchange, accepted_encoding
+from service.schemas.versions import Reference
 from tests.problems import assert_problem
 
 pytestmark = pytest.mark.usefixtures("quadratic", "clouds")
@@ -144,6 +147,46 @@ def test_refusals_have_the_sentence_that_the_protocols_clients_read(
     body = assert_problem(client.post(INFER, content=content, headers=headers), status, code)
 
     assert body["detail"] in body["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(b"not gzip", {"content-encoding": "gzip"}, id="a short one that is compressed"),
+        pytest.param(b"{" + bytes(100_000), {"inference-header-content-length": "1"}, id="much behind short JSON"),
+    ],
+)
+def test_what_may_be_long_work_is_done_beside_the_loop(body: bytes, headers: dict[str, str]) -> None:
+    turned: list[object] = []
+
+    async def run() -> None:
+        exchange = Exchange(NoModels(), max_bytes=10**6)  # type: ignore[arg-type]  # a fake
+        asyncio.get_running_loop().call_soon(turned.append, "others")
+        with pytest.raises(MalformedBody):
+            await exchange.answer("m", None, headers, body, charge=turned.append)
+
+    asyncio.run(run())
+
+    assert turned == ["others"]
+
+
+class NoModels:
+    """A view that is asked for its limits alone."""
+
+    rows = elements = 10
+
+    def reference(self, name: str, slot: str | None) -> Reference:
+        return Reference(name, alias=slot)
+
+
+def test_too_many_rows_are_refused_whatever_they_hold(client: httpx.Client) -> None:
+    count = 2_000_000
+    data = np.full(count, 2**24 + 1, "<i8").tobytes()
+    one = {"name": "x", "shape": [count, 1], "datatype": "INT64", "parameters": {"binary_data_size": len(data)}}
+    header = json.dumps({"inputs": [one]}).encode()
+    answer = client.post(INFER, content=header + data, headers={"Inference-Header-Content-Length": str(len(header))})
+
+    assert_problem(answer, 413, "batch-too-large")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPResponse
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live import Server
+from tests.live import Server, wait_for
 
 HEADERS_S = 1.0
 BODY_S = 1.0
@@ -212,3 +214,96 @@ def test_a_stream_lives_longer_than_the_deadlines(line: socket.socket) -> None:
             assert line.recv(65536) != b"", "it was cut"
         except TimeoutError:
             continue
+
+
+PLACES = 4
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "small", max_connections=str(PLACES)).start()
+    yield server
+    assert server.stop() == 0
+
+
+def asked(connection: socket.socket) -> HTTPResponse:
+    """Ask for something small; the answer."""
+    try:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    except ConnectionError:  # it was turned away already, and has said so
+        pass
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer
+
+
+def test_connections_beyond_the_limit_are_turned_away_until_one_goes(small: Server) -> None:
+    address = urlsplit(small.url)
+    place = address.hostname or "", address.port or 0
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(place, CUT_WITHIN_S)) for _ in range(PLACES)]
+        for connection in held:
+            answer = asked(connection)
+            assert (answer.status, answer.read()) == (200, b'{"status":"alive"}')
+        one_more = stack.enter_context(socket.create_connection(place, CUT_WITHIN_S))
+        told = everything(one_more)
+        problem(told, 503, "too-many-connections")
+        assert b"retry-after: 1\r\n" in told
+        assert json.loads(told.partition(b"\r\n\r\n")[2])["limit"] == {"name": "max_connections", "value": PLACES}
+        assert asked(held[0]).status == 200  # those that were there go on
+        held[1].close()
+
+        def there_is_room() -> bool:
+            with socket.create_connection(place, CUT_WITHIN_S) as connection:
+                return asked(connection).status == 200
+
+        wait_for(there_is_room)
+    assert '"turned_away"' in small.log.read_text()
+
+
+def gone(server: Server) -> float:
+    """How many requests were answered 4xx or left by their clients."""
+    with server.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("modelyard_http_requests_total") and '"4xx"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/predict", b"Content-Type: application/json\r\nContent-Length: 100"),
+        ("/predict", b"Content-Type: application/json; charset=utf-8\r\nContent-Length: 100"),
+        ("/predict", b"Content-Type: application/json\r\nTransfer-Encoding: chunked"),
+        ("/v1/jobs", b"Content-Type: application/json\r\nContent-Length: 100"),
+        ("/v1/uploads", b"Content-Type: text/csv\r\nContent-Length: 100"),
+        ("/v2/models/five/infer", b"Transfer-Encoding: chunked"),
+    ],
+)
+def test_a_client_that_goes_in_the_middle_of_its_body_is_no_bug(strict: Server, path: str, headers: bytes) -> None:
+    address = urlsplit(strict.url)
+    before = gone(strict)
+    offset = strict.log.stat().st_size
+    with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+        connection.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (path.encode(), headers))
+        connection.sendall(b"1\r\n{\r\n")
+    wait_for(lambda: gone(strict) > before)
+    with strict.log.open("rb") as log:
+        log.seek(offset)
+        lines = [json.loads(line) for line in log.read().splitlines()]
+    noted = [line for line in lines if line.get("path") == path]
+
+    assert [line["status"] for line in noted] == [499]
+    assert [line for line in lines if line["level"] in ("warning", "error")] == []
+    with strict.client() as client:
+        assert "modelyard_internal_errors_total 0.0" in client.get("/metrics").text.splitlines()
+
+
+@pytest.mark.parametrize("hosts", [b"Host: a\r\nHost: b\r\n", b"Host: a\r\nHost: a\r\n"])
+@pytest.mark.parametrize("request_line", [b"GET /v1/models HTTP/1.1", b"POST /predict HTTP/1.1"])
+def test_a_request_for_two_hosts_is_refused(line: socket.socket, request_line: bytes, hosts: bytes) -> None:
+    line.sendall(request_line + b"\r\n" + hosts + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+    answer = HTTPResponse(line)
+    answer.begin()
+
+    assert (answer.status, json.loads(answer.read())["code"]) == (400, "bad-request")

@@ -67,6 +67,7 @@ def test_a_key_comes_in_either_header_and_two_that_differ_are_none() -> None:
     raw = text.encode()
 
     assert guard.admit([(b"x-api-key", raw)], CLIENT, Scope.READ).id == key.id
+    assert guard.admit([(b"x-api-key", b" \t" + raw + b" ")], CLIENT, Scope.READ).id == key.id
     assert guard.admit([(b"authorization", b"bEaReR  " + raw)], CLIENT, Scope.READ).id == key.id
     assert guard.admit([(b"x-api-key", raw), (b"authorization", b"Bearer " + raw)], CLIENT, Scope.READ).id == key.id
     with pytest.raises(Unauthenticated):
@@ -107,6 +108,29 @@ def test_a_key_ends_when_it_expires() -> None:
 
     with pytest.raises(Unauthenticated, match="expired"):
         guard.admit(bearer(text), CLIENT, Scope.READ)
+
+
+def test_looking_whether_a_key_still_holds_spends_nothing_of_its_quota(tmp_path: Path) -> None:
+    clock = Clock()
+    file = tmp_path / "keys.toml"
+    text, key = keys.make("ci", Scope.READ, now=NOW, expires=NOW + timedelta(minutes=1), requests_per_minute=1)
+    keys.write(file, Keys(keys=(key,)))
+    guard = Guard(file=file, clock=clock)
+    guard.admit(bearer(text), CLIENT, Scope.READ)
+
+    assert [guard.holds(bearer(text), Scope.READ) for _ in range(3)] == [True] * 3
+    assert not guard.holds(bearer(text), Scope.TRAIN)
+    assert not guard.holds([], Scope.READ)
+    assert not guard.holds(bearer(text[:-1]), Scope.READ)
+    keys.write(file, Keys())
+    clock.now += 2
+    assert not guard.holds(bearer(text), Scope.READ)
+    keys.write(file, Keys(keys=(key,)))
+    clock.now += 2
+    assert guard.holds(bearer(text), Scope.READ)
+    clock.now += 56
+    assert not guard.holds(bearer(text), Scope.READ)
+    assert Guard().holds([], Scope.ADMIN)
 
 
 def test_wrong_keys_from_one_address_are_limited_and_right_ones_still_come_in() -> None:
@@ -227,7 +251,20 @@ def test_what_is_written_is_read_again_and_holds_no_key(tmp_path: Path, name: st
 
     assert keys.read(tmp_path / name).keys == (key, other)
     assert text.rpartition("_")[2] not in (tmp_path / name).read_text()
-    assert not stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o022
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_written_again_keeps_the_mode_that_its_operator_gave_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    _, key = keys.make("ci", Scope.READ, now=NOW)
+    modes = []
+    keys.write(file, Keys())
+    for mode in (0o600, 0o640, 0o644):
+        file.chmod(mode)
+        keys.write(file, Keys(keys=(key,)))
+        modes.append(stat.S_IMODE(file.stat().st_mode))
+
+    assert modes == [0o600, 0o640, 0o644]
 
 
 def test_every_mistake_of_a_file_is_told_and_no_value_of_it(tmp_path: Path) -> None:

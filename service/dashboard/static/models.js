@@ -83,6 +83,7 @@ export async function page(place, { params: [name, chosenNumber], query }) {
   const detail = h("div", {});
   const compare = h("div", {});
   const history = h("div", {});
+  const beside = h("p", { class: "lead" });
 
   const load = async () => {
     [state.model, state.versions] = await Promise.all([get(address(name)), all(`${address(name)}/versions`)]);
@@ -117,6 +118,7 @@ export async function page(place, { params: [name, chosenNumber], query }) {
               ? `No champion: the newest version, ${serving ?? "none"}, answers.`
               : `Version ${serving} is the champion and answers.`,
           ),
+          beside,
         ),
         h(
           "div",
@@ -216,6 +218,8 @@ export async function page(place, { params: [name, chosenNumber], query }) {
   const loadHistory = async () => {
     const found =
       state.model.aliases[ALIAS] === undefined ? null : await get(`${address(name)}/aliases/${ALIAS}/history?limit=20`);
+    const canary = found?.data[0]?.canary;
+    beside.textContent = canary ? `Version ${canary.version} takes ${canary.percent} % of its requests.` : "";
     replace(
       history,
       table(
@@ -224,7 +228,9 @@ export async function page(place, { params: [name, chosenNumber], query }) {
         (found?.data ?? []).map((change) => [
           at(change.at),
           change.previous ?? "–",
-          change.version ?? "removed",
+          change.canary
+            ? `${change.version}, canary ${change.canary.version} (${change.canary.percent} %)`
+            : (change.version ?? "removed"),
           change.reason ?? change.action,
           change.by?.startsWith("job_") ? h("a", { href: `#/jobs/${change.by}` }, "a job") : (change.by ?? "–"),
         ]),

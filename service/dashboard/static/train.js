@@ -639,7 +639,7 @@ function uploadForm(make) {
                   ? { type, upload: id, inputs: "x", target: "y" }
                   : type === "images"
                     ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
-                    : { type, upload: id, inputs: "*", target: target.value };
+                    : { type, upload: id, inputs: "*", target: target.value, missing: "keep" };
               await make(name.value.trim() || file.name, source);
             } finally {
               button.disabled = false;
@@ -737,7 +737,8 @@ function suggest(draft, dataset, profile) {
   const generated = ["polynomial", "gaussian_clouds", "striped_images"].includes(dataset.source.type);
   const texts = inputs.filter((column) => column.dtype === "text");
   const image = inputs.length === 1 && inputs[0].shape.length === 3;
-  body.preprocessing = [];
+  const absent = inputs.filter((column) => column.dtype !== "text" && column.missing);
+  body.preprocessing = absent.length ? [{ type: "impute", columns: absent.map((column) => column.name) }] : [];
   if (!image && !generated && inputs.some((column) => column.dtype !== "text"))
     body.preprocessing.push({ type: "standardize" });
   if (texts.length) body.preprocessing.push({ type: "one_hot" });
@@ -1204,12 +1205,25 @@ function trainingForm(body, changed, redraw) {
         "Standardize numbers",
         has("standardize"),
         set((on) => {
+          const steps = body.preprocessing ?? [];
+          const filling = steps.filter((step) => step.type === "impute"); // which comes first
           body.preprocessing = on
-            ? [{ type: "standardize" }, ...(body.preprocessing ?? [])]
+            ? [...filling, { type: "standardize" }, ...steps.filter((step) => step.type !== "impute")]
             : body.preprocessing.filter((step) => step.type !== "standardize");
           redraw();
         }),
         { hint: "To mean 0 and spread 1; part of the version, so predict does it too." },
+      ),
+      check(
+        "Fill missing numbers",
+        has("impute"),
+        set((on) => {
+          body.preprocessing = on
+            ? [{ type: "impute" }, ...(body.preprocessing ?? [])]
+            : body.preprocessing.filter((step) => step.type !== "impute");
+          redraw();
+        }),
+        { hint: "With the mean of the training rows; part of the version, so predict does it too." },
       ),
       check(
         "Encode texts as one-hot",

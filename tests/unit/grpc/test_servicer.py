@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,11 +17,11 @@ import tritonclient.grpc.aio
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
-from service.errors import BatchTooLarge, InvalidInput, ServiceError, Unsupported
+from service.errors import BatchTooLarge, InvalidInput, MalformedBody, NotFound, ServiceError, Unsupported
 from service.grpc.messages import load
-from service.grpc.servicer import CODES, SCOPES, Front, code_of, read
+from service.grpc.servicer import CODES, SCOPES, Front, code_of, read, require_few
 from service.inference.tensors import DATATYPES
-from service.keys import Guard, Scope, make
+from service.keys import Guard, Keys, Scope, make, write
 from service.rest.problems import status_of
 from service.telemetry import Metrics
 
@@ -150,10 +151,93 @@ def test_too_many_elements_are_refused() -> None:
         read(message(), elements=1)
 
 
+def test_a_request_of_more_rows_than_one_may_have_is_refused_by_its_shape() -> None:
+    with pytest.raises(BatchTooLarge, match="at most 1 rows"):
+        read(message(), elements=10, rows=1)
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_twins_are_told_with_their_place(part: str) -> None:
+    request = message()
+    for name in ("x", "x", "y"):
+        getattr(request, part).add(name=name)
+    with pytest.raises(InvalidInput) as found:
+        read(request, elements=10)
+
+    assert f"/{part}/1/name" in [entry.pointer for entry in found.value.errors if entry.code == "duplicate"]
+
+
+def many(part: str, count: int) -> Any:
+    request = message()
+    for place in range(count):
+        if part == "parameters":
+            request.parameters[str(place)].bool_param = True
+        elif part == "raw_input_contents":
+            request.raw_input_contents.append(b"")
+        else:
+            getattr(request, part).add(name=str(place))
+    return request
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs", "parameters", "raw_input_contents"])
+def test_more_parts_than_any_version_has_are_refused_before_the_message_is_read(part: str) -> None:
+    require_few(many(part, 1023).SerializeToString())
+    with pytest.raises(InvalidInput) as found:
+        require_few(many(part, 1025).SerializeToString())
+
+    [entry] = found.value.errors
+    assert (entry.pointer, entry.expected) == (f"/{part}", "at most 1024")
+
+
+def test_a_tensor_of_very_many_parameters_is_refused_before_the_message_is_read() -> None:
+    request = message()
+    for place in range(70_000):
+        request.inputs[0].parameters[str(place)].bool_param = True
+    with pytest.raises(InvalidInput, match="at most 65536 fields"):
+        require_few(request.SerializeToString())
+
+
+@pytest.mark.parametrize("sent", [b"\xff", b"\x2a\x05ab", b"\x0b", b"\x09123", b"\xff" * 11], ids=repr)
+def test_bytes_that_are_no_message_are_malformed(sent: bytes) -> None:
+    with pytest.raises(MalformedBody):
+        require_few(sent)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "sent", "numbers", "places"),
+    [
+        ("INT8", "int_contents", [127, 128, -129], [1, 2]),
+        ("UINT16", "uint_contents", [0, 65536, 1], [1]),
+        ("FP32", "fp32_contents", [1.0, float("inf"), 2.0], [1]),
+        ("FP64", "fp64_contents", [1.0, float("-inf"), 2.0], [1]),
+    ],
+)
+def test_typed_numbers_that_the_datatype_does_not_hold_are_named(
+    datatype: str, sent: str, numbers: list[Any], places: list[int]
+) -> None:
+    request = message(datatype=datatype, shape=[3, 1], empty=True)
+    getattr(request.inputs[0].contents, sent).extend(numbers)
+    with pytest.raises(InvalidInput) as found:
+        read(request, elements=10)
+
+    assert [entry.pointer for entry in found.value.errors] == [f"/inputs/0/contents/{place}" for place in places]
+
+
+def test_typed_numbers_of_several_steps_come_in_order() -> None:
+    count = 150_000
+    for datatype, place, make_one in (("INT32", "int_contents", int), ("FP32", "fp32_contents", float)):
+        request = message(datatype=datatype, shape=[count, 1], empty=True)
+        getattr(request.inputs[0].contents, place).extend(map(make_one, range(count)))
+        array = read(request, elements=count).inputs[0].array
+
+        assert np.array_equal(array, np.arange(count).reshape(-1, 1))
+
+
 class View:
     """The view of a server whose models nobody has: it says who got so far."""
 
     elements = 10
+    rows = 10
 
     def require_ready(self) -> None:
         """It is."""
@@ -169,6 +253,9 @@ class View:
 
     async def load(self, name: str, parameters: Any) -> None:
         raise Unsupported("It got so far.")
+
+    def reference(self, name: str, slot: str) -> Any:
+        raise NotFound("There is no such model.")
 
 
 def test_keys_are_asked_for_as_over_http() -> None:
@@ -199,6 +286,99 @@ def test_keys_are_asked_for_as_over_http() -> None:
         assert found.value.status() == f"StatusCode.{code}"
 
     asyncio.run(run())
+
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
+
+
+def talk(guard: Guard, work: Callable[[Any], Awaitable[None]]) -> None:
+    """Do something over a channel to a server, with messages as bytes."""
+
+    async def run() -> None:
+        front = Front(View(), guard=guard, metrics=Metrics(), max_bytes=10**6)  # type: ignore[arg-type]  # a fake
+        port = await front.start("127.0.0.1:0")
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                await work(channel)
+        finally:
+            await front.stop(1)
+
+    asyncio.run(run())
+
+
+async def code(call: Awaitable[Any]) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as found:
+        await call
+    return found.value.code().name, found.value.details() or ""
+
+
+def keyed(requests_per_minute: int | None = None) -> tuple[str, Guard]:
+    text, key = make("ci", Scope.READ, now=datetime.now(UTC), requests_per_minute=requests_per_minute)
+    return text, Guard(inline=orjson.dumps([key.model_dump(mode="json")]).decode())
+
+
+def test_who_asks_is_known_before_the_message_is_read() -> None:
+    text, guard = keyed()
+
+    async def work(channel: Any) -> None:
+        for path in (INFER, INDEX):
+            call = channel.unary_unary(path)
+            assert (await code(call(b"\xff")))[0] == "UNAUTHENTICATED"
+            assert (await code(call(b"\xff", metadata=[("x-api-key", text)])))[0] == "INVALID_ARGUMENT"
+        streamed = channel.stream_stream(STREAM)(iter([b"\xff"]))
+        assert (await code(streamed.read()))[0] == "UNAUTHENTICATED"
+        streamed = channel.stream_stream(STREAM)(iter([b"\xff"]), metadata=[("x-api-key", text)])
+        assert (await code(streamed.read()))[0] == "INVALID_ARGUMENT"
+
+    talk(guard, work)
+
+
+def test_a_message_of_too_many_parts_or_bytes_is_refused_with_the_limit() -> None:
+    async def work(channel: Any) -> None:
+        told, detail = await code(channel.unary_unary(INFER)(many("inputs", 20_000).SerializeToString()))
+        assert (told, "at most 1024" in detail) == ("INVALID_ARGUMENT", True)
+        told, detail = await code(channel.unary_unary("/grpc.health.v1.Health/Check")(b"\x0a" + bytes(70_000)))
+        assert (told, "at most 65536 bytes" in detail) == ("INVALID_ARGUMENT", True)
+
+    talk(Guard(), work)
+
+
+def test_the_requests_of_a_stream_count_for_the_quota_of_the_key() -> None:
+    text, guard = keyed(requests_per_minute=5)
+
+    async def work(channel: Any) -> None:
+        sent = iter([message().SerializeToString()] * 8)
+        call = channel.stream_stream(STREAM, response_deserializer=service_pb2.ModelStreamInferResponse.FromString)(
+            sent, metadata=[("x-api-key", text)]
+        )
+        for _ in range(5):
+            assert "no such model" in (await call.read()).error_message
+        assert (await code(call.read()))[0] == "RESOURCE_EXHAUSTED"
+        assert "retry-after" in dict(await call.trailing_metadata())
+
+    talk(guard, work)
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    text, key = make("ci", Scope.PREDICT, now=datetime.now(UTC))
+    write(file, Keys(keys=(key,)))
+    now = [datetime.now(UTC).timestamp()]
+    guard = Guard(file=file, clock=lambda: now[0])
+
+    async def work(channel: Any) -> None:
+        call = channel.stream_stream(STREAM)(metadata=[("x-api-key", text)])
+        for _ in range(2):
+            await call.write(message().SerializeToString())
+            assert await call.read()
+        write(file, Keys(keys=()))
+        now[0] += 5
+        await call.write(message().SerializeToString())
+        assert (await code(call.read()))[0] == "UNAUTHENTICATED"
+
+    talk(guard, work)
 
 
 def test_every_datatype_has_a_place_among_typed_contents_or_is_raw() -> None:

@@ -308,3 +308,32 @@ def test_every_request_is_answered_once_or_told_why_not(
     assert batcher.rows == 0
     assert sorted(map(id, [*ran, *late, *(each for each in offered if each.left)])) == sorted(map(id, offered))
     assert not any(each.left for each in ran)
+
+
+def test_thousands_of_shapes_for_whom_nobody_waits_any_more_are_forgotten_at_once() -> None:
+    batcher = Batcher[Request](Policy(queue_rows=4096), engines=2)
+    left = [request(("shape", place)) for place in range(3000)]
+    for each in left:
+        batcher.offer(each, now=0.0)
+        each.left = True
+    last = request("z")
+    batcher.offer(last, now=0.0)
+
+    batch = batcher.take(now=0.1, in_thread=True)
+
+    assert batch is not None
+    assert batch.members == (last,)
+    assert batcher.rows == 0
+    assert batcher.take(now=0.1, in_thread=True) is None
+
+
+def test_what_is_asked_again_and_again_keeps_its_curve_whatever_shapes_come_by() -> None:
+    batcher = Batcher[Request](POLICY, engines=1)
+    for place in range(600):
+        for key in ("hot", ("shape", place)):
+            batcher.offer(request(key), now=place)
+            batch = batcher.take(now=place, in_thread=True)
+            assert batch is not None
+            batcher.finished(batch, now=place + 0.01, cost=0.01)
+
+    assert batcher.explain(now=600)["hot"].batches == 600

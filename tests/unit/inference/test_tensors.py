@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import BatchTooLarge, InvalidInput, MalformedBody, ServiceError
+from service.errors import BatchTooLarge, DtypeMismatch, InvalidInput, MalformedBody, ServiceError
 from service.inference import tensors
 from service.inference.tensors import DATATYPES, Answered, Tensor, classify, coerce, decode, encode
 
@@ -209,6 +209,39 @@ def test_too_many_elements_are_refused_before_any_room_is_taken(shape: list[int]
     assert isinstance(error, BatchTooLarge)
 
 
+def test_too_many_rows_are_refused_before_an_element_is_looked_at() -> None:
+    one = {"name": "x", "shape": [3], "datatype": "BYTES", "data": [1, 2, 3]}
+    body = json.dumps({"inputs": [one]}).encode()
+    with pytest.raises(BatchTooLarge, match="at most 2 rows"):
+        decode(body, header_bytes=None, elements=10, rows=2)
+    with pytest.raises(DtypeMismatch):
+        decode(body, header_bytes=None, elements=10, rows=3)
+
+
+def test_more_tensors_than_any_version_has_are_refused_with_the_limit() -> None:
+    body = json.dumps({"inputs": [{}] * 1025, "outputs": [{}] * 1025}).encode()
+    with pytest.raises(InvalidInput) as found:
+        decode(body, header_bytes=None, elements=10)
+
+    assert [(one.pointer, "1024" in (one.expected or "")) for one in found.value.errors] == [
+        ("/inputs", True),
+        ("/outputs", True),
+    ]
+
+
+def test_very_many_objects_are_refused_before_they_are_made() -> None:
+    with pytest.raises(InvalidInput, match="more objects"):
+        decode(b'{"inputs":[' + b"{}," * 10_000, header_bytes=None, elements=10)  # no JSON, but nobody came so far
+
+
+@pytest.mark.parametrize("text", ["{", '"{"{', "\\\\{", "\n{"], ids=ascii)
+def test_braces_in_texts_are_no_objects(text: str) -> None:
+    one = {"name": "x", "shape": [10_000], "datatype": "BYTES", "data": [text] * 10_000}
+    found = decode(json.dumps({"inputs": [one]}).encode(), header_bytes=None, elements=10_000)
+
+    assert set(found.inputs[0].array) == {text.encode()}
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -234,6 +267,8 @@ def sent(datatype: str, values: list[Any]) -> Tensor:
         (sent("INT64", [2**24, -(2**24)]), "float32"),
         (sent("INT64", [2**60, -(2**63)]), "float32"),
         (sent("UINT64", [2**63]), "float64"),
+        (sent("INT64", [-(2**63), 2**53 + 2]), "float64"),
+        (sent("INT32", [2**11 + 2, -(2**12)]), "float16"),
         (sent("UINT8", [255]), "int16"),
         (sent("INT64", [-128, 127]), "int8"),
         (sent("BOOL", [True, False]), "float32"),
@@ -256,6 +291,10 @@ def test_numbers_that_fit_are_taken_exactly(tensor: Tensor, dtype: str) -> None:
         (sent("INT64", [1, 2**24 + 1]), "float32", 1),
         (sent("INT64", [1, 2**63 - 1]), "float32", 1),
         (sent("UINT64", [1, 2**64 - 1]), "float64", 1),
+        (sent("INT64", [2**53 + 2, 2**53 + 1]), "float64", 1),
+        (sent("INT32", [-(2**31), 2**31 - 1]), "float32", 1),
+        (sent("UINT32", [0, 2**32 - 1]), "float32", 1),
+        (sent("INT32", [-70_000]), "float16", 0),
         (sent("INT32", [70_000]), "float16", 0),
         (sent("INT64", [1, 128]), "int8", 1),
         (sent("UINT8", [0, 2]), "bool", 1),

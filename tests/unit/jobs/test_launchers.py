@@ -220,6 +220,16 @@ class TestForkLauncher(LauncherContract):
 
         assert {name for name in open_files if not name.startswith(str(folder.parent))} <= {os.devnull}
 
+    def test_a_job_of_a_release_that_knew_less_is_done_all_the_same(self, launch: Launch, tmp_path: Path) -> None:
+        task = training(tmp_path, steps=5)
+        kept = {"objective", "optimizer", "budget", "seed", "architecture", "output", "preprocessing", "checkpoint"}
+        task["spec"] = {name: value for name, value in task["spec"].items() if name in kept}
+
+        folder, handle = launch(task)
+
+        assert handle.ended(30)
+        assert json.loads((folder / "result.json").read_bytes())["outcome"] == "done"
+
     def test_workers_outlive_a_killed_fork_server_and_the_next_launch_starts_another(
         self, launcher: ForkLauncher, launch: Launch, tmp_path: Path
     ) -> None:

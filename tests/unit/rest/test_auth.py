@@ -109,6 +109,7 @@ def tried(need: Scope) -> Iterator[tuple[dict[str, str], int]]:
     yield {}, 401
     yield {"Authorization": "Bearer msk_0123456789ab_" + "0" * 64}, 401
     yield {"X-API-Key": EXPIRED}, 401
+    yield {"X-API-Key": f" {MADE[Scope.ADMIN][0]} "}, 299
     for scope, (text, _) in MADE.items():
         yield {"Authorization": f"Bearer {text}"}, 299 if scope >= need else 403
 
@@ -142,6 +143,21 @@ def test_without_keys_every_operation_is_open(application: FastAPI) -> None:
     app = Authorize(reached, guard=Guard(), routes=application)
 
     assert {ask(app, operation).status_code for operation, _ in operations(application)} == {299}
+
+
+def test_head_needs_what_get_needs(application: FastAPI, guard: Guard) -> None:
+    app = Authorize(reached, guard=guard, routes=application)
+    reader, predictor = ({"X-API-Key": MADE[scope][0]} for scope in (Scope.READ, Scope.PREDICT))
+
+    for path in ("/version", "/livez", "/ui/", "/v2/health/live", "/docs"):
+        assert ask(app, f"HEAD {path}").status_code == 299, path
+    for path in ("/v1/models", "/v1/jobs", "/metrics"):
+        assert ask(app, f"HEAD {path}").status_code == 401, path
+        assert ask(app, f"HEAD {path}", **predictor).status_code == 403, path
+        assert ask(app, f"HEAD {path}", **reader).status_code == 299, path
+    assert ask(app, "HEAD /predict").status_code == 401
+    opened = Authorize(reached, guard=guard, routes=application, open_metrics=True)
+    assert ask(opened, "HEAD /metrics").status_code == 299
 
 
 def test_metrics_may_be_opened(application: FastAPI, guard: Guard) -> None:
