@@ -239,10 +239,10 @@ def _run(rounds: int) -> bool:
         goals={"ours": 30.0},
     )
     good &= compare(
-        "digits MLP, 3 epochs",
+        "digits MLP, 12 epochs",
         perceptron,
-        through_a_loader(digits(), 3, lambda p: torch.optim.Adam(p, lr=1e-3), nn.CrossEntropyLoss(), batch_size=32),
-        {"ours": ours(digits(), objective=classes, optimizer={"type": "Adam"}, budget={"epochs": 3}, batch_size=32)},
+        through_a_loader(digits(), 12, lambda p: torch.optim.Adam(p, lr=1e-3), nn.CrossEntropyLoss(), batch_size=32),
+        {"ours": ours(digits(), objective=classes, optimizer={"type": "Adam"}, budget={"epochs": 12}, batch_size=32)},
         rounds=rounds,
         goals={"ours": 2.0},
     )
