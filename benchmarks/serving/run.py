@@ -1,242 +1,311 @@
-"""Measures predictions a second and their latency against a raw ASGI echo and a tutorial's service, in turns.
+"""Measures our server beside a raw ASGI echo, a tutorial's service and the peers, in turns, and prints the ratios.
 
-Needs wrk (`apt-get install wrk`). Prints a Markdown table with the median of the rounds and its ratio to the echo.
-Requests a second move with the machine: read the ratios.
+Every server answers with the same weights, and is measured only when its answers are the same. Needs wrk
+(`apt-get install wrk`). Requests a second move with the machine: read the ratios. README.md beside this file says more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import platform
 import re
+import shutil
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
-HERE = Path(__file__).parent
+import torch
 
-M1 = {
-    "type": "Sequential",
-    "layers": [
-        {"type": "Linear", "in_features": 1, "out_features": 10},
-        {"type": "ReLU"},
-        {"type": "Linear", "in_features": 10, "out_features": 1},
-    ],
+from benchmarks.serving.peers import nets
+from benchmarks.serving.servers import (
+    PEERS,
+    SERVERS,
+    Asked,
+    NotMeasured,
+    Request,
+    Running,
+    Server,
+    Wire,
+    cpu_s,
+    installed,
+    start,
+)
+from benchmarks.serving.table import Goal, Reading, Row, markdown
+
+_STARTS: Final = 4
+"""Servers that are started at a time."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Args:
+        title: above its table.
+        net: one of `peers/nets.py`.
+        wire: how rows travel.
+        connections: of the load generator, which sends the next request when it has the answer.
+        figure: what the servers are compared by.
+        goals: by the names of the rows.
+    """
+
+    title: str
+    net: str
+    wire: Wire
+    connections: int
+    figure: Literal["per_s", "p50_us"]
+    goals: Mapping[str, Goal]
+
+
+_BARE: Final = "modelyard, no keys, metrics, limits"
+_TWO: Final = "modelyard, two processes"
+_OFF: Final = {f"{_BARE} {door}": Goal(least=0.91, says="without, at most 10 % more") for door in ("/predict", "/v2")}
+_DOUBLE: Final = {f"{_TWO} {door}": Goal(most=0.67, says="two, at least 1.5 × one") for door in ("/predict", "/v2")}
+_EVERY_PEER: Final = tuple(server.name for server in SERVERS if server.peer not in ("modelyard", "echo", "tutorial"))
+CASES: Final[Mapping[str, Case]] = {
+    "m1": Case(
+        "M1 (1-10-1), one row of JSON, 64 connections",
+        "m1",
+        "json",
+        64,
+        "per_s",
+        {
+            **_OFF,
+            "raw ASGI echo": Goal(least=0.5),
+            "tutorial's FastAPI": Goal(least=10),
+            "LitServe": Goal(least=15),
+            "LitServe, batching": Goal(least=15),
+            "mosec, batching": Goal(least=0.8),
+            "TorchServe, batching": Goal(least=1.5),
+        },
+    ),
+    "m1-one": Case(
+        "M1 (1-10-1), one row of JSON, one connection",
+        "m1",
+        "json",
+        1,
+        "p50_us",
+        {"raw ASGI echo": Goal(most=2.2), **{name: Goal(most=1) for name in ("tutorial's FastAPI", *_EVERY_PEER)}},
+    ),
+    "m3-json": Case(
+        "M3 (CIFAR10 net), one image as JSON, 64 connections",
+        "m3",
+        "json",
+        64,
+        "per_s",
+        {**_OFF, **_DOUBLE, "Triton by PyTriton": Goal(least=1.5)},
+    ),
+    "m3-bytes": Case(
+        "M3 (CIFAR10 net), one image as bytes, 64 connections",
+        "m3",
+        "bytes",
+        64,
+        "per_s",
+        {**_OFF, **_DOUBLE, "Triton by PyTriton": Goal(least=3), "mosec, batching": Goal(least=5)},
+    ),
 }
-M3 = {
-    "type": "Sequential",
-    "layers": [
-        {"type": "Conv2d", "in_channels": 3, "out_channels": 32, "kernel_size": 5, "padding": 2},
-        {"type": "MaxPool2d", "kernel_size": 2},
-        {"type": "Conv2d", "in_channels": 32, "out_channels": 32, "kernel_size": 5, "padding": 2},
-        {"type": "MaxPool2d", "kernel_size": 2},
-        {"type": "Conv2d", "in_channels": 32, "out_channels": 64, "kernel_size": 5, "padding": 2},
-        {"type": "MaxPool2d", "kernel_size": 2},
-        {"type": "Flatten"},
-        {"type": "Linear", "in_features": 1024, "out_features": 64},
-        {"type": "Linear", "in_features": 64, "out_features": 10},
-    ],
-}
-NETS: Mapping[str, tuple[dict[str, Any], list[int]]] = {"m1": (M1, [1]), "m3": (M3, [3, 32, 32])}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server under test: where, and the body that it is sent."""
+    """One way into one running server."""
 
-    name: str
-    url: str
-    body: bytes
-    pid: int
-    headers: tuple[str, ...] = ("Content-Type: application/json",)
+    server: Server
+    running: Running
+    door: str
+    request: Request
 
-
-@dataclass(frozen=True)
-class Reading:
-    """What one run of wrk saw."""
-
-    per_s: float
-    p50_us: float
-    p99_us: float
-    cpu_us: float
-    failed: int
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        return f"{self.server.name} {self.door}".strip()
 
 
 def main() -> int:
-    """Start everything, measure in turns, print the table."""
+    """Start everything, measure in turns, print the tables; 1 when one of our own servers could not be measured."""
+    peers = list(dict.fromkeys(server.peer for server in SERVERS))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--net", choices=[*NETS], default="m1")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--connections", type=int, nargs="+", default=[64, 1])
-    parser.add_argument("--keys", action="store_true", help="switch API keys on")
-    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers, metavar="PEER", help=", ".join(peers))
+    parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES], metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=3, help="each server is measured once in each")
+    parser.add_argument("--seconds", type=int, default=5, help="of one measurement")
+    parser.add_argument("--warm-up", type=int, default=3, help="seconds before the first round")
+    parser.add_argument("--verbose", action="store_true", help="tell each measurement on stderr")
     given = parser.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        targets = [stack.enter_context(ours(folder, given.net, rows=given.rows, keys=given.keys))]
-        body = targets[0].body
-        targets.append(stack.enter_context(uvicorn("echo", "raw ASGI echo", body)))
-        if given.net == "m1":
-            targets.append(stack.enter_context(uvicorn("tutorial", "tutorial's FastAPI", body)))
-        for connections in given.connections:
-            for target in targets:
-                wrk(target, connections, seconds=1)
-            rounds: dict[str, list[Reading]] = {target.name: [] for target in targets}
-            for _ in range(given.rounds):
-                for target in targets:
-                    rounds[target.name].append(wrk(target, connections, seconds=given.seconds))
-            table(rounds, connections, net=given.net, rows=given.rows)
-    return 0
+    if shutil.which("wrk") is None:
+        parser.error("there is no wrk on this machine: apt-get install wrk")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # by way of what ends the servers
+    chosen = [server for server in SERVERS if server.peer in {"modelyard", *given.peers}]
+    print(f"\n{_machine()}; {given.rounds} interleaved rounds of {given.seconds} s.")
+    print(
+        "A ratio is the median of the rounds' ratios, with the least and the largest; ✓ and ✗ compare it with the goal."
+    )
+    reasons: dict[str, str] = {}
+    for net in dict.fromkeys(CASES[name].net for name in given.cases):
+        cases = [CASES[name] for name in given.cases if CASES[name].net == net]
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
+            asked = _asked(net, folder)
+            started = running(chosen, asked, folder, stack, reasons)
+            for case in cases:
+                rows = measured(case, started, given, reasons)
+                print(f"\n## {case.title}\n")
+                print(markdown(rows, case.goals, case.figure), flush=True)
+    if reasons:
+        print("\n## Not measured\n")
+        for name, why in reasons.items():
+            print(f"- {name}: {why}")
+    return int(any(name.startswith("modelyard") and "no --workers" not in why for name, why in reasons.items()))
 
 
-def table(rounds: Mapping[str, list[Reading]], connections: int, *, net: str, rows: int) -> None:
-    """Print medians, and ratios to the echo with the least and the largest of the rounds."""
-    print(f"\n{net.upper()}, {rows} row(s) of JSON, {connections} connection(s)\n")
-    print("| server | requests/s | × echo (min–max) | CPU µs a request | p50 µs | × echo | p99 µs | failed |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    echo = rounds["raw ASGI echo"]
-    for name, readings in rounds.items():
-        per_s = statistics.median(each.per_s for each in readings)
-        p50 = statistics.median(each.p50_us for each in readings)
-        p99 = statistics.median(each.p99_us for each in readings)
-        cpu = statistics.median(each.cpu_us for each in readings)
-        ratios = [mine.per_s / its.per_s for mine, its in zip(readings, echo, strict=True)]
-        slower = statistics.median(mine.p50_us / its.p50_us for mine, its in zip(readings, echo, strict=True))
-        print(
-            f"| {name} | {per_s:,.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) "
-            f"| {cpu:,.1f} | {p50:,.0f} | {slower:.2f} | {p99:,.0f} | {sum(each.failed for each in readings)} |"
-        )
-    sys.stdout.flush()
+def running(
+    chosen: Sequence[Server], asked: Asked, folder: Path, stack: ExitStack, reasons: dict[str, str]
+) -> list[tuple[Server, Running]]:
+    """Those servers that could be started, some at a time; `stack` ends them, `reasons` is told of the others."""
+    missing: dict[str, NotMeasured] = {}
+    for peer in dict.fromkeys(server.peer for server in chosen):
+        if (PEERS / f"{peer}.txt").exists():
+            try:
+                installed(peer)
+            except NotMeasured as reason:
+                missing[peer] = reason
+                _tell(f"{peer} is not installed: {reason}")
+    reasons |= {server.name: str(missing[server.peer]) for server in chosen if server.peer in missing}
+    found = []
+    with ThreadPoolExecutor(_STARTS) as pool:
+        starts = [
+            (server, pool.submit(start, server, asked, folder / str(place), stack.enter_context(ExitStack())))
+            for place, server in enumerate(chosen)
+            if server.peer not in missing
+        ]
+        for server, future in starts:
+            try:
+                found.append((server, future.result()))
+                _tell(f"{server.name} is ready.")
+            except NotMeasured as reason:
+                reasons[server.name] = str(reason)
+                _tell(f"{server.name} is not measured: {reason}")
+    return found
+
+
+def measured(
+    case: Case, started: Sequence[tuple[Server, Running]], given: argparse.Namespace, reasons: dict[str, str]
+) -> list[Row]:
+    """The rows of a case: each door of each server, warmed up, then measured once a round, one after the other."""
+    targets = [
+        Target(server, running, door, request)
+        for server, running in started
+        for door, request in running.doors.get(case.wire, {}).items()
+    ]
+    readings: dict[str, list[Reading | None]] = {target.name: [] for target in targets}
+    for number in range(-1, given.rounds):
+        for target in targets:
+            seconds = given.seconds if number >= 0 else given.warm_up
+            try:
+                reading = wrk(target, case.connections, seconds=seconds) if seconds else None
+            except NotMeasured as reason:
+                reading = None
+                reasons[f"{target.name}, {case.title}, round {number + 1}"] = str(reason)
+            if given.verbose:
+                _tell(f"{case.title}, round {number + 1}: {target.name}: {reading}")
+            if number >= 0:
+                readings[target.name].append(reading)
+    return [Row(target.name, tuple(readings[target.name]), target.door, target.server.variant) for target in targets]
 
 
 def wrk(target: Target, connections: int, *, seconds: int) -> Reading:
-    """One run of wrk with one thread."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        body = target.body.decode().replace("'", "\\'")
-        headers = "".join("wrk.headers['{}'] = '{}'\n".format(*header.split(": ", 1)) for header in target.headers)
-        script.write(f"wrk.method = 'POST'\nwrk.body = '{body}'\n{headers}")
-        script.flush()
-        before = _cpu_s(target.pid)
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, target.url]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    spent = _cpu_s(target.pid) - before
+    """One run of wrk with one thread.
+
+    Raises:
+        NotMeasured: wrk failed, or nothing was answered.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-wrk-") as folder:
+        body, script = Path(folder, "body"), Path(folder, "script.lua")
+        body.write_bytes(target.request.body)
+        headers = [header.split(": ", 1) for header in target.request.headers]
+        lines = ["wrk.method = 'POST'", f"local file = io.open('{body}', 'rb')", "wrk.body = file:read('*a')"]
+        lines += ["file:close()", *(f"wrk.headers['{name}'] = '{value}'" for name, value in headers)]
+        script.write_text("\n".join(lines))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "--latency", "-s", str(script)]
+        before = cpu_s(target.running.pid)
+        try:
+            done = subprocess.run(
+                [*command, target.running.url + target.request.path],
+                capture_output=True,
+                text=True,
+                timeout=seconds + 30,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise NotMeasured("wrk did not end") from None
+        spent = cpu_s(target.running.pid) - before
+    if done.returncode:
+        raise NotMeasured(f"wrk: {(done.stderr or done.stdout).strip()[-200:]}")
+    return read(done.stdout, spent)
+
+
+def read(told: str, spent_s: float) -> Reading:
+    """What wrk has said.
+
+    Args:
+        told: its output, with `--latency`.
+        spent_s: seconds of processor time that the server used meanwhile.
+
+    Raises:
+        NotMeasured: it is not what wrk says, or nothing was answered.
+    """
     answered = int(_found(r"(\d+) requests in", told))
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
+    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", told)
+    good = answered - (int(refused[1]) if refused else 0)
+    failed = answered - good + (sum(int(each) for each in broken.groups()) if broken else 0)
+    if good <= 0:
+        raise NotMeasured(f"{answered} answers, {failed} failures")
     return Reading(
-        float(_found(r"Requests/sec:\s+([\d.]+)", told)),
-        _micros(_found(r"50%\s+(\S+)", told)),
-        _micros(_found(r"99%\s+(\S+)", told)),
-        spent / max(1, answered) * 1e6,
-        int(failed[1]) if failed else 0,
+        float(_found(r"Requests/sec:\s+([\d.]+)", told)) * good / answered,
+        _micros(_found(r"(?m)^\s+50%\s+(\S+)", told)),
+        _micros(_found(r"(?m)^\s+99%\s+(\S+)", told)),
+        spent_s / answered * 1e6,
+        failed,
     )
-
-
-def _cpu_s(pid: int) -> float:
-    """Seconds of processor time that a process has used: less moved by whatever else runs than requests a second."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise RuntimeError(f"wrk said something else:\n{text}")
+        raise NotMeasured(f"wrk said something else: {text[-200:]}")
     return match[1]
 
 
 def _micros(text: str) -> float:
     found = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text)
     if found is None:
-        raise RuntimeError(f"wrk measured no latency, but {text}: nothing was answered")
+        raise NotMeasured(f"wrk measured no latency, but {text}")
     number, unit = found.groups()
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-@contextmanager
-def ours(folder: Path, net: str, *, rows: int, keys: bool = False, **settings: str) -> Iterator[Target]:
-    """Our server over a new store with the net in it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELYARD_")}
-    environment |= {"MODELYARD_STORE": str(folder / "store"), "MODELYARD_LOG_FORMAT": "json", **settings}
-    headers = ["Content-Type: application/json"]
-    if keys:
-        from service.keys import Scope, make
-
-        key, stored = make("bench", Scope.ADMIN, now=datetime.now(UTC))
-        environment["MODELYARD_API_KEYS"] = "[" + stored.model_dump_json() + "]"
-        headers.append(f"Authorization: Bearer {key}")
-    log = folder / "log"
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-    try:
-        url = _listening(log, process)
-        layers, shape = NETS[net]
-        job = {
-            "kind": "import",
-            "architecture": {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", *shape]}], "root": layers},
-            "seed": 0,
-            "output": {"model": net},
-        }
-        request = urllib.request.Request(url + "/v1/jobs", json.dumps(job).encode())
-        for header in (*headers, "Prefer: wait=30"):
-            request.add_header(*header.split(": ", 1))
-        with urllib.request.urlopen(request) as answer:
-            state = json.load(answer)["state"]
-        if state != "succeeded":
-            raise RuntimeError(f"the import is {state}")
-        row: Any = 0.5
-        for size in reversed(shape):
-            row = [round(row + place / 100, 2) if isinstance(row, float) else row for place in range(size)]
-        body = json.dumps({"model": net, "inputs": [row] * rows}).encode()
-        yield Target("modelyard", url + "/predict", body, process.pid, tuple(headers))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+def _asked(net: str, folder: Path) -> Asked:
+    """A net with weights from a seed, and one row."""
+    file, row, answer = nets.make(net, folder)
+    return Asked(net, file, row.numpy(), answer.numpy())
 
 
-def _listening(log: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_bytes().splitlines():
-            if b'"listening"' in line:
-                url: str = json.loads(line)["url"]
-                return url
-        time.sleep(0.05)
-    raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+def _machine() -> str:
+    return f"{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-@contextmanager
-def uvicorn(module: str, name: str, body: bytes) -> Iterator[Target]:
-    """One of the applications beside this file, served as ours is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port), "--http", "httptools"]
-    command += ["--loop", "uvloop", "--no-access-log", "--no-server-header", "--log-level", "warning"]
-    process = subprocess.Popen(command, cwd=HERE)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield Target(name, f"http://127.0.0.1:{port}/predict", body, process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """What tutorials write: FastAPI, a pydantic body, `torch.tensor` of a list, one forward pass for each request."""
 
+import nets
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-torch.set_num_threads(1)
-torch.manual_seed(0)
 app = FastAPI()
-net = torch.nn.Sequential(torch.nn.Linear(1, 10), torch.nn.ReLU(), torch.nn.Linear(10, 1)).eval()
+net = nets.served()
 
 
 class Body(BaseModel):
     """Rows."""
 
-    model: str
-    inputs: list[list[float]]
+    inputs: list[list[float]] | list[list[list[list[float]]]]
 
 
 class Answer(BaseModel):
