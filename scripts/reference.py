@@ -1,22 +1,24 @@
-"""Writes pages of docs/reference: layers, operations, initial-weights and training from `service/schemas`, commands.
+"""Writes pages of docs/reference: layers, operations, initial-weights and training from `service/schemas`, commands,
+and, by `reference_service`, HTTP, settings and metrics.
 
-`scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. It
-knows no torch: what a layer makes of an input is asked of the rules that judge architectures.
+`scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. What
+a layer makes of an input is asked of the rules that judge architectures, not of torch.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+import reference_service
 import typer
 from pydantic import BaseModel
+from reference_words import Words, cell, first_paragraph, listed, members_of, once, sentence
 
 from service.cli import app as command
 from service.cli import exits
@@ -40,6 +42,7 @@ def main() -> int:
     stale = {name: text for name, text in pages().items() if not _is(FOLDER / name, text)}
     for name, text in stale.items():
         if not check:
+            (FOLDER / name).parent.mkdir(exist_ok=True)
             (FOLDER / name).write_text(text)
         print(f"{name} is out of date: run scripts/fix" if check else f"{name} is written")
     return 1 if check and stale else 0
@@ -53,6 +56,7 @@ def pages() -> dict[str, str]:
         "initial-weights.md": "\n".join(_initial()),
         "training.md": "\n".join(_training()),
         "commands.md": "\n".join(_commands()),
+        **reference_service.pages(),
     }
 
 
@@ -83,28 +87,28 @@ call besides.
 def _layers() -> Iterator[str]:
     yield _LAYERS.format(note=_NOTE, count=len(LAYER_KINDS))
     yield "## The document\n"
-    yield from _members(_properties(json_schema()))
+    yield from _members(members_of(json_schema()))
     definitions = json_schema()["$defs"]
     for name in ("InputSpec", "Tie", "InitRule"):
         yield f"\n### {name}\n"
-        yield _first_paragraph(definitions[name]["description"]) + "\n"
-        yield from _members(_properties(definitions[name], without=()))
+        yield first_paragraph(definitions[name]["description"]) + "\n"
+        yield from _members(members_of(definitions[name], without=()))
     yield "\n## What holds layers\n"
     for kind in (Sequential, Graph):
         yield f"### {kind.__name__}\n"
-        yield _sentence(kind) + "\n"
-        yield from _members(_properties(definitions[kind.__name__]))
+        yield sentence(kind) + "\n"
+        yield from _members(members_of(definitions[kind.__name__]))
         yield ""
     for name in ("Repeat", "Use", "Block"):
         yield f"### {name}\n"
         yield definitions[name]["description"] + "\n"
-        yield from _members(_properties(definitions[name]))
+        yield from _members(members_of(definitions[name]))
         yield ""
     yield "## Tensors of one's own\n"
     for free in (Parameter, Buffer):
         yield f"### {free.__name__}\n"
-        yield _sentence(free) + "\n"
-        yield from _members(_properties(free.model_json_schema(by_alias=True)))
+        yield sentence(free) + "\n"
+        yield from _members(members_of(free.model_json_schema(by_alias=True)))
         yield ""
     yield "## Layers of torch.nn\n"
     names = sorted(LAYER_KINDS, key=str.lower)
@@ -117,15 +121,15 @@ def _layers() -> Iterator[str]:
 
 def _layer(kind: type[Leaf]) -> Iterator[str]:
     yield f"### {kind.__name__}\n"
-    yield _sentence(kind) + "\n"
-    properties = _properties(kind.model_json_schema(by_alias=True))
+    yield sentence(kind) + "\n"
+    properties = members_of(kind.model_json_schema(by_alias=True))
     if properties:
         yield from _members(properties)
         yield ""
     if kind.guessed is not None:
         yield f'`{kind.guessed}` may be "auto": what comes in decides.'
     if kind.arguments != (Argument("input"),):
-        yield f"Called with {_listed(map(_argument, kind.arguments))}."
+        yield f"Called with {listed(map(_argument, kind.arguments))}."
     if kind.takes in ("integer", "any"):
         yield {"integer": "Takes int64 or int32.", "any": "Takes any dtype."}[kind.takes]
     yield _example(kind) + "\n"
@@ -177,12 +181,12 @@ def _example(kind: type[Leaf]) -> str:
     words = [f"`{name}` {list(shape)}" for name, shape in keys.items()]
     if len(words) > _MOST_KEYS:
         words = [*words[: _MOST_KEYS - 1], f"{len(words) - _MOST_KEYS + 1} more"]
-    told = f"; keys: {_listed(words)}" if words else ""
+    told = f"; keys: {listed(words)}" if words else ""
     found = _call(layer)
     if found is None:
         return f"`{text}`{told}."
     given, result = found
-    taken = _listed(spec.shown for spec in given)
+    taken = listed(spec.shown for spec in given)
     if _shape(result) == taken:
         return f"`{text}` keeps the shape{told}."
     return f"`{text}` makes {_shape(result)} of {taken}{told}."
@@ -234,12 +238,12 @@ def _operations() -> Iterator[str]:
     for op, kind in sorted(BY_OPERATION.items()):
         constants = {
             name: field
-            for name, field in _properties(kind.model_json_schema(by_alias=True)).items()
+            for name, field in members_of(kind.model_json_schema(by_alias=True)).items()
             if name not in ("op", "inputs")
         }
         words = {name: _words(field) for name, field in constants.items()}
         told = "; ".join(f"`{name}`: {word}" for name, word in words.items() if word not in _OBVIOUS)
-        yield f"| {_call_form(op, kind)} | {_cell(SENTENCES[op])} | {_cell(told)} |"
+        yield f"| {_call_form(op, kind)} | {cell(SENTENCES[op])} | {cell(told)} |"
     yield ""
 
 
@@ -268,7 +272,7 @@ def _call_form(op: str, kind: type[StepDocument]) -> str:
 
 
 def _python(value: Any) -> str:
-    value = _once(value)
+    value = once(value)
     return repr(tuple(value) if isinstance(value, list) else value)
 
 
@@ -304,12 +308,12 @@ ones win:
 def _initial() -> Iterator[str]:
     yield _INITIAL.format(note=_NOTE)
     for kind in get_args(get_args(initial.Initializer)[0]):
-        properties = _properties(kind.model_json_schema(by_alias=True))
+        properties = members_of(kind.model_json_schema(by_alias=True))
         told = "; ".join(f"`{name}`: {_words(field)}{_given(field)}" for name, field in properties.items())
-        names = _listed(f"`{name}`" for name in get_args(kind.model_fields["type"].annotation))
-        yield f"| {names} | {_cell(_sentence(kind))} | {_cell(told)} |"
+        names = listed(f"`{name}`" for name in get_args(kind.model_fields["type"].annotation))
+        yield f"| {names} | {cell(sentence(kind))} | {cell(told)} |"
     yield ""
-    yield f"{_listed(f'`{name}`' for name in sorted(initial.MATRICES))} fill tensors of at least two dimensions.\n"
+    yield f"{listed(f'`{name}`' for name in sorted(initial.MATRICES))} fill tensors of at least two dimensions.\n"
 
 
 def _given(field: Mapping[str, Any]) -> str:
@@ -324,7 +328,7 @@ _TRAINING: Final = """\
 {note}
 
 What the members `objective`, `optimizer` and `scheduler` of a [train request](../guide/training.md) may be: torch's
-own, with its names and defaults for their settings.
+own, with its names and defaults for their settings, and a few objectives more.
 """
 
 _TARGETS: Final = {
@@ -362,15 +366,17 @@ def _training() -> Iterator[str]:
     yield "## Objectives\n\n| type | what it is | targets | settings |\n| --- | --- | --- | --- |"
     for objective in get_args(objectives.AnyObjective):
         told = _TARGETS[objective.targets]
-        yield f"| `{_tag(objective)}` | {_cell(_sentence(objective))} | {told} | {_settings(objective)} |"
+        yield f"| `{_tag(objective)}` | {cell(sentence(objective))} | {told} | {_settings(objective)} |"
+    yield "\nThese are none of torch's:\n"
+    yield from (f"- `{name}`: {source}" for name, source in objectives.BESIDE_TORCHS.items())
     yield from _left_out(objectives.LEFT_OUT)
     yield _OPTIMIZERS
     for kind in get_args(optimizers.AnyOptimizer):
-        yield f"| `{_tag(kind)}` | {_cell(_sentence(kind))} | {_settings(kind, 'groups')} |"
+        yield f"| `{_tag(kind)}` | {cell(sentence(kind))} | {_settings(kind, 'groups')} |"
     yield from _left_out(optimizers.LEFT_OUT)
     yield _SCHEDULERS
     for kind in get_args(schedulers.AnyScheduler):
-        yield f"| `{_tag(kind)}` | {_cell(_sentence(kind))} | {_settings(kind, 'schedulers')} |"
+        yield f"| `{_tag(kind)}` | {cell(sentence(kind))} | {_settings(kind, 'schedulers')} |"
     yield from _left_out(schedulers.LEFT_OUT)
 
 
@@ -380,8 +386,8 @@ def _tag(kind: type[BaseModel]) -> str:
 
 
 def _settings(kind: type[BaseModel], *without: str) -> str:
-    properties = _properties(kind.model_json_schema(by_alias=True), without=("type", *without))
-    return _cell("; ".join(f"`{name}`: {_words(field)}{_given(field)}" for name, field in properties.items()))
+    properties = members_of(kind.model_json_schema(by_alias=True), without=("type", *without))
+    return cell("; ".join(f"`{name}`: {_words(field)}{_given(field)}" for name, field in properties.items()))
 
 
 def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
@@ -391,101 +397,12 @@ def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
 
 # Members in words.
 
-_OF_EVERY: Final = ("type", "name", "if")
-"""What every layer has, and is told once."""
-
-
-def _properties(schema: Mapping[str, Any], *, without: Sequence[str] = _OF_EVERY) -> dict[str, dict[str, Any]]:
-    """The members of an object's JSON Schema, each with whether it must be there."""
-    required = schema.get("required", ())
-    return {
-        name: {**field, "required": name in required}
-        for name, field in schema.get("properties", {}).items()
-        if name not in without
-    }
-
-
-def _members(properties: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield "| member | what it is | default |"
-    yield "| --- | --- | --- |"
-    for name, field in properties.items():
-        default = "required" if field["required"] else _shown(field.get("default", _empty(field)))
-        yield f"| `{name}` | {_cell(_words(field))} | {_cell(default)} |"
-
-
-def _empty(field: Mapping[str, Any]) -> Any:
-    """The default of a member that is made anew for each document."""
-    return {} if field.get("type") == "object" else "zeros" if "discriminator" in field else None
-
-
-def _shown(value: Any) -> str:
-    return f"`{json.dumps(_once(value))}`"
-
-
-def _once(value: Any) -> Any:
-    """What is the same in every dimension, said once."""
-    return value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value
-
 
 def _default(kind: type[BaseModel], name: str) -> Any:
     schema = kind.model_json_schema(by_alias=True)
     return schema["properties"][name].get("default")
 
 
-def _words(field: Mapping[str, Any], *, several: bool = False) -> str:
-    """What a JSON Schema says, in words: "a whole number", or for several "whole numbers"."""
-    if "anyOf" in field:
-        return " or ".join(_alternatives(field["anyOf"], several=several))
-    if "$ref" in field:
-        name = field["$ref"].rpartition("/")[2]
-        one, many = _REFERENCES.get(name, (f"a {name}", f"{name}s"))
-        return many if several else one
-    if "const" in field:
-        return f"`{json.dumps(field['const'])}`"
-    if "enum" in field:
-        return ", ".join(f"`{json.dumps(word)}`" for word in field["enum"])
-    if "discriminator" in field:
-        kinds = field["discriminator"]["mapping"]
-        if "call" in kinds:
-            return "steps" if several else "a step"
-        if "kaiming_normal" in kinds:
-            return "[initial weights](initial-weights.md)"
-        return " or ".join(f"a {kind}" for kind in kinds)
-    one, many = _KINDS.get(field.get("type", ""), ("anything", "anything"))
-    match field.get("type"):
-        case "array":
-            inner = _words(field.get("items") or field.get("prefixItems", [{}])[0], several=True)
-            return f"lists of {inner}" if several else f"a list of {inner}"
-        case "object":
-            values = field.get("additionalProperties")
-            inner = _words(values, several=True) if isinstance(values, Mapping) else "anything"
-            return f"{inner} by their name"
-        case "integer" | "number":
-            return (many if several else one) + _bounds(field)
-        case _:
-            return many if several else one
-
-
-def _alternatives(options: Sequence[Mapping[str, Any]], *, several: bool) -> list[str]:
-    """What each of several alternatives says, where `3` and `[3, 3]` are said together."""
-    told = [_words(option, several=several) for option in options if option != _EXPRESSION]
-    for kind in ("whole number", "number"):
-        pair = [f"a {kind}", f"a list of {kind}s"]
-        if all(word in told for word in pair):
-            told = [f"a {kind} or a list of them", *(word for word in told if word not in pair)]
-    if told == ["a whole number", "a list of whole numbers or `null`", "`null`"]:
-        return ["a whole number", "`null`", "a list of these"]
-    return list(dict.fromkeys(told))
-
-
-_KINDS: Final = {
-    "integer": ("a whole number", "whole numbers"),
-    "number": ("a number", "numbers"),
-    "boolean": ("true or false", "booleans"),
-    "string": ("a text", "texts"),
-    "null": ("`null`", "`null`"),
-}
-_EXPRESSION: Final = {"$ref": "#/$defs/Expression"}
 _REFERENCES: Final = {
     "Layer": ("a layer", "layers"),
     "ParamValue": ("a number, a boolean or a list of these", "numbers, booleans or lists of these"),
@@ -496,31 +413,22 @@ _REFERENCES: Final = {
 }
 
 
-def _bounds(field: Mapping[str, Any]) -> str:
-    low, above, high = field.get("minimum"), field.get("exclusiveMinimum"), field.get("maximum")
-    if above is not None:
-        return f" above {above}"
-    if low is not None and low > -64:
-        return f" from {low} to {high}" if high is not None and high < 10_000 else f" from {low} on"
-    return ""
+def _reference(name: str) -> tuple[str, str]:
+    return _REFERENCES.get(name, (f"a {name}", f"{name}s"))
 
 
-def _sentence(kind: type) -> str:
-    """The first paragraph of a docstring, as one line."""
-    return _first_paragraph(inspect.getdoc(kind) or "")
+def _choice(kinds: Mapping[str, str]) -> tuple[str, str]:
+    if "call" in kinds:
+        return "a step", "steps"
+    told = (
+        "[initial weights](initial-weights.md)" if "kaiming_normal" in kinds else " or ".join(f"a {k}" for k in kinds)
+    )
+    return told, told
 
 
-def _first_paragraph(text: str) -> str:
-    return " ".join(text.partition("\n\n")[0].split())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _listed(words: Iterable[str]) -> str:
-    *most, last = [*words]
-    return f"{', '.join(most)} and {last}" if most else last
+_WORDS: Final = Words(refer=_reference, choose=_choice)
+_words = _WORDS.say
+_members = _WORDS.members
 
 
 # Commands.
@@ -584,7 +492,7 @@ def _leaves(group: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _option(one: Any, parameter: Any) -> str:
     head, told = parameter.get_help_record(_context(one))
-    return f"| `{_cell(head)}` | {_cell(' '.join(told.split()))} |"
+    return f"| `{cell(head)}` | {cell(' '.join(told.split()))} |"
 
 
 def _context(one: Any) -> Any:
