@@ -6,6 +6,7 @@ Lifespan and wiring, nothing else; every rule lives in what is wired here.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -14,9 +15,10 @@ import torch
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from fastapi_standalone_docs import StandaloneDocs
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service import __version__
+from service.company import Company, follow
 from service.controlplane import ControlPlane, Resources
 from service.dashboard import pages
 from service.dataplane import DataPlane
@@ -33,9 +35,12 @@ from service.oidc import Verifier
 from service.openinference import OpenInference
 from service.rest import control, fast, figures, health, inference, open_inference, openapi, problems
 from service.rest.auth import Authorize
+from service.rest.bodies import LARGE_BYTES, Room
 from service.rest.health import Lifecycle, Phase
 from service.rest.middleware import Observe
+from service.rest.tracing import OFF, tracing
 from service.settings import Settings
+from service.siblings import LEADER, Seat
 from service.store.architectures import ArchitectureStore
 from service.store.database import Database
 from service.store.datasets import DatasetStore
@@ -47,10 +52,20 @@ from service.telemetry import Metrics
 
 
 def create_app(
-    settings: Settings | None = None, *, lifecycle: Lifecycle | None = None, launcher: Launcher | None = None
-) -> FastAPI:
+    settings: Settings | None = None,
+    *,
+    lifecycle: Lifecycle | None = None,
+    launcher: Launcher | None = None,
+    seat: Seat | None = None,
+) -> Application:
     """An application over the store of `settings`; its lifespan takes the store's lock, recovers and starts the
     supervisor.
+
+    Args:
+        settings: by default those of the environment.
+        lifecycle: of the server, shared with who stops it.
+        launcher: starts the workers; by default with a fork server of its own.
+        seat: the place of this process among several, whose parent holds the lock; only the first runs the jobs.
 
     Raises:
         StoreLocked: (at start) another server holds the store.
@@ -59,6 +74,7 @@ def create_app(
     settings = settings or Settings()
     lifecycle = lifecycle or Lifecycle()
     metrics = Metrics()
+    spans = tracing(os.environ)
     guard = Guard(
         file=settings.api_keys_file,
         inline=settings.api_keys,
@@ -69,11 +85,20 @@ def create_app(
     root = settings.store
     make_folder(root, parents=True)
     lock = StoreLock(root / "LOCK")
-    lock.acquire()
-    database = Database(settings.database_url or f"sqlite:///{root / 'modelyard.sqlite3'}")
+    if seat is None:
+        lock.acquire()
+    staging = None if seat is None else root / "staging" / f"process-{seat.place}"
+    leads = seat is None or seat.leads
+    database = Database(settings.database, epoch=None if seat is None else seat.epoch)
     models = ModelStore(root, database)
-    datasets = DatasetStore(root, database, reserve_bytes=settings.reserve_bytes)
-    uploads = UploadStore(root, database, max_bytes=settings.max_upload_bytes, reserve_bytes=settings.reserve_bytes)
+    datasets = DatasetStore(root, database, reserve_bytes=settings.reserve_bytes, staging=staging)
+    uploads = UploadStore(
+        root,
+        database,
+        max_bytes=settings.max_upload_bytes,
+        reserve_bytes=settings.reserve_bytes,
+        staging=staging,
+    )
     architectures = ArchitectureStore(database)
     queue = JobQueue(database)
     launcher = launcher or ForkLauncher()
@@ -110,9 +135,15 @@ def create_app(
             reserve_bytes=settings.reserve_bytes,
             devices=settings.job_devices,
         ),
-        wake=supervisor.wake,
+        wake=supervisor.wake if leads or seat is None else partial(seat.tell, "wake", only=LEADER),
+        staging=staging,
     )
-    runtime = Runtime(models, budget_bytes=settings.model_memory_bytes, metrics=metrics)
+    runtime = Runtime(
+        models,
+        budget_bytes=settings.model_memory_bytes,
+        metrics=metrics,
+        warm_rows=settings.batch_rows,
+    )
     data = DataPlane(
         models,
         queue,
@@ -127,6 +158,7 @@ def create_app(
             target_s=settings.batch_target_s,
             fixed_rows=settings.batch_fixed_rows if settings.batch_mode == "reproducible" else None,
         ),
+        on_answer=None if spans is None else spans.answered,
     )
 
     view = OpenInference(
@@ -136,7 +168,10 @@ def create_app(
         elements=settings.max_elements,
         phase=lambda: "" if lifecycle.phase is Phase.READY else f"The server is {lifecycle.phase.value}.",
     )
-    grpc = None if settings.grpc_port is None else _grpc(view, settings, guard=guard, metrics=metrics)
+    grpc = None
+    if settings.grpc_port is not None:
+        grpc = _grpc(view, settings, guard=guard, metrics=metrics, shared=seat is not None)
+    company = None if seat is None else Company(seat, queue, supervisor, data, view, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,10 +182,19 @@ def create_app(
             stack.callback(launcher.close)
             stack.callback(plane.close)
             stack.callback(data.close)
-            await run_sync(_recover, database, models, datasets, uploads)
-            supervisor.start()
+            if seat is None:
+                await run_sync(database.own)
+            if company is not None:
+                await stack.enter_async_context(company.listening())
+            if seat is not None and not seat.first:
+                await run_sync(follow, root / "staging" / f"process-{seat.place}", datasets, models if leads else None)
+            elif leads:
+                await run_sync(_recover, database, models, datasets, uploads)
+            if leads:
+                await run_sync(partial(supervisor.start, sweep=seat is None or seat.first))
             stack.push_async_callback(run_sync, supervisor.stop, settings.drain_timeout_s)
             await run_sync(plane.warm)
+            await run_sync(data.warm)
             gc.collect()
             gc.freeze()  # torch's objects: going through them at each full collection takes 0.2 s of every large body
             lifecycle.on_drain(partial(supervisor.drain, settings.drain_timeout_s))
@@ -166,6 +210,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        telemetry=OFF if spans is None else spans.config,
     )
     StandaloneDocs(app)
     limits = control.Limits(
@@ -173,28 +218,46 @@ def create_app(
         json_bytes=settings.max_json_bytes,
         upload_bytes=settings.max_upload_bytes,
     )
-    app.include_router(inference.router(data, guard=guard, json_bytes=settings.max_json_bytes))
-    app.include_router(control.router(plane, lifecycle=lifecycle, limits=limits))
-    app.include_router(open_inference.router(view, guard=guard, max_bytes=settings.max_json_bytes))
+    room = Room(settings.max_bodies_bytes)
+    app.include_router(inference.router(data, guard=guard, json_bytes=settings.max_json_bytes, room=room))
+    prepare = data.prepare if company is None else company.prepare
+    app.include_router(control.router(plane, lifecycle=lifecycle, limits=limits, prepare=prepare))
+    sizes = {"json_bytes": settings.max_json_bytes, "binary_bytes": settings.max_binary_bytes}
+    app.include_router(open_inference.router(view, guard=guard, room=room, **sizes))
     app.include_router(figures.router(Gallery(root, queue=queue, models=models)))
-    app.include_router(health.router(lifecycle, metrics=metrics, healthy=supervisor.alive))
+    if company is None:
+        app.include_router(health.router(lifecycle, metrics=metrics, healthy=supervisor.alive))
+    else:
+        app.include_router(
+            health.router(lifecycle, metrics=metrics, healthy=company.healthy, all_metrics=company.metrics)
+        )
     app.include_router(pages.router())
     problems.install(app)
     openapi.install(app, guarded=not guard.open, open_metrics=settings.metrics_public)
     app.add_middleware(Authorize, guard=guard, routes=app, open_metrics=settings.metrics_public)
     app.add_middleware(Observe, metrics=metrics, allowed_hosts=settings.allowed_hosts)
     lanes = [
-        *fast.predict_lanes(data, json_bytes=settings.max_json_bytes),
-        *open_inference.lanes(view, max_bytes=settings.max_json_bytes),
+        *fast.predict_lanes(data, json_bytes=min(settings.max_json_bytes, LARGE_BYTES)),
+        *open_inference.lanes(view, **sizes),
     ]
-    app.front = fast.FastPath(
-        app.framework, lanes=lanes, guard=guard, metrics=metrics, allowed_hosts=settings.allowed_hosts
-    )
+    if spans is None:
+        app.front = fast.FastPath(
+            app.framework, lanes=lanes, guard=guard, metrics=metrics, allowed_hosts=settings.allowed_hosts
+        )
+    else:  # the framework makes the spans, so the short way begins behind it
+        app.add_middleware(
+            fast.FastPath,
+            lanes=spans.lanes(lanes),
+            guard=guard,
+            metrics=metrics,
+            allowed_hosts=settings.allowed_hosts,
+        )
+        spans.install(app)
     return app
 
 
 def _grpc(
-    view: OpenInference, settings: Settings, *, guard: Guard, metrics: Metrics
+    view: OpenInference, settings: Settings, *, guard: Guard, metrics: Metrics, shared: bool
 ) -> AbstractAsyncContextManager[None]:
     """The server of gRPC; its packages are an extra.
 
@@ -214,7 +277,7 @@ def _grpc(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        await front.start(f"{host}:{settings.grpc_port}", certificate=certificate)
+        await front.start(f"{host}:{settings.grpc_port}", certificate=certificate, shared=shared)
         try:
             yield
         finally:
@@ -226,7 +289,7 @@ def _grpc(
 class Application(FastAPI):
     """The framework's application with the short way in front of it: around the framework it costs least."""
 
-    front: ASGIApp | None = None
+    front: fast.FastPath | None = None
 
     async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by the framework's routes."""
@@ -251,8 +314,7 @@ def _tokens(settings: Settings) -> Verifier | None:
 
 
 def _recover(database: Database, models: ModelStore, datasets: DatasetStore, uploads: UploadStore) -> None:
-    """Take the store over: fence earlier owners off, then finish or sweep what they left."""
-    database.own()
+    """Finish or sweep what an earlier server left."""
     models.recover()
     datasets.recover()
     uploads.recover()

@@ -21,7 +21,7 @@ from typing import Any, Final, assert_never
 
 import orjson
 
-from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, export, profile, transfer
+from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, engines, export, profile, transfer
 from service.engine.agreement import agree, agree_with_version
 from service.engine.checkpoints import Kept
 from service.engine.evaluate import default_metrics
@@ -100,6 +100,7 @@ class ControlPlane:
 
     Args:
         wake: called after a change that the supervisor should look at.
+        staging: where what is not finished lies, below `root`.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class ControlPlane:
         resources: Resources,
         wake: Callable[[], None],
         limits: Limits | None = None,
+        staging: Path | None = None,
     ) -> None:
         self._root = root
         self.queue = queue
@@ -132,7 +134,7 @@ class ControlPlane:
         self._measured: dict[tuple[str, str, int], _Measured] = {}  # a line for each version that was downloaded
         self._measuring = threading.Lock()
         self._closing = threading.Event()
-        self._rehearsals = Rehearsals(root, launcher, memory_bytes=resources.memory_bytes)
+        self._rehearsals = Rehearsals(staging or root / "staging", launcher, memory_bytes=resources.memory_bytes)
 
     def warm(self) -> None:
         """Pay for torch's first operation on meta (a second) before the first request does."""
@@ -529,6 +531,7 @@ class ControlPlane:
             if job is None and (plan.checkpoint is not None or plan.begins_with is not None):
                 remove_tree(folder_of_job(self._root, job_id))
         if job is not None:
+            _log.info("A job was queued.", action="job_queued", job=job.id, kind=job.kind)
             self._wake()
         return job, earlier
 
@@ -738,6 +741,7 @@ class ControlPlane:
         problems, warnings = agree(self.datasets.folder(dataset.id), dataset.manifest, spec, judgement)
         problems += _unmeasured(spec)
         problems += _no_device(spec, self._resources.devices)
+        problems += _no_engine(spec.output)
         kept: Mapping[str, Any]
         if found is not None:
             found += problems
@@ -759,8 +763,9 @@ class ControlPlane:
             resolved["inherited"] = beginning.inherited
             warned += beginning.warnings
             begins_with = beginning.checkpoint
+        counted = edits.without_frozen(judgement, held)
         return _Plan(
-            resolved, dataset, {"model": spec.output.model}, warned, judgement=judgement, begins_with=begins_with
+            resolved, dataset, {"model": spec.output.model}, warned, judgement=counted, begins_with=begins_with
         )
 
     def _beginning(
@@ -825,12 +830,16 @@ class ControlPlane:
         return job, found[0]
 
     def _plan_import(self, spec: ImportSpec, given: Given) -> _Plan:
+        if lacks := _no_engine(spec.output):
+            raise _refusal(lacks, lacks[0].detail)
         if spec.job is not None:
             return self._plan_checkpoint(spec)
         if spec.output.condition is not None:
             at, detail = "/output/alias_on_success", "An import measures nothing, so there is nothing to compare."
             hint = "Give the alias alone, or set it after an evaluate job."
             raise _refusal([Entry(at, "unknown-metric", detail, hint=hint)], detail)
+        if spec.model is not None:
+            return self._plan_publishing(spec, spec.model)
         if spec.upload is not None:
             try:
                 upload = self.uploads.get(spec.upload)
@@ -861,6 +870,20 @@ class ControlPlane:
         resolved["architecture_digest"] = record.digest
         resolved |= lineage
         return _Plan(resolved, None, {"model": spec.output.model}, (*judgement.warnings, *odd))
+
+    def _plan_publishing(self, spec: ImportSpec, model: str) -> _Plan:
+        """What publishing a version once more comes to."""
+        try:
+            found = self.models.resolve(parse_reference(model))
+        except NotFound as error:
+            raise error.at("/model") from None
+        self._require_whole(found.model, found.version)
+        manifest = self.models.version(found.model, found.version).manifest
+        resolved = spec.model_dump(mode="json", by_alias=True, exclude={"priority"})
+        resolved["architecture"] = self.models.document(found.model, found.version, "architecture.json")
+        resolved["architecture_digest"] = manifest.architecture_digest
+        resolved["resolved_model"] = {"model": found.model, "version": found.version}
+        return _Plan(resolved, None, {"model": spec.output.model}, ())
 
     def _plan_evaluation(self, spec: EvaluateSpec) -> _Plan:
         try:
@@ -1000,8 +1023,9 @@ class ControlPlane:
 
         Raises:
             Conflict: the job has ended, or is still stopping.
+            QueueFull: too many jobs wait.
         """
-        return self._changed(job_id, self.queue.resume)
+        return self._changed(job_id, partial(self.queue.resume, max_queued=self._resources.max_queued))
 
     def retry(self, job_id: str, *, from_start: bool = False) -> tuple[Job, bool]:
         """Give a failed or cancelled job another attempt; the flag says whether anything changed.
@@ -1012,11 +1036,12 @@ class ControlPlane:
 
         Raises:
             Conflict: the job has succeeded, or is paused or stopping.
+            QueueFull: too many jobs wait.
         """
         kept = folder_of_job(self._root, job_id) / "checkpoints"
         trains = self.queue.get(job_id).kind == "train"  # an import's checkpoint is what it is about
         forget = partial(remove_tree, kept) if from_start and trains else None
-        return self._changed(job_id, partial(self.queue.retry, forget=forget))
+        return self._changed(job_id, partial(self.queue.retry, max_queued=self._resources.max_queued, forget=forget))
 
     def _changed(self, job_id: str, act: Callable[[str], Job]) -> tuple[Job, bool]:
         before = self.queue.state(job_id)
@@ -1302,6 +1327,18 @@ def _no_device(spec: TrainSpec, devices: tuple[str, ...]) -> list[Entry]:
     detail = f"This server has no {spec.device} for jobs."
     hint = "Leave `device` out; an operator names devices by MODELYARD_JOB_DEVICES."
     return [Entry("/device", "no-device", detail, hint=hint, expected=", ".join(("cpu", *devices)), got=spec.device)]
+
+
+def _no_engine(output: Output) -> list[Entry]:
+    """What the engine that shall serve a job's version needs and this server does not have."""
+    engine = output.engine
+    lacks = engines.lacking(engine)
+    if engine is None or not lacks:
+        return []
+    detail = f"This server cannot build for {engine.type}, for it lacks {' and '.join(lacks)}."
+    package = "modelyard[onnx]" if engine.type == "onnxruntime" else " and ".join(lacks)
+    hint = f"Install {package} where the server runs, or leave `engine` out."
+    return [Entry("/output/engine/type", "not-installed", detail, hint=hint, got=engine.type)]
 
 
 def _unmeasured(spec: TrainSpec) -> list[Entry]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import random
 import re
@@ -23,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -41,9 +42,19 @@ from service.errors import (
 )
 from service.inference.batcher import Batch, Explained, Policy
 from service.inference.codec import Array, Limits, only_numbers
-from service.inference.dispatch import Dispatcher, Request
+from service.inference.dispatch import Dispatcher, Promise, Request
 from service.inference.routing import Comparison, Watch, choose
-from service.inference.runtime import Inference, Loaded, NotPlainError, Runtime, Slice, Trial, Work
+from service.inference.runtime import (
+    Inference,
+    Loaded,
+    NotPlainError,
+    Preflight,
+    Resident,
+    Runtime,
+    Slice,
+    Trial,
+    Work,
+)
 from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import folder_of_job
 from service.schemas.document import nearest_hint
@@ -62,11 +73,18 @@ _FORWARDS: Final = max(1, min(4, len(os.sched_getaffinity(0))))
 """Long forward passes at a time, each of another version; each takes one core."""
 _INLINE_NUMBERS: Final = 100_000
 """Longer answers are written in a thread."""
+_INLINE_ELEMENTS: Final = 1_000_000
+"""More numbers of a request are looked at in a thread."""
 _REMEMBERED: Final = 1000
 """Aliases whose guards and shadows are remembered."""
 _MEMBERS: Final = frozenset({"model", "inputs", "timeout_s", "priority"})
 
 
+_DRAIN_S: Final = 30.0
+_LOOK_S: Final = 0.005
+_COLLECT_AFTER_S: Final = 1.0
+"""How long an unloaded version is waited for, how often it is looked for, and when the collector is asked to help: an
+exception may keep the version in a circle."""
 _SHADOWED: Final = 8
 """Requests that wait for their shadows at a time; more are not shadowed."""
 
@@ -128,15 +146,42 @@ class Answered(NamedTuple):
     """As the header Server-Timing has it."""
 
 
+class Told(NamedTuple):
+    """What is told of an answer to who wants to know of each.
+
+    Args:
+        version: 0 is a job's checkpoint.
+        rows: of the request; the batch's are those of the forward pass.
+        arrived, closed_at: when the request came and when its forward pass began, on the monotonic clock.
+        infer_s: of the forward pass.
+    """
+
+    model: str
+    version: int
+    rows: int
+    arrived: float
+    closed_at: float
+    infer_s: float
+    batch_requests: int
+    batch_rows: int
+
+
 class Ticket(NamedTuple):
-    """A plain request in the queue; its `future` may be cancelled when nobody waits any more."""
+    """A request in the queue.
+
+    Args:
+        future: gets the part of the answers that is its own, or an exception; one of asyncio's unless its caller gave
+            another one. It may be cancelled when nobody waits any more.
+        long: it may take long.
+        wanted: names of the outputs that are; None is all.
+    """
 
     located: Located
-    future: asyncio.Future[Slice]
+    future: Promise
     timer: asyncio.TimerHandle | None
     arrived: float
     long: bool
-    """Whether it may take long."""
+    wanted: frozenset[str] | None = None
 
 
 def read_plain(body: bytes) -> dict[str, Any] | None:
@@ -155,6 +200,7 @@ class DataPlane:
 
     Args:
         policy: how requests are batched.
+        on_answer: is told of each answer, in the context of its request.
     """
 
     def __init__(
@@ -167,7 +213,9 @@ class DataPlane:
         limits: Limits,
         metrics: Metrics,
         policy: Policy | None = None,
+        on_answer: Callable[[Told], None] | None = None,
     ) -> None:
+        self._on_answer = on_answer
         self._models = models
         self._jobs = jobs
         self._root = root
@@ -178,6 +226,7 @@ class DataPlane:
         self._mutex = threading.Lock()
         self._generation: tuple[int, int] | None = None
         self._resolved: dict[Reference, Resolved] = {}
+        self._led: dict[Reference, int] = {}  # the versions that aliases led to before the last change
         self._references: dict[str, Reference] = {}
         self._statistics: dict[tuple[str, int], _Counts] = {}
         # By the alias's entity tag and the version; None once it was tried to take the version back.
@@ -187,7 +236,12 @@ class DataPlane:
         self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="predict")
         self._thread = 0  # that of the event loop
-        self._dispatcher = Dispatcher(self._policy, self._run, threads=_FORWARDS)
+        # What answers the references of this turn of the event loop: none of its requests came after the first one.
+        self._here: dict[Reference, Located] = {}
+        self._dispatcher = Dispatcher(self._policy, self._run, threads=_FORWARDS, on_turn=self._here.clear)
+        metrics.in_flight.read = self._in_flight
+        self.tell: Callable[[Literal["load", "unload"], str], None] = lambda word, name: None
+        """Called when a version is loaded or unloaded by request, for the other processes of this server."""
 
     def close(self) -> None:
         """Take nothing more; what is being computed ends."""
@@ -213,6 +267,8 @@ class DataPlane:
             with self._mutex:
                 if generation == self._generation and len(self._resolved) < 10_000:
                     self._resolved[reference] = found
+                if self._led.pop(reference, found.version) != found.version:
+                    self._metrics.swaps.labels("ok").inc()
         return found
 
     def known(self, reference: Reference) -> Resolved | None:
@@ -228,18 +284,31 @@ class DataPlane:
         with self._mutex:
             if generation != self._generation:
                 self._generation = generation
+                if len(self._led) > 10_000:
+                    self._led.clear()
+                for known, one in self._resolved.items():
+                    if known.version is None:
+                        self._led[known] = one.version
                 self._resolved.clear()
             return self._resolved.get(reference), generation
 
     def _ready(self, reference: Reference) -> Located | None:
         """What answers a reference, where nothing need be read or loaded for that."""
+        here = self._here.get(reference)
+        if here is not None and threading.get_ident() == self._thread:
+            return here
         found, _ = self._look(reference)
         if found is None:
             return None
         if found.through is not None:
             found = _routed(found, found.through)
         loaded = self._runtime.peek(found.model, found.version)
-        return None if loaded is None else Located(loaded, found)
+        if loaded is None:
+            return None
+        located = Located(loaded, found)
+        if found.through is None and self._dispatcher.ticking and threading.get_ident() == self._thread:
+            self._here[reference] = located
+        return located
 
     def _locate(self, reference: Reference) -> Located:
         """What answers a reference, loaded if it is not yet: it may take long.
@@ -294,14 +363,137 @@ class DataPlane:
         """
         await asyncio.wrap_future(self.submit(partial(self._locate, reference)))
 
+    def warm(self) -> None:
+        """Load what is pinned; what cannot be loaded is logged and passed over."""
+        for model, version in sorted(self._models.pins()):
+            try:
+                self._runtime.get(model, version)
+            except ServiceError as error:
+                _log.warning(
+                    "A pinned version could not be loaded.",
+                    action="pin_failed",
+                    model=model,
+                    version=version,
+                    error=str(error),
+                )
+
+    def prepare(self, model: str, alias: str, version: int) -> None:
+        """See that an alias may be pointed at a version: that it can be loaded, and comes out as it was published.
+
+        It stays loaded, unless others would have to go for an alias that nobody asks now.
+
+        Raises:
+            NotFound, ModelQuarantined, MemoryFull: the alias should stay where it is.
+        """
+        try:
+            present: int | None = self._models.aliases.get(model, alias).version
+        except NotFound:
+            present = None
+        try:
+            hot = present is not None and self._runtime.peek(model, present) is not None
+            if hot or not self._runtime.preflight(model, version).evicts:
+                self._runtime.get(model, version)
+            else:
+                self._runtime.check(model, version)
+        except NotFound:
+            raise
+        except ServiceError as error:
+            self._metrics.swaps.labels("failed").inc()
+            _log.warning(
+                "An alias was left where it is, for its new version cannot be loaded.",
+                action="alias_kept",
+                model=model,
+                alias=alias,
+                version=version,
+                error=str(error),
+            )
+            raise
+
+    def preflight(self, model: str, version: int) -> Preflight:
+        """What loading a version would take, and what would go for it; nothing is done.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        return self._runtime.preflight(model, version)
+
+    def keep(self, model: str, version: int, *, pinned: bool | None = None, everywhere: bool = False) -> Preflight:
+        """Load a version if it is not yet, and pin it or end that; None leaves that as it is.
+
+        Args:
+            model, version: which.
+            pinned: whether it never goes to make room.
+            everywhere: the other processes of this server shall do so too.
+
+        Raises:
+            NotFound, ModelQuarantined: as they say.
+            MemoryFull: nothing that may go would make room for it; nothing was changed.
+        """
+        self._runtime.get(model, version)
+        if pinned is not None:
+            self._models.pin(model, version, pinned=pinned)
+        if everywhere:
+            self.tell("load", f"{model}/{version}")
+        return self._runtime.preflight(model, version)
+
+    def residents(self) -> list[tuple[Resident, int]]:
+        """The versions that are loaded now, the one asked longest ago first, with the requests that wait for each."""
+        pending = self._in_flight()
+        return [(one, int(pending.get((one.model, str(one.version)), 0))) for one in self._runtime.residents()]
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes of files of versions that may be loaded."""
+        return self._runtime.budget_bytes
+
+    def _in_flight(self) -> dict[tuple[str, ...], float]:
+        """Requests that wait or are computed in threads, by the labels of their versions."""
+        pending = self._dispatcher.pending()
+        found: dict[tuple[str, ...], float] = {}
+        for loaded in self._runtime.loaded():
+            if loaded.told is not None:
+                count = sum(n for key, n in pending.items() if isinstance(key, tuple) and key[0] == loaded.number)
+                labels = loaded.told.labels
+                found[labels] = found.get(labels, 0.0) + count
+        return found
+
     def loaded(self) -> list[tuple[str, int]]:
         """Models and versions that are loaded now."""
         sources = [each.source for each in self._runtime.loaded()]
         return [(source.model, source.version) for source in sources if isinstance(source, Manifest)]
 
-    def forget(self, model: str, version: int) -> None:
-        """Let a version go; requests in flight keep theirs, and the next one loads it again."""
-        self._runtime.forget(model, version)
+    async def unload(self, model: str, version: int, *, everywhere: bool = False) -> bool:
+        """Let a version go, pinned or not, and wait until the requests that it has begun to answer have ended.
+
+        The next request loads it again.
+
+        Args:
+            model, version: which.
+            everywhere: the other processes of this server shall do so too; they are not waited for.
+
+        Returns:
+            Whether the last of them has ended; some may take longer than this waits.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        await asyncio.wrap_future(self.submit(partial(self._models.pin, model, version, pinned=False)))
+        if everywhere:
+            self.tell("unload", f"{model}/{version}")
+        leaving = self._runtime.forget(model, version)
+        if leaving is None:
+            return True
+        loaded = leaving()
+        number = None if loaded is None else loaded.number
+        del loaded
+        began, collected = time.monotonic(), False
+        while leaving() is not None and time.monotonic() < began + _DRAIN_S:
+            await asyncio.sleep(_LOOK_S)
+            if not collected and time.monotonic() > began + _COLLECT_AFTER_S:
+                collected = True
+                await asyncio.wrap_future(self.submit(gc.collect))
+        self._dispatcher.forget(lambda key: isinstance(key, tuple) and key[0] == number)
+        return leaving() is None
 
     # -- predictions --------------------------------------------------------------------------------------------------
 
@@ -312,6 +504,8 @@ class DataPlane:
         path: Reference | None,
         arrived: float,
         charge: Callable[[int], None] = lambda _: None,
+        suits: Callable[[Signature], bool] = lambda _: True,
+        promise: Promise | None = None,
     ) -> Ticket | None:
         """Let a plain request wait for its turn, if its version is loaded. On the event loop.
 
@@ -320,6 +514,8 @@ class DataPlane:
             path: what the path names, if it names a model.
             arrived: on the monotonic clock.
             charge: told the rows before they are queued; it may raise.
+            suits: whether the request is one for a version of this signature.
+            promise: takes the answer; then `answered`, `inferred` or `failed` is told what it was given.
 
         Returns:
             None where anything is out of the ordinary: then `predict` is the way, which says what is wrong, if
@@ -352,35 +548,76 @@ class DataPlane:
         if located is None:
             return None
         plain = located.loaded.plain(self._limits)
-        if plain is None or not 0 < len(rows) <= plain.rows:
+        if plain is None or not 0 < len(rows) <= plain.rows or not suits(located.loaded.signature):
+            return None
+        if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
         charge(len(rows))
-        return self._wait(located, rows, arrived=arrived, deadline=deadline, priority=priority)
+        return self._wait(located, rows, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
 
-    async def answer(self, ticket: Ticket) -> Answered | None:
-        """The answer to a ticket as JSON; None where its rows were odd, so that `predict` is the way.
+    def begin_arrays(
+        self,
+        reference: Reference,
+        tensors: Mapping[str, Array],
+        *,
+        arrived: float,
+        outputs: Sequence[str] | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        charge: Callable[[int], None] = lambda _: None,
+        promise: Promise | None = None,
+    ) -> Ticket | None:
+        """Let raw arrays wait for their turn, if their version is loaded and they are not many. On the event loop.
+
+        Args:
+            reference, tensors, outputs, deadline, priority: as `infer` has them.
+            arrived, charge, promise: as `begin` has them.
+
+        Returns:
+            None where that may take long: then `infer` is the way.
 
         Raises:
-            DeadlinePassed, InvalidInput: as they say.
+            DeadlinePassed, Overloaded, InvalidInput, BatchTooLarge: as they say.
         """
-        try:
-            part = await self._settled(ticket)
-        except NotPlainError:
+        _in_time(deadline)
+        located = self._ready(reference)
+        if located is None or sum(tensor.size for tensor in tensors.values()) >= _INLINE_ELEMENTS:
             return None
+        if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
+            return None
+        raw = located.loaded.check(tensors, limits=self._limits)
+        wanted = _wanted(outputs, located.loaded.signature)
+        charge(len(raw[0]))
+        ticket = self._wait(located, raw, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
+        return ticket if wanted is None else ticket._replace(wanted=wanted)
+
+    def answered(self, ticket: Ticket, part: Slice) -> Answered:
+        """What was given to the promise of a ticket, as JSON."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
         return self._encoded(ticket.located, part, ticket.arrived)
 
-    async def inference(self, ticket: Ticket) -> Inference | None:
-        """The answer to a ticket as arrays; None where its rows were odd, so that `infer` is the way.
-
-        Raises:
-            DeadlinePassed, InvalidInput: as they say.
-        """
-        try:
-            part = await self._settled(ticket)
-        except NotPlainError:
-            return None
+    def inferred(self, ticket: Ticket, part: Slice) -> Inference:
+        """What was given to the promise of a ticket, as arrays."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
         queue_s = self._count(ticket.located, part, ticket.arrived)
-        return ticket.located.loaded.inference(part, alias=ticket.located.alias, queue_s=queue_s)
+        found = ticket.located.loaded.inference(part, alias=ticket.located.alias, queue_s=queue_s)
+        if ticket.wanted is not None:
+            for name in [name for name in found.outputs if name not in ticket.wanted]:
+                del found.outputs[name]
+        return found
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        """The promise of a ticket was given an exception, or nobody waits any more (CancelledError)."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        if isinstance(error, asyncio.CancelledError):
+            self._told_of(ticket.located.loaded).refused("gone")
+            return
+        found = ticket.located.found
+        if found is not None and isinstance(error, Exception) and not isinstance(error, (ServiceError, NotPlainError)):
+            self._judge(found, failed=True, seconds=time.monotonic() - ticket.arrived)
 
     async def predict(
         self,
@@ -445,25 +682,20 @@ class DataPlane:
             DeadlinePassed, Overloaded, InvalidInput, NotFound, BatchTooLarge, ModelQuarantined: as they say.
         """
         arrived = time.monotonic()
-        _in_time(deadline)
-        located = self._ready(reference)
-        if located is not None and sum(tensor.size for tensor in tensors.values()) < 1_000_000:
-            raw = located.loaded.check(tensors, limits=self._limits)
-        else:
+        ticket = self.begin_arrays(
+            reference, tensors, arrived=arrived, outputs=outputs, deadline=deadline, priority=priority
+        )
+        if ticket is None:
 
             def ready() -> tuple[Located, tuple[Any, ...]]:
                 located = self._locate(reference)
                 return located, located.loaded.check(tensors, limits=self._limits)
 
             located, raw = await self._before(ready, deadline)
-        wanted = _wanted(outputs, located.loaded.signature)
-        part = await self._answered(located, raw, arrived=arrived, deadline=deadline, priority=priority)
-        queue_s = self._count(located, part, arrived)
-        found = located.loaded.inference(part, alias=located.alias, queue_s=queue_s)
-        if wanted is not None:
-            for name in [name for name in found.outputs if name not in wanted]:
-                del found.outputs[name]
-        return found
+            wanted = _wanted(outputs, located.loaded.signature)
+            ticket = self._wait(located, raw, arrived=arrived, deadline=deadline, priority=priority)
+            ticket = ticket._replace(wanted=wanted)
+        return self.inferred(ticket, await self._settled(ticket))
 
     async def _before(
         self, ready: Callable[[], tuple[Located, tuple[Any, ...]]], deadline: float | None
@@ -480,26 +712,28 @@ class DataPlane:
         return await self._settled(self._wait(located, work, arrived=arrived, deadline=deadline, priority=priority))
 
     async def _settled(self, ticket: Ticket) -> Slice:
+        assert isinstance(ticket.future, asyncio.Future)
         try:
-            return await ticket.future
-        except asyncio.CancelledError:
-            self._told_of(ticket.located.loaded).refused("gone")
+            part: Slice = await ticket.future
+        except BaseException as error:
+            self.failed(ticket, error)
             raise
-        except Exception as error:
-            found = ticket.located.found
-            if found is not None and not isinstance(error, (ServiceError, NotPlainError)):
-                self._judge(found, failed=True, seconds=time.monotonic() - ticket.arrived)
-            raise
-        finally:
-            if ticket.timer is not None:
-                ticket.timer.cancel()
+        return part
 
-    def _wait(self, located: Located, work: Work, *, arrived: float, deadline: float | None, priority: int) -> Ticket:
+    def _wait(
+        self,
+        located: Located,
+        work: Work,
+        *,
+        arrived: float,
+        deadline: float | None,
+        priority: int,
+        promise: Promise | None = None,
+    ) -> Ticket:
         """Put work into the queue; at the deadline its future fails, whatever it waits for."""
         loaded = located.loaded
         told = self._told_of(loaded)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Slice] = loop.create_future()
+        future = asyncio.get_running_loop().create_future() if promise is None else promise
         rows = len(work) if type(work) is list else len(work[0])
         request = Request(
             loaded.key(None if type(work) is list else work),  # type: ignore[arg-type]  # mypy does not narrow by type()
@@ -520,10 +754,13 @@ class DataPlane:
             raise
         timer = None
         if deadline is not None:
+            loop = asyncio.get_running_loop()
             timer = loop.call_later(max(0.0, deadline - time.monotonic()), _late, future, told)
-        if located.found is not None and located.found.through is not None and located.found.through.routing.shadow:
+        if _shadowed(located) and isinstance(future, asyncio.Future):
+            assert located.found is not None
+            assert located.found.through is not None
             future.add_done_callback(partial(self._shadow, located, located.found.through, work))
-        return Ticket(located, future, timer, arrived, long)
+        return Ticket(located, future, timer, arrived, long, None)
 
     def _told_of(self, loaded: Loaded) -> VersionMetrics:
         """The metrics of a version; the batcher is told what it costs when it is first asked."""
@@ -543,9 +780,22 @@ class DataPlane:
         works = [member.work[1] for member in batch.members]
         found, cost = loaded.run(works, limits=self._limits, fixed_rows=self._policy.fixed_rows)
         told, counts = self._told_of(loaded), self._counts(loaded)
-        for answers in {id(part.answers): part.answers for part in found if isinstance(part, Slice)}.values():
+        parts = [part for part in found if isinstance(part, Slice)]
+        whole = len(parts) == len(works) and parts[0].answers.requests == len(works)
+        for answers in {part.answers for part in (parts[:1] if whole else parts)}:
             answers.closed_at = batch.closed_at
-            told.ran(answers.requests, answers.rows, answers.infer_s, answers.assemble_s)
+            if answers.seen is None:
+                told.ran(answers.requests, answers.rows, answers.infer_s, answers.assemble_s)
+            else:
+                outside, shifts, _ = answers.seen
+                told.ran(
+                    answers.requests,
+                    answers.rows,
+                    answers.infer_s,
+                    answers.assemble_s,
+                    outside=outside,
+                    shifts=shifts,
+                )
             with self._mutex:
                 counts.ran(answers.rows, answers.infer_s)
         return found, cost
@@ -557,14 +807,16 @@ class DataPlane:
         self._counts(located.loaded).answered(part.stop - part.start, queue_s)
         if located.found is not None and located.found.through is not None:
             self._judge(located.found, failed=False, seconds=time.monotonic() - arrived)
+        if self._on_answer is not None:
+            self._on_answer(_told(located, part, arrived))
         return queue_s
 
     def _counts(self, loaded: Loaded) -> _Counts:
-        source = loaded.source
-        key = (source.model, source.version) if isinstance(source, Manifest) else ("", 0)
-        counts = self._statistics.get(key)
+        counts: _Counts | None = loaded.counted
         if counts is None:
-            counts = self._statistics.setdefault(key, _Counts())
+            source = loaded.source
+            key = (source.model, source.version) if isinstance(source, Manifest) else ("", 0)
+            counts = loaded.counted = self._statistics.setdefault(key, _Counts())
         return counts
 
     # -- canaries, shadows, guards -----------------------------------------------------------------------------------
@@ -670,11 +922,7 @@ class DataPlane:
             detail = f"This is the checkpoint of step {source.step} of a job that is {job.state.value}: no version."
             hint = f"POST /v1/jobs/{source.job}/promote publishes it."
             warnings.append(Entry("/model", "unpublished", detail, hint=hint))
-        outputs = part.outputs()
-        pieces = [
-            self._head(located),
-            _dumps(next(iter(outputs.values())) if len(outputs) == 1 else outputs),
-        ]
+        pieces = [self._head(located), _outputs(part)]
         if answers.labels is not None:
             rows = slice(part.start, part.stop)
             assert answers.probabilities is not None
@@ -732,16 +980,16 @@ class DataPlane:
         """
         self._models.model(model)
 
-    def batching(self, model: str) -> list[tuple[int, bool, list[Explained]]]:
+    def batching(self, model: str) -> list[tuple[int, bool, str, list[Explained]]]:
         """What the batcher knows of the loaded versions of a model, the newest first: for each, whether its requests
-        may be merged, and what is known of each form of rows that was asked.
+        may be merged, what computes it, and what is known of each form of rows that was asked.
         """
         explained = self._dispatcher.explain()
         found = []
         for each in self._runtime.loaded():
             if isinstance(each.source, Manifest) and each.source.model == model:
                 groups = [one for key, one in explained.items() if isinstance(key, tuple) and key[0] == each.number]
-                found.append((each.source.version, each.mergeable, groups))
+                found.append((each.source.version, each.mergeable, each.predictor.engine, groups))
         return sorted(found, key=lambda item: -item[0])
 
     def statistics(self) -> dict[tuple[str, int], Statistics]:
@@ -825,7 +1073,13 @@ def _in_time(deadline: float | None) -> None:
         raise DeadlinePassed
 
 
-def _late(future: asyncio.Future[Slice], told: VersionMetrics) -> None:
+def _shadowed(located: Located) -> bool:
+    """Whether other versions are to compute the same, beside the one that answers."""
+    found = located.found
+    return found is not None and found.through is not None and bool(found.through.routing.shadow)
+
+
+def _late(future: Promise, told: VersionMetrics) -> None:
     if not future.done():
         told.refused("deadline")
         future.set_exception(DeadlinePassed())
@@ -849,6 +1103,22 @@ def _wanted(outputs: Sequence[str] | None, signature: Signature) -> frozenset[st
     if wrong:
         raise ValidationFailed(errors=wrong)
     return frozenset(outputs)
+
+
+def _outputs(part: Slice) -> bytes:
+    """The outputs of a request as JSON. Rows are written once for all who rode along, and then shared out."""
+    answers = part.answers
+    if answers.requests > 1 and len(answers.outputs) == 1:
+        texts = answers.texts
+        if texts is None:
+            (whole,) = answers.outputs.values()
+            texts = answers.texts = _dumps(whole)[2:-2].split(b"],[") if whole.ndim == 2 and whole.size else []
+        if texts:
+            if part.stop == part.start + 1:
+                return b"[[" + texts[part.start] + b"]]"
+            return b"[[" + b"],[".join(texts[part.start : part.stop]) + b"]]"
+    outputs = part.outputs()
+    return _dumps(next(iter(outputs.values())) if len(outputs) == 1 else outputs)
 
 
 def _dumps(value: Any) -> bytes:
@@ -887,3 +1157,10 @@ class _Counts:
             dict(self.by_rows),
             self.last_at,
         )
+
+
+def _told(located: Located, part: Slice, arrived: float) -> Told:
+    source, answers = located.loaded.source, part.answers
+    model, version = (source.model, source.version) if isinstance(source, Manifest) else (f"{source.job}", 0)
+    rows = part.stop - part.start
+    return Told(model, version, rows, arrived, answers.closed_at, answers.infer_s, answers.requests, answers.rows)

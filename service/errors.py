@@ -472,6 +472,7 @@ FAILURE_CODES: Final = (
     "checkpoint_refused",
     "architecture_needed",
     "export_refused",
+    "engine_refused",
     "internal",
 )
 """Why a job can fail: a closed list, part of the HTTP contract."""

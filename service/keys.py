@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
 from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
@@ -344,6 +344,7 @@ class Guard:
         self._on_refusal = on_refusal
         self._failures = _Failures(failures_per_minute)
         self._held: dict[bytes, _Held] = {}
+        self._taken = 0  # how often keys were taken
         self._row_buckets: dict[str, _Bucket] = {}
         self._stamp: tuple[int, ...] | None = None
         self._look_again = math.inf
@@ -393,6 +394,35 @@ class Guard:
         if held is not None and held.requests is not None:
             self._spend(held.requests, 1, now, "requests_per_minute")
         return principal
+
+    def admission(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> Admission | None:
+        """What `readmit` lets in again later, without the headers; None where only `admit` decides. Nothing is counted.
+
+        Args:
+            headers: of a request that may be sent again with the very same ones.
+            scope: the least that is needed.
+        """
+        credential = _credential(headers)
+        held = None if credential is None else self._find(credential)
+        if held is None or held.principal.scope < scope:
+            return None
+        return Admission(held, self._taken)
+
+    def readmit(self, admission: Admission) -> Principal | None:
+        """Who asks with headers that `admission` has seen; None where `admit` must look at them again.
+
+        Raises:
+            RateLimited: the key's quota of requests is used up.
+        """
+        now = self._clock()
+        if now >= self._look_again:
+            self._look(now)
+        held, taken = admission
+        if taken != self._taken or now >= held.expires:
+            return None
+        if held.requests is not None:
+            self._spend(held.requests, 1, now, "requests_per_minute")
+        return held.principal
 
     def holds(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> bool:
         """Whether `admit` would still let these headers in: for answers that go on for long. Nothing is counted."""
@@ -477,6 +507,7 @@ class Guard:
     def _take(self, from_file: Sequence[Key], now: float) -> None:
         """Use these keys and the inline ones; what is left of a quota goes on where the quota is the same."""
         before = self._held
+        self._taken += 1
         self._held = {}
         self._row_buckets = {}
         for key in (*self._inline, *from_file):
@@ -502,6 +533,13 @@ class _Held:
     expires: float
     requests: _Bucket | None
     rows: _Bucket | None
+
+
+class Admission(NamedTuple):
+    """A key that was shown, as long as the keys are what they were then."""
+
+    held: _Held
+    taken: int
 
 
 class _Bucket:

@@ -6,7 +6,6 @@ wire: `rest/open_inference` writes JSON and bytes, `grpc/` writes messages.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import time
@@ -14,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +21,23 @@ import orjson
 from anyio.to_thread import run_sync
 
 from service import __version__
-from service.dataplane import DataPlane, Statistics
-from service.errors import Draining, Entry, InvalidInput, NotFound, Unsupported, shorten
+from service.dataplane import DataPlane, Statistics, Ticket
+from service.errors import Draining, Entry, InvalidInput, NotFound, ServiceError, Unsupported, shorten
 from service.inference import tensors
-from service.inference.runtime import Inference
+from service.inference.dispatch import Promise
+from service.inference.runtime import Inference, Slice
 from service.inference.tensors import DATATYPE_OF, Answered, Request, Tensor
 from service.schemas.document import nearest_hint, pointer
 from service.schemas.preprocessing import ArrayRow, NumberColumn, Preprocessing, TableRow
-from service.schemas.versions import Reference, TensorSpec, check_alias, check_name
+from service.schemas.versions import Reference, Signature, TensorSpec, check_alias, check_name
 from service.store.database import Page
 from service.store.models import ModelStore
 from service.store.records import VersionRecord
+from service.telemetry import log
 
+_log = log(__name__)
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-Watch = Callable[[asyncio.Future[Any]], None]
 
 SERVER: Final = "modelyard"
 PLATFORM: Final = "pytorch_statedict"
@@ -195,6 +196,8 @@ class OpenInference:
         self._phase = phase
         self._takes: OrderedDict[tuple[str, int], Takes] = OrderedDict()
         self._let_go: set[tuple[str, int]] = set()
+        self.tell: Callable[[Literal["load", "unload"], str], None] = lambda word, name: None
+        """Called when a model is loaded or unloaded here, for the other processes of this server."""
 
     # -- the server -------------------------------------------------------------------------------------------------
 
@@ -302,23 +305,45 @@ class OpenInference:
             detail = "A model cannot be sent with the request to load it."
             hint = "Import it: POST /v1/uploads, then POST /v1/jobs with kind import."
             raise Unsupported(detail, errors=[Entry("/parameters", "unsupported", detail, hint=hint)])
+        await self._load(name)
+        self.tell("load", name)
+
+    async def _load(self, name: str) -> None:
         reference = self.reference(name, None)
         await self._plane.load(reference)
         found = await self._plane.describe(reference)
         self._let_go.discard((found.model, found.version))
 
     async def unload(self, name: str) -> None:
-        """Let every version of a model go; requests that they have begun to answer keep them until they are answered.
+        """Let every version of a model go; this waits until they have answered the requests that they have begun.
 
         Raises:
             NotFound: there is no such model.
         """
+        self.reference(name, None)  # before anybody is told of it
+        self.tell("unload", name)
+        await self._unload(name)
+
+    async def heard(self, word: Literal["load", "unload"], name: str) -> None:
+        """Do here what another process of this server was asked to do: with a model, or with name/3, one version."""
+        model, _, number = name.partition("/")
+        try:
+            if not number:
+                await (self._load(name) if word == "load" else self._unload(name))
+            elif word == "load":
+                await run_sync(self._plane.keep, model, int(number))
+            else:
+                await self._plane.unload(model, int(number))
+        except ServiceError as error:
+            _log.info("A model was not loaded or unloaded here.", action=word, model=name, error=error.message)
+
+    async def _unload(self, name: str) -> None:
         reference = self.reference(name, None)
         numbers = await run_sync(self._ready_versions, reference.model)
+        self._let_go |= {(reference.model, int(number)) for number in numbers}
         for model, version in self._plane.loaded():
             if model == reference.model:
-                self._plane.forget(model, version)
-        self._let_go |= {(reference.model, int(number)) for number in numbers}
+                await self._plane.unload(model, version)
 
     async def statistics(self, reference: Reference | None) -> list[dict[str, Any]]:
         """The figures of a version, of all versions of a model, or of all; those that were never asked have zeros.
@@ -373,10 +398,61 @@ class OpenInference:
             found = await self._plane.infer(reference, arrays, outputs=outputs, deadline=deadline, priority=priority)
         except InvalidInput as error:
             raise _in_protocol(error, request) from None
-        if self._let_go and found.model is not None and found.version is not None:
-            self._let_go.discard((found.model, found.version))
+        return found, self._told(found, request)
+
+    def begin(
+        self,
+        reference: Reference,
+        request: Request,
+        *,
+        charge: Callable[[int], None],
+        promise: Promise,
+    ) -> Ticket | None:
+        """Let a request wait for its turn, if nothing need be read or loaded before; `inferred` makes its answer.
+
+        Args:
+            reference: who is asked.
+            request: the tensors, and what is wanted.
+            charge: told the rows before they are queued; it may raise.
+            promise: takes what `inferred` wants.
+
+        Returns:
+            None where that may take long: then `infer` is the way.
+
+        Raises:
+            InvalidInput, BatchTooLarge, Overloaded, DeadlinePassed: as `infer` raises them.
+        """
+        arrived = time.monotonic()
+        deadline, priority = _schedule(request.parameters, arrived)
+        known = self._plane.known(reference)
+        takes = None if known is None else self._takes.get((known.model, known.version))
+        if takes is None or sum(one.array.size for one in request.inputs) >= _AT_ONCE:
+            return None
+        arrays = takes.arrays(request.inputs)
+        try:
+            return self._plane.begin_arrays(
+                reference,
+                arrays,
+                arrived=arrived,
+                outputs=None if request.outputs is None else [one.name for one in request.outputs],
+                deadline=deadline,
+                priority=priority,
+                charge=charge,
+                promise=promise,
+            )
+        except InvalidInput as error:
+            raise _in_protocol(error, request) from None
+
+    def inferred(self, ticket: Ticket, request: Request, part: Slice) -> tuple[Inference, list[Answered]]:
+        """The answer to a request that `begin` has let wait: what its promise was given, as `infer` gives it."""
+        found = self._plane.inferred(ticket, part)
+        return found, self._told(found, request)
+
+    def _told(self, found: Inference, request: Request) -> list[Answered]:
+        """The tensors of an answer as they were asked for."""
+        self._back(found)
         if request.outputs is None:
-            return found, [
+            return [
                 Answered(name, DATATYPE_OF[array.dtype.name], array, request.binary)
                 for name, array in found.outputs.items()
             ]
@@ -389,39 +465,58 @@ class OpenInference:
                 answered.append(Answered(one.name, "BYTES", best, binary))
             else:
                 answered.append(Answered(one.name, DATATYPE_OF[array.dtype.name], array, binary))
-        return found, answered
+        return answered
 
-    async def infer_plain(
-        self, reference: Reference, asked: tensors.Plain, *, charge: Callable[[int], None], watch: Watch
-    ) -> Inference | None:
-        """The answer to a plain request; None where something about it is odd, so that `infer` is the way.
+    def _back(self, found: Inference) -> None:
+        """A version that was unloaded is ready again once it has answered."""
+        if self._let_go and found.model is not None and found.version is not None:
+            self._let_go.discard((found.model, found.version))
+
+    def begin_plain(
+        self,
+        reference: Reference,
+        asked: tensors.Plain,
+        *,
+        charge: Callable[[int], None],
+        promise: Promise,
+    ) -> Ticket | None:
+        """Let a plain request wait for its turn; `plainly` makes its answer.
 
         Args:
             reference: who is asked.
             asked: the rows.
             charge: told the rows; it may raise.
-            watch: told the future that is waited for.
+            promise: takes what `plainly` wants.
+
+        Returns:
+            None where something about it is odd: then `infer` is the way.
 
         Raises:
-            Overloaded, DeadlinePassed, InvalidInput: as they say.
+            Overloaded: more is waiting than may.
         """
-        ticket = self._plane.begin({"inputs": asked.rows}, path=reference, arrived=time.monotonic())
-        if ticket is None:
-            return None
-        try:
-            spec = ticket.located.loaded.signature.inputs[0]
-            if spec.name != asked.name or DATATYPE_OF[spec.dtype] != asked.datatype:
-                ticket.future.cancel()
-                return None
-            charge(len(asked.rows))
-        except BaseException:
-            ticket.future.cancel()
-            raise
-        watch(ticket.future)
-        found = await self._plane.inference(ticket)
-        if self._let_go and found is not None and found.model is not None and found.version is not None:
-            self._let_go.discard((found.model, found.version))
+
+        def suits(signature: Signature) -> bool:
+            spec = signature.inputs[0]
+            return spec.name == asked.name and DATATYPE_OF[spec.dtype] == asked.datatype
+
+        return self._plane.begin(
+            {"inputs": asked.rows},
+            path=reference,
+            arrived=time.monotonic(),
+            charge=charge,
+            suits=suits,
+            promise=promise,
+        )
+
+    def plainly(self, ticket: Ticket, part: Slice) -> Inference:
+        """The answer to a request that `begin_plain` has let wait: what its promise was given."""
+        found = self._plane.inferred(ticket, part)
+        self._back(found)
         return found
+
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
+        """The promise of a ticket was given an exception, or nobody waits any more (CancelledError)."""
+        self._plane.failed(ticket, error)
 
     def reference(self, name: str, slot: str | None) -> Reference:
         """What a name and a version slot mean: the slot has a number, an alias, or nothing.
@@ -454,7 +549,8 @@ class OpenInference:
         return takes
 
     def _sizes(self, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {key: self._models.version(*key).manifest.size_bytes for key in keys}
+        sizes = {(one.model, one.version): one.size_bytes for one, _ in self._plane.residents()}
+        return {key: sizes[key] for key in keys if key in sizes}  # one that was deleted may still be in memory
 
     def _ready_versions(self, model: str) -> tuple[str, ...]:
         records = self._every(partial(self._page_of_versions, model))

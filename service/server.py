@@ -1,28 +1,34 @@
-"""The server process: uvicorn with our own end, which drains and exits 0.
+"""A server process: uvicorn with our own end, which drains and exits 0.
 
-Knows signals and sockets; what is served is `app`.
+It is the whole server, or one of several processes (`processes`). Knows signals and sockets; what is served is `app`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from service.jobs.launchers import ForkLauncher
+from service.errors import ServiceError, ValidationFailed
+from service.jobs.launchers import ForkLauncher, InheritedLauncher, Launcher
 from service.rest.health import Lifecycle
-from service.rest.receiving import Connections, Deadlines, receiving
+from service.rest.lane import lane
+from service.rest.receiving import Connections, Deadlines
 from service.settings import Settings
-from service.telemetry import configure_logging, log
+from service.siblings import Seat
+from service.telemetry import configure_logging, log, name_process
 
 _log = log(__name__)
+
+STARTUP_FAILURE: Final = 3
 
 RESERVED_DESCRIPTORS: Final = 128
 """File descriptors that connections leave to the store, the database, models that load, and workers."""
@@ -36,14 +42,31 @@ def run(settings: Settings) -> int:
         StoreError: the store cannot be opened.
     """
     configure_logging(level=settings.log_level, style=settings.log_format)
+    return _serve(settings, ForkLauncher())  # first of all: it warms up beside the import of torch in this process
+
+
+def take(seat: Seat, settings: Settings) -> int:
+    """Serve from one of several seats until SIGTERM, SIGINT or the parent's end; the exit status is as that of `run`.
+
+    What prevents it is reported to the parent.
+    """
+    name_process(seat.place)
+    try:
+        return _serve(settings, InheritedLauncher(seat.launching), seat)
+    except ServiceError as error:
+        wrong = isinstance(error, ValidationFailed)
+        seat.report("failed", settings=wrong, message=error.message, hint=error.hint)
+        return STARTUP_FAILURE
+
+
+def _serve(settings: Settings, launcher: Launcher, seat: Seat | None = None) -> int:
     # Event streams end by themselves when the drain begins. The library would cut them in the middle of an answer.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     lifecycle = Lifecycle()
-    launcher = ForkLauncher()  # first of all: it warms up beside the import of torch in this process
     try:
         from service.app import create_app
 
-        app = create_app(settings, lifecycle=lifecycle, launcher=launcher)
+        app = create_app(settings, lifecycle=lifecycle, launcher=launcher, seat=seat)
     except BaseException:
         launcher.close()
         raise
@@ -51,19 +74,22 @@ def run(settings: Settings) -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http=receiving(
+        http=lane(
             Deadlines(settings.header_timeout_s, settings.body_timeout_s, body_bytes_per_s=settings.body_bytes_per_s),
             Connections(
                 affordable(settings.max_connections),
                 settings.max_connections_per_address,
                 trusted=settings.trusted_proxies,
             ),
+            front=app.front,
+            forwarded=bool(settings.trusted_proxies),
         ),
         ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[] if seat is None else [("x-modelyard-process", str(seat.place))],
         date_header=True,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
@@ -74,9 +100,24 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         backlog=2048,
     )
-    server = Server(config, lifecycle, drain_delay_s=settings.drain_delay_s)
-    server.run()
-    return 0 if server.started else 3
+    server = Server(config, lifecycle, drain_delay_s=settings.drain_delay_s, seat=seat)
+    if seat is not None and not seat.await_turn():
+        return STARTUP_FAILURE
+    server.run(None if seat is None else list(seat.sockets))
+    return 0 if server.started else STARTUP_FAILURE
+
+
+def url_of(bound: socket.socket, *, tls: bool) -> str:
+    """Where clients find what listens at a socket."""
+    host, port = bound.getsockname()[:2]
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def tell_where(url: str, **more: Any) -> None:
+    """Say in the log where the server listens, now that it does."""
+    sentence = f"Modelyard listens at {url} (API {url}/docs, metrics {url}/metrics)."
+    _log.info(sentence, action="listening", url=url, **more)
 
 
 def affordable(most: int) -> int:
@@ -99,8 +140,11 @@ def affordable(most: int) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server, which says where it listens, drains before it closes, and does not die of the signal."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, *, drain_delay_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, *, drain_delay_s: float, seat: Seat | None = None
+    ) -> None:
         super().__init__(config)
+        self._seat = seat
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
 
@@ -115,18 +159,23 @@ class Server(uvicorn.Server):
             signal.signal(number, signal.SIG_IGN)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say where."""
+        """Start, then say where, or tell the parent."""
+        if self._seat is not None:
+            self._seat.on_orphaned(self._orphaned)
         await super().startup(sockets=sockets)
         if not self.started:
             return
+        if self._seat is not None:
+            self._seat.report("ready")
+            _log.info("A server process is ready.", action="process_ready", pid=os.getpid())
+            return
         for server in self.servers:
             for bound in server.sockets:
-                host, port = bound.getsockname()[:2]
-                scheme = "https" if self.config.is_ssl else "http"
-                url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-                _log.info(
-                    f"Modelyard listens at {url} (API {url}/docs, metrics {url}/metrics).", action="listening", url=url
-                )
+                tell_where(url_of(bound, tls=self.config.is_ssl))
+
+    def _orphaned(self) -> None:
+        _log.error("The parent of this server process is gone: it ends too.", action="orphaned")
+        self.handle_exit(signal.SIGTERM, None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Fail readiness, go on accepting for the delay, then let uvicorn answer what is in flight."""

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     store: Path = Field(Path("models_store"), description="Folder of the store.")
     host: str = Field("127.0.0.1", description="Address to bind.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to bind; 0 takes a free one.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Server processes behind the port; they share the weights of loaded versions."
+    )
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="Port of the Open Inference Protocol over gRPC; 0 takes a free one, none serves no gRPC."
     )
@@ -110,6 +113,13 @@ class Settings(BaseSettings):
     max_queued_jobs: Annotated[int, Field(ge=1)] = Field(1000, description="Jobs that may wait; more get 429.")
 
     max_json_bytes: Annotated[int, Field(ge=1024)] = Field(16 * MIB, description="Largest body of predict and jobs.")
+    max_binary_bytes: Annotated[int, Field(ge=1024)] = Field(
+        128 * MIB, description="Largest body of an inference request under /v2 that brings its tensors as bytes."
+    )
+    max_bodies_bytes: Annotated[int, Field(ge=MIB)] = Field(
+        max(256 * MIB, _MEMORY // 8),
+        description="Memory for large bodies of predictions at the same time; more get 429. JSON counts eight times.",
+    )
     max_document_bytes: Annotated[int, Field(ge=1024)] = Field(MIB, description="Largest body of other documents.")
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(2048 * MIB, description="Largest upload.")
     max_rows: Annotated[int, Field(ge=1)] = Field(4096, description="Rows in one prediction.")
@@ -148,6 +158,11 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         25.0, description="After SIGTERM: how long requests in flight and workers may take to end."
     )
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.store / 'modelyard.sqlite3'}"
 
     @property
     def has_keys(self) -> bool:

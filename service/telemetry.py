@@ -11,18 +11,24 @@ import re
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 _MAX_VALUE = 256
 _VERSIONS: Final = 200
 """Versions with metrics of their own; those that come later share one label."""
+_OTHER: Final = "other"
+LARGEST: Final = ("modelyard_input_shift", "modelyard_store_free_bytes")
+"""Gauges of which several processes tell the largest; all else is summed."""
+_REMEMBERED: Final = 1000
+"""Rows over which a mean of late is taken, about."""
 _SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 _SECRET: Final = re.compile(r"msk_([A-Za-z0-9]{1,32})_[A-Za-z0-9_-]+")
 
@@ -53,6 +59,7 @@ def configure_logging(*, level: str, style: Literal["auto", "console", "json"]) 
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _add_process,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         _redact,
@@ -80,6 +87,21 @@ def configure_logging(*, level: str, style: Literal["auto", "console", "json"]) 
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+_process: int | None = None
+
+
+def name_process(place: int) -> None:
+    """Put the place of this process among those of its server on every log line."""
+    global _process
+    _process = place
+
+
+def _add_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _process is not None:
+        event["process"] = _process
+    return event
 
 
 def redacted(text: str) -> str:
@@ -196,6 +218,71 @@ class Distributions(Collector):
         yield family
 
 
+class Mean:
+    """The mean of what was last observed, of which later values count more."""
+
+    __slots__ = ("_weight", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._weight = 0.0
+
+    def observe(self, value: float, weight: int) -> None:
+        """Take the mean of `weight` values in."""
+        self._weight = min(self._weight + weight, max(_REMEMBERED, weight))
+        self.value += weight / self._weight * (value - self.value)
+
+
+class Means(Collector):
+    """Gauges of means; as `Counts`."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
+        self._described = (name, text, tuple(labels))
+        self._children: dict[tuple[str, ...], Mean] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Mean:
+        """The mean of these labels."""
+        found = self._children.get(values)
+        return self._children.setdefault(values, Mean()) if found is None else found
+
+    def describe(self) -> Iterable[Metric]:
+        """The name, for the registry."""
+        name, text, labels = self._described
+        return [GaugeMetricFamily(name, text, labels=labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The samples."""
+        name, text, labels = self._described
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for values, child in list(self._children.items()):
+            family.add_metric(values, child.value)
+        yield family
+
+
+class Readings(Collector):
+    """Gauges that are read when somebody asks, so that they cost nothing meanwhile."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
+        self._described = (name, text, tuple(labels))
+        self.read: Callable[[], Mapping[tuple[str, ...], float]] = dict
+        """Set by who knows: the values by labels."""
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """The name, for the registry."""
+        name, text, labels = self._described
+        return [GaugeMetricFamily(name, text, labels=labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The samples."""
+        name, text, labels = self._described
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for values, value in self.read().items():
+            family.add_metric(values, value)
+        yield family
+
+
 class VersionMetrics:
     """The metrics of one version's predictions. Forward passes are counted under a lock, since they run in threads; all
     else on the event loop.
@@ -203,6 +290,8 @@ class VersionMetrics:
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         labels = (model, version)
+        self.labels = labels
+        self._metrics = metrics
         self._predictions = metrics.predictions.labels(*labels)
         self._rows = metrics.predicted_rows.labels(*labels)
         self._decode = metrics.decode_seconds.labels(*labels)
@@ -217,9 +306,30 @@ class VersionMetrics:
         }
         self._mutex = threading.Lock()
 
-    def ran(self, requests: int, rows: int, infer_s: float, assemble_s: float) -> None:
-        """Count one forward pass, and the predictions that it has answered."""
+    def ran(
+        self,
+        requests: int,
+        rows: int,
+        infer_s: float,
+        assemble_s: float,
+        *,
+        outside: Mapping[str, int] = MappingProxyType({}),
+        shifts: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Count one forward pass, and the predictions that it has answered.
+
+        Args:
+            requests, rows: that it has answered.
+            infer_s, assemble_s: seconds of the forward pass, and in which its rows were made one array.
+            outside: by input, the rows in which it lies outside the training range.
+            shifts: by input, how far its mean is from that of training, in standard deviations.
+        """
         with self._mutex:
+            if (outside or shifts) and self.labels[0] != _OTHER:
+                for name, count in outside.items():
+                    self._metrics.input_outside.labels(*self.labels, name).inc(count)
+                for name, shift in shifts.items():
+                    self._metrics.input_shift.labels(*self.labels, name).observe(shift, rows)
             self._predictions.inc(requests)
             self._rows.inc(rows)
             self._batch.observe(rows)
@@ -296,8 +406,41 @@ class Metrics:
             ["model", "version", "reason"],
             registry=self.registry,
         )
+        self.in_flight = Readings(
+            "modelyard_predictions_in_flight",
+            "Predictions that wait for their forward pass, or are in one that runs in a thread.",
+            ["model", "version"],
+            registry=self.registry,
+        )
+        self.input_outside = Counts(
+            "modelyard_input_outside",
+            "Rows in which an input lay outside the training range, or was an unknown text.",
+            ["model", "version", "input"],
+            registry=self.registry,
+        )
+        self.input_shift = Means(
+            "modelyard_input_shift",
+            "How far an input's recent mean is from that of training, in training standard deviations.",
+            ["model", "version", "input"],
+            registry=self.registry,
+        )
         self._versions: dict[tuple[str, str], VersionMetrics] = {}
         self.loads = Counter("modelyard_version_loads", "Versions loaded.", ["outcome"], registry=self.registry)
+        self.load_seconds = Histogram(
+            "modelyard_version_load_seconds",
+            "Time in which a version is read, checked and tried.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.evictions = Counter(
+            "modelyard_version_evictions", "Loaded versions that were let go.", ["reason"], registry=self.registry
+        )
+        self.swaps = Counter(
+            "modelyard_alias_swaps",
+            "Changes of the version that an alias in use leads to.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.retreats = Counter(
             "modelyard_alias_retreats", "Versions that guards of aliases took back.", registry=self.registry
         )
@@ -315,7 +458,7 @@ class Metrics:
         key = (model, version)
         if key not in self._versions:
             if len(self._versions) >= _VERSIONS:
-                key = ("other", "other")
+                key = (_OTHER, _OTHER)
             if key not in self._versions:
                 self._versions[key] = VersionMetrics(self, *key)
         return self._versions[key]

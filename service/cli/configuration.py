@@ -26,6 +26,9 @@ _EXTRAS: Final = {
     "images": "PIL",
     "pandas": "pandas",
     "tensorboard": "tensorboard",
+    "grpc": "grpc",
+    "oidc": "joserfc",
+    "otel": "opentelemetry.sdk",
 }
 """Extras and a module of each."""
 _HIDDEN: Final = ("api_keys",)

@@ -1,4 +1,4 @@
-"""The commands on models: list, show, versions, compare, alias, rollback, delete, verify."""
+"""The commands on models: list, show, versions, compare, alias, rollback, delete, verify, load, unload, loaded."""
 
 from __future__ import annotations
 
@@ -111,10 +111,35 @@ def alias(
     name: Name,
     alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as champion.")],
     version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="The number of the version.")],
+    canary: Annotated[int | None, typer.Option(min=1, help="Another version that answers a share.")] = None,
+    percent: Annotated[float, typer.Option(min=0.01, max=100, help="The share of the canary, in percent.")] = 5.0,
+    shadow: Annotated[
+        list[int] | None, typer.Option(min=1, help="A version that is only compared; give it again for another.")
+    ] = None,
+    error_rate: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Take the newest back above this share of failed answers.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(min=0, help="Take the newest back above so many seconds a request, on average.")
+    ] = None,
     reason: Reason = None,
 ) -> None:
-    """Point an alias at a version; make it if there is none."""
-    _show_alias(session, session.client.aliases.set(name, alias, version, reason=reason))
+    """Point an alias at a version; make it if there is none.
+
+    With --canary another version answers --percent of the requests; without it, a canary that ran before ends.
+    """
+    judged = {"error_rate": error_rate, "latency_s": latency}
+    guard = {measure: most for measure, most in judged.items() if most is not None}
+    found = session.client.aliases.set(
+        name,
+        alias,
+        version,
+        canary=None if canary is None else {"version": canary, "percent": percent},
+        shadow=shadow or (),
+        guard=guard or None,
+        reason=reason,
+    )
+    _show_alias(session, found)
 
 
 @app.command()
@@ -162,6 +187,56 @@ def verify(session: Session, model: Reference) -> None:
         raise typer.Exit(exits.FAILURE)
 
 
+@app.command()
+@talks
+def loaded(session: Session) -> None:
+    """List the versions that the server has loaded, the one that was asked longest ago first."""
+    found = session.client.models.loaded()
+    columns: list[Column] = [
+        ("version", lambda one: f"{one.model}/{one.version}"),
+        ("size", lambda one: size(one.size_bytes)),
+        ("pinned", lambda one: "yes" if one.pinned else ""),
+        ("in flight", lambda one: one.in_flight),
+    ]
+    show(session.format, found, found.data, columns)
+    if session.format is Format.TABLE:
+        say(f"{size(found.loaded_bytes)} of {size(found.budget_bytes)} are taken.")
+
+
+@app.command()
+@talks
+def load(
+    session: Session,
+    model: Reference,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be let go for it.")] = False,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--unpin", help="Never let it go to make room, or end that.")
+    ] = None,
+) -> None:
+    """Load a version before its first request."""
+    version = session.client.versions.resolve(model)
+    found = session.client.versions.load(version.model, version.version, dry_run=dry_run or None, pin=pin)
+    told = {
+        "version": version.reference,
+        "told": found.detail,
+        "pinned": found.pinned,
+        "fits": found.fits,
+        "lets go" if not dry_run else "would let go": [f"{one.model}/{one.version}" for one in found.evicts],
+    }
+    show_one(session.format, found, told)
+    if not found.fits:
+        raise typer.Exit(exits.FAILURE)
+
+
+@app.command()
+@talks
+def unload(session: Session, model: Reference) -> None:
+    """Let a version go, once it has answered what it has begun; its next request loads it again."""
+    version = session.client.versions.resolve(model)
+    found = session.client.versions.unload(version.model, version.version)
+    show_one(session.format, found, {"version": version.reference, "drained": found.drained})
+
+
 def _show_version(session: Session, version: Version) -> None:
     signature = version.signature
     told: dict[str, Any] = {
@@ -182,7 +257,15 @@ def _show_version(session: Session, version: Version) -> None:
 
 
 def _show_alias(session: Session, alias: Alias) -> None:
-    told = {"model": alias.model, "alias": alias.alias, "version": alias.version, "updated": moment(alias.updated_at)}
+    told: dict[str, Any] = {"model": alias.model, "alias": alias.alias, "version": alias.version}
+    if alias.canary is not None:
+        told["canary"] = f"version {alias.canary.version} answers {alias.canary.percent:g} %"
+    if alias.shadow:
+        told["shadow"] = list(alias.shadow)
+    if alias.guard is not None:
+        judged = {"error rate": alias.guard.error_rate, "seconds": alias.guard.latency_s}
+        told["guard"] = [f"{measure} above {most:g}" for measure, most in judged.items() if most is not None]
+    told["updated"] = moment(alias.updated_at)
     show_one(session.format, alias, told)
 
 

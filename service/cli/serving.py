@@ -25,6 +25,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
     log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes behind the port.")] = None,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
     from pydantic import ValidationError
@@ -32,7 +33,7 @@ def serve(
     from service.errors import StoreError, StoreLocked, ValidationFailed
     from service.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "store": store, "log_level": log_level}
+    given: dict[str, Any] = {"host": host, "port": port, "store": store, "log_level": log_level, "workers": workers}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -57,7 +58,7 @@ def serve(
         typer.echo(refused, err=True)
         raise typer.Exit(exits.CONFLICT)
     # By name, so that nothing but this command ever loads torch.
-    server = importlib.import_module("service.server")
+    server = importlib.import_module("service.server" if settings.workers == 1 else "service.processes")
     try:
         status = server.run(settings)
     except StoreLocked as error:
@@ -94,7 +95,7 @@ def demo(
                 typer.echo(f"Server ready at {url} after {time.monotonic() - began:.1f} s")
                 _tour(client, began)
             if keep:
-                typer.echo(f"Look around at {url}/docs; Ctrl-C ends the demo.")
+                typer.echo(f"Look around at {url}/ui/ and {url}/docs; Ctrl-C ends the demo.")
                 server.wait()
         except KeyboardInterrupt:
             pass
@@ -128,8 +129,8 @@ def _tour(client: Any, began: float) -> None:
         typer.echo(f"                   ! {warning['detail']}")
     typer.echo(f"From the server's start to the first answer: {time.monotonic() - began:.1f} s")
     typer.echo("")
-    typer.echo("Next: `modelyard serve`, then open http://127.0.0.1:8000/docs. Every call above is plain HTTP;")
-    typer.echo("README.md and docs/quickstart.md show them with curl.")
+    typer.echo("Next: `modelyard serve`, then open the dashboard at http://127.0.0.1:8000/ui/ or the API at /docs.")
+    typer.echo("Every call above is plain HTTP; README.md and docs/quickstart.md show them with curl.")
 
 
 def _await_ready(client: Any, server: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,8 @@ def tensorboard(
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
-    port: Annotated[int, typer.Option(help="Port of TensorBoard on 127.0.0.1; 0 takes a free one.")] = 6006,
+    host: Annotated[str, typer.Option(help="Address of TensorBoard, which asks nobody for a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 takes a free one.")] = 6006,
     last: Annotated[int, typer.Option(min=1, max=1000, help="How many of the newest trainings are shown.")] = 20,
     logdir: Annotated[Path | None, typer.Option(help="An empty folder in which the event files stay.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Write the event files into --logdir and end.")] = False,
@@ -61,7 +62,7 @@ def tensorboard(
         if once:
             typer.echo(f"{len(follow.runs)} jobs written to {folder}.")
             return
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", host]
         signal.signal(signal.SIGTERM, _leave)
         viewer = subprocess.Popen([*command, "--port", str(port), "--reload_interval", "5"])
         stack.callback(_end, viewer)

@@ -50,6 +50,7 @@ def train(
     target: Annotated[str | None, typer.Option(help="The column that is to be learnt.")] = None,
     model: Annotated[str | None, typer.Option(help="The model that gets a new version.")] = None,
     inputs: Annotated[str | None, typer.Option(help="Columns to learn from, parted by commas; by default all.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Columns to leave out, parted by commas.")] = None,
     task: Annotated[str, typer.Option(help="auto, classes or numbers: what the target is.")] = "auto",
     arch: Annotated[
         str, typer.Option(help="auto, catalogue:NAME, or a file with an architecture document.", metavar="ARCH")
@@ -101,7 +102,7 @@ def train(
         if task not in ("auto", "classes", "numbers"):
             say("--task is auto, classes or numbers.")
             raise typer.Exit(exits.USAGE)
-        dataset = _dataset(client, path, str(target), inputs, delimiter)
+        dataset = _dataset(client, path, str(target), inputs, exclude, delimiter)
         request = _request(client, dataset, task=task)
         request["architecture"] = _architecture(arch, dataset, request)
         request["optimizer"]["lr"] = lr
@@ -159,8 +160,10 @@ def validate(
         raise typer.Exit(exits.INVALID)
 
 
-def _dataset(client: Client, path: Path, target: str, inputs: str | None, delimiter: str | None) -> Dataset:
-    """The table as a dataset, without the columns that are no categories."""
+def _dataset(
+    client: Client, path: Path, target: str, inputs: str | None, exclude: str | None, delimiter: str | None
+) -> Dataset:
+    """The table as a dataset, without the columns that are no categories and those that are to be left out."""
     from service.errors import DatasetRefused
 
     kind = TABLES[path.suffix.lower()]
@@ -176,16 +179,26 @@ def _dataset(client: Client, path: Path, target: str, inputs: str | None, delimi
         found = client.datasets.add(source, name=name, wait_s=600)
     while found.state == "processing":
         found = client.datasets.get(found.id)
-    texts = [one.name for one in _inputs(found) if len(one.classes or ()) > MOST_CATEGORIES]
-    numbers = [one.name for one in _inputs(found) if one.dtype == "int" and _IDS.search(one.name)]
-    left_out = [*texts, *numbers]
-    if left_out and inputs is None:
+    unwanted = exclude.split(",") if exclude else []
+    absent = [one for one in unwanted if one not in {column.name for column in _inputs(found)}]
+    if absent:
+        client.datasets.delete(found.id)
+        say(f"--exclude names no input: {', '.join(absent)}. Inputs: {', '.join(one.name for one in _inputs(found))}.")
+        raise typer.Exit(exits.INVALID)
+    left_out = list(unwanted)
+    if inputs is None:
+        rest = [one for one in _inputs(found) if one.name not in unwanted]
+        texts = [one.name for one in rest if len(one.classes or ()) > MOST_CATEGORIES]
+        numbers = [one.name for one in rest if one.dtype == "int" and _IDS.search(one.name)]
         for names, reason in ((texts, "they are no categories"), (numbers, "they number the rows")):
             if names:
                 say(f"Left out, since {reason}: {', '.join(names)}. Name them in --inputs to take them.")
-        source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
-        found = client.datasets.add(source, name=name, wait_s=600)
-    return found
+        left_out += [*texts, *numbers]
+    if not left_out:
+        return found
+    source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
+    client.datasets.delete(found.id)
+    return client.datasets.add(source, name=name, wait_s=600)
 
 
 def _inputs(dataset: Dataset) -> list[ColumnView]:

@@ -701,6 +701,10 @@ class Models(_Group):
         """How the predictions of a model are batched in the server's process."""
         return self._client.send(Call("GET", "/v1/models/{name}/batching", views.BatchingView, at={"name": name}))
 
+    def loaded(self) -> views.LoadedView:
+        """The versions that are loaded in the server's process, with its budget."""
+        return self._client.send(Call("GET", "/v1/loaded", views.LoadedView))
+
 
 class Versions(_Group):
     """What jobs have made: a net, its weights, and where they come from."""
@@ -821,6 +825,39 @@ class Versions(_Group):
         """All of it in one zip file: the bytes, or None when they went to the file `to`. The digest is checked."""
         call: Call[bytes] = Call("GET", "/v1/models/{name}/versions/{number}/bundle", bytes, at=_version(name, number))
         return self._client.download(call, to)
+
+    def load(self, name: str, number: int, *, dry_run: bool | None = None, pin: bool | None = None) -> views.LoadView:
+        """Load a version before its first request.
+
+        Args:
+            name: the model.
+            number: the version.
+            dry_run: only say what would go for it.
+            pin: True keeps it for good, False ends that; None leaves it as it is.
+
+        Raises:
+            MemoryFull: nothing that may go would make room.
+        """
+        call: Call[views.LoadView] = Call(
+            "POST",
+            "/v1/models/{name}/versions/{number}/load",
+            views.LoadView,
+            at=_version(name, number),
+            query={"dry_run": dry_run, "pin": pin},
+            repeatable=True,
+        )
+        return self._client.send(call)
+
+    def unload(self, name: str, number: int) -> views.UnloadView:
+        """Let a version go, and wait until it has answered what it has begun; the next request loads it again."""
+        call: Call[views.UnloadView] = Call(
+            "POST",
+            "/v1/models/{name}/versions/{number}/unload",
+            views.UnloadView,
+            at=_version(name, number),
+            repeatable=True,
+        )
+        return self._client.send(call)
 
     def verify(self, name: str, number: int) -> views.VerifyView:
         """Whether its files still have the digests of its manifest."""

@@ -34,7 +34,7 @@ from service.schemas.initial import MAX_MATCHES
 from service.schemas.jobs import EvaluateSpec
 from service.schemas.judgement import Judgement
 from service.schemas.layers import Graph, Layer, Sequential
-from service.schemas.objectives import L1, BceWithLogits, CrossEntropy, Huber, Mse, Objective, SmoothL1
+from service.schemas.objectives import L1, Huber, LogCosh, Mse, Objective, Quantile, SmoothL1
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.steps import Call, Return
 from service.schemas.training import TrainingConfig
@@ -158,7 +158,7 @@ def _plain_row_mistakes(manifest: DatasetManifest, wanted: tuple[Size, ...]) -> 
 def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
     """A net that ends in what the objective does itself learns slowly, and its probabilities are wrong."""
     ends_in = _last(root)
-    if isinstance(objective, (Mse, L1, SmoothL1, Huber)) and ends_in.lower() in _NEVER_BELOW_ZERO:
+    if isinstance(objective, (Mse, L1, SmoothL1, Huber, LogCosh, Quantile)) and ends_in.lower() in _NEVER_BELOW_ZERO:
         detail = f"The net ends in {ends_in}, so that it can never answer below 0, whatever the targets are."
         return [Entry(NET, "relu-on-output", detail, hint="Leave the last activation out.")]
     if (wanted := _ENDS_IN.get(objective.type)) and ends_in.lower().replace("_", "") not in wanted:
@@ -166,9 +166,10 @@ def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
         detail = f"{objective.type} takes what a {name} gives, and the net ends in {ends_in or 'something else'}."
         other = "bce_with_logits" if objective.type == "bce" else "cross_entropy"
         hint = f'End the net in a {name}, or use {{"type": "{other}"}}, which takes logits.'
-        return [Entry(NET, f"{name}-missing", detail, hint=hint if objective.type != "kl_div" else None)]
-    twice = {CrossEntropy: ("Softmax", "softmax"), BceWithLogits: ("Sigmoid", "sigmoid")}.get(type(objective), ())
-    if ends_in not in twice:
+        if objective.type in ("kl_div", "ctc"):
+            return [Entry(NET, f"{name}-missing", detail, hint=f"End the net in a {name}.")]
+        return [Entry(NET, f"{name}-missing", detail, hint=hint)]
+    if ends_in not in _TAKES_LOGITS.get(objective.type, ()):
         return []
     name = ends_in.lower()
     detail = f"The net ends in a {name}, and {objective.type} applies one too: it takes logits."
@@ -179,9 +180,19 @@ def _loss_warnings(root: Layer, objective: Objective) -> list[Entry]:
 _ENDS_IN: Final = {
     "nll": ("logsoftmax",),
     "kl_div": ("logsoftmax", "logsigmoid"),
+    "ctc": ("logsoftmax",),
     "bce": ("sigmoid", "hardsigmoid", "softmax"),
 }
 """What a net ends in whose objective does not do it itself."""
+
+_TAKES_LOGITS: Final = {
+    "cross_entropy": ("Softmax", "softmax"),
+    "softmax_focal": ("Softmax", "softmax"),
+    "bce_with_logits": ("Sigmoid", "sigmoid"),
+    "sigmoid_focal": ("Sigmoid", "sigmoid"),
+    "dice": ("Sigmoid", "sigmoid"),
+}
+"""What a net does not end in whose objective does it itself."""
 
 _NEVER_BELOW_ZERO: Final = frozenset({"relu", "relu6", "softplus", "sigmoid", "softmax", "hardsigmoid"})
 
@@ -212,6 +223,9 @@ def _row_mistakes(row: Sequence[int], wanted: Sequence[Size], place: int = 0) ->
     numbers = [size for size in wanted if isinstance(size, int)]
     if not row and list(wanted) == [1]:
         hint = "Give each row as a list: [[0.5], [0.7]] instead of [0.5, 0.7]."
+    elif list(row) == [1] and not wanted:
+        hint = 'One column makes rows of one number: declare the input as ["B", 1], and let the forward take '
+        hint += "squeeze(…, 1) of it."
     elif len(numbers) == len(wanted) and math.prod(numbers) == math.prod(row):
         hint = f'Fold the rows with "shape": {numbers} in the source, or declare the input as {["B", *row]}.'
     elif len(row) == len(wanted) == 1:

@@ -60,8 +60,9 @@ def patch_for(entry: Entry, body: Mapping[str, Any]) -> Patch | None:
             return [{"op": "add", "path": "/batch_size", "value": int(entry.expected)}]
         case "learning-rate-high" | "learning-rate-low" if entry.expected is not None:
             return [{"op": "add", "path": "/optimizer/lr", "value": float(entry.expected)}]
-        case "invalid" if entry.pointer == "/objective" and "cross_entropy" in (entry.hint or ""):
-            return [{"op": "replace", "path": "/objective", "value": {"type": "cross_entropy"}}]
+        case "invalid" if entry.pointer == "/objective":
+            named = re.search(r'"type": "(cross_entropy|bce_with_logits)"', entry.hint or "")
+            return None if named is None else [{"op": "replace", "path": "/objective", "value": {"type": named[1]}}]
         case "invalid" if re.fullmatch("/metrics/[0-9]+", entry.pointer):
             return [{"op": "remove", "path": entry.pointer}]
         case "invalid" if entry.pointer == "/batch_size" and body.get("drop_last"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from service.engine import metrics as measures
 from service.engine.objectives import answers, loss_function, scores, shares
-from service.schemas.objectives import AnyObjective, CrossEntropy, MultiMargin, Nll, SoftMargin, answers_classes
+from service.schemas.objectives import AnyObjective, SoftMargin, answers_classes
 from service.schemas.training import MetricName
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def report(
             return None
         if answers_classes(objective):
             sure = scores(objective, outputs).cpu()
-            if isinstance(objective, (CrossEntropy, Nll, MultiMargin)):
+            if objective.targets == "classes":
                 counted = _counted(targets, objective).cpu()
                 if not bool(counted.any()):
                     return None
@@ -216,7 +216,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _from_scores(sure: Tensor, targets: Tensor, objective: AnyObjective, wanted: Sequence[str]) -> dict[str, float]:
     """Metrics that need all rows at once; `sure` are scores [rows, classes] or in the shape of the targets."""
     found: dict[str, float] = {}
-    if isinstance(objective, (CrossEntropy, Nll, MultiMargin)):
+    if objective.targets == "classes":
         counted = _counted(targets, objective)
         sure, truth = sure[counted], targets[counted]
         classes = sure.shape[1]

@@ -174,10 +174,10 @@ def write_onnx(
     module.eval()
     bare = Predictor(architecture, NONE, module)
     inputs = tuple(torch.from_numpy(rows.numbers) for rows in bare.drawn(_ROWS))
-    with _quiet():
-        program = _exported(module, inputs, architecture)
+    with quiet():
+        program = exported(module, inputs, architecture)
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 program,
                 (),
@@ -212,7 +212,7 @@ def write_onnx(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch's exporter says of itself, of which neither an author nor a server can mend anything."""
     logger = logging.getLogger("torch.onnx")  # each time it tells that torchvision is not installed
     level = logger.level
@@ -232,8 +232,12 @@ _EXPORTERS_OWN: Final = (
 )
 
 
-def _exported(module: nn.Module, inputs: Sequence[Tensor], architecture: Architecture) -> Any:
-    """The net as a graph of ATen operations. Sizes that the document leaves free are free, where the net allows it."""
+def exported(module: nn.Module, inputs: Sequence[Tensor], architecture: Architecture) -> Any:
+    """The net as a graph of ATen operations. Sizes that the document leaves free are free, where the net allows it.
+
+    Raises:
+        JobFailed: `export_refused`, with the layer where it is known: torch cannot follow the net.
+    """
     shapes: Any = tuple(
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in architecture.inputs

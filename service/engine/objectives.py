@@ -1,10 +1,12 @@
-"""Objectives as functions of outputs and targets: torch's own, with what an objective fits to the training rows.
+"""Objectives as functions of outputs and targets: torch's own and a few more, with what an objective fits to the
+training rows.
 
 Knows tensors and documents of objectives, and neither nets nor data.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -19,10 +21,14 @@ from service.schemas.objectives import (
     BceWithLogits,
     CosineEmbedding,
     CrossEntropy,
+    Ctc,
+    Dice,
+    Distance,
     GaussianNll,
     HingeEmbedding,
     Huber,
     KlDiv,
+    LogCosh,
     MarginRanking,
     Mse,
     MultiLabelMargin,
@@ -30,8 +36,13 @@ from service.schemas.objectives import (
     MultiMargin,
     Nll,
     PoissonNll,
+    Quantile,
+    SigmoidFocal,
     SmoothL1,
     SoftMargin,
+    SoftmaxFocal,
+    TripletMargin,
+    TripletMarginWithDistance,
     is_fitted,
 )
 
@@ -148,6 +159,27 @@ def loss_function(objective: AnyObjective) -> Loss:
             return lambda outputs, targets: functional.cosine_embedding_loss(
                 outputs[:, 0], outputs[:, 1], targets.reshape(-1), margin=margin, reduction=reduction
             )
+        case TripletMargin(margin=margin, p=norm, eps=eps, swap=swap):
+            return lambda outputs, targets: functional.triplet_margin_loss(
+                *_triplets(outputs, targets), margin=margin, p=norm, eps=eps, swap=swap, reduction=reduction
+            )
+        case TripletMarginWithDistance(margin=margin, swap=swap):
+            distance = _distance(objective.distance)
+            return lambda outputs, targets: functional.triplet_margin_with_distance_loss(
+                *_triplets(outputs, targets), distance_function=distance, margin=margin, swap=swap, reduction=reduction
+            )
+        case Ctc():
+            return lambda outputs, targets: _ctc(objective, outputs, targets)
+        case SigmoidFocal(alpha=alpha, gamma=gamma):
+            return lambda outputs, targets: _reduced(_sigmoid_focal(outputs, targets, alpha, gamma), reduction)
+        case SoftmaxFocal():
+            return _SoftmaxFocal(objective)
+        case Quantile():
+            return lambda outputs, targets: _pinball(objective, outputs, targets)
+        case LogCosh():
+            return lambda outputs, targets: _reduced(_log_cosh(outputs - targets), reduction)
+        case Dice(smooth=smooth):
+            return lambda outputs, targets: _reduced(_dice(outputs, targets, smooth), reduction)
         case _:
             assert_never(objective)
 
@@ -168,6 +200,15 @@ def fits(objective: AnyObjective, outputs: Sequence[int], targets: Sequence[int]
             dimensions = 3 if isinstance(objective, CosineEmbedding) else 2
             count = targets[0] if all(size == 1 for size in targets[1:]) else -1
             return len(outputs) == dimensions and tuple(outputs[:2]) == (count, 2)
+        case "triple":
+            count = targets[0] if all(size == 1 for size in targets[1:]) else -1
+            return len(outputs) == 3 and tuple(outputs[:2]) == (count, 3)
+        case "quantiles":
+            if isinstance(objective, Quantile) and len(objective.quantiles) > 1:
+                return tuple(targets[1:]) == (1,) and tuple(outputs) == (targets[0], len(objective.quantiles))
+            return tuple(outputs) == tuple(targets)
+        case "sequence":
+            return len(outputs) == 3 and len(targets) == 2 and outputs[0] == targets[0]
         case _:
             assert_never(objective.shape)
 
@@ -177,7 +218,7 @@ def shares(objective: AnyObjective, targets: Tensor) -> Tensor | float:
 
     A mean over all rows is the sum of the batches' losses times their shares, over the sum of the shares.
     """
-    if isinstance(objective, (CrossEntropy, Nll)):
+    if isinstance(objective, (CrossEntropy, Nll, SoftmaxFocal)):
         counted = targets != objective.ignore_index
         if isinstance(objective.weight, tuple):
             weight = _Weights(objective.weight).of_at_least(targets)
@@ -193,6 +234,10 @@ def answers(objective: AnyObjective, outputs: Tensor) -> Tensor:
         return outputs[..., : outputs.shape[-1] // 2]
     if isinstance(objective, PoissonNll) and objective.log_input:
         return outputs.exp()
+    if isinstance(objective, Quantile) and len(objective.quantiles) > 1:
+        off = [abs(quantile - 0.5) for quantile in objective.quantiles]
+        middle = off.index(min(off))
+        return outputs[:, middle : middle + 1]
     return outputs
 
 
@@ -202,9 +247,9 @@ def scores(objective: AnyObjective, outputs: Tensor) -> Tensor:
     Those of multi_margin are softmaxes too, whose order has a meaning and whose size has none.
     """
     match objective:
-        case CrossEntropy() | Nll() | MultiMargin():
+        case CrossEntropy() | Nll() | MultiMargin() | SoftmaxFocal():
             return outputs.softmax(dim=1)  # of log-probabilities: these probabilities
-        case BceWithLogits() | MultiLabelSoftMargin():
+        case BceWithLogits() | MultiLabelSoftMargin() | SigmoidFocal() | Dice():
             return outputs.sigmoid()
         case _:
             return outputs
@@ -212,6 +257,116 @@ def scores(objective: AnyObjective, outputs: Tensor) -> Tensor:
 
 def _variances(outputs: Tensor) -> Tensor:
     return functional.softplus(outputs[..., outputs.shape[-1] // 2 :])
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def _triplets(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, what is to be near them and what far, [rows, d] each, of outputs [rows, 3, d]."""
+    anchor, second, third = outputs.unbind(dim=1)
+    in_order = targets.reshape(-1, 1) > 0  # [rows, 1]
+    return anchor, torch.where(in_order, second, third), torch.where(in_order, third, second)
+
+
+def _distance(name: Distance) -> Loss:
+    """Distances [rows] of vectors [rows, d]."""
+    match name:
+        case "euclidean":
+            return functional.pairwise_distance
+        case "squared_euclidean":
+            return lambda a, b: (a - b).square().sum(dim=-1)
+        case "manhattan":
+            return lambda a, b: (a - b).abs().sum(dim=-1)
+        case "chebyshev":
+            return lambda a, b: (a - b).abs().amax(dim=-1)
+        case "cosine":
+            return lambda a, b: 1 - functional.cosine_similarity(a, b)
+        case _:
+            assert_never(name)
+
+
+def _ctc(objective: Ctc, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of log-probabilities [rows, T, classes] and class indices [rows, S], ended by −1.
+
+    Raises:
+        IndexError: there is no such class; torch would read beyond its memory.
+    """
+    labels = targets.long()
+    if labels.numel() and int(labels.max()) >= outputs.shape[2]:  # waits for the device
+        raise IndexError(f"Target {int(labels.max())} is out of bounds.")
+    there = (labels >= 0).long().cumprod(dim=1)  # nothing counts behind the first −1
+    steps = torch.full((len(outputs),), outputs.shape[1], dtype=torch.int64, device=outputs.device)
+    return functional.ctc_loss(
+        outputs.transpose(0, 1),  # [T, rows, classes], as torch takes them
+        labels.clamp(min=0),
+        steps,
+        there.sum(dim=1),
+        blank=objective.blank,
+        reduction=objective.reduction,
+        zero_infinity=objective.zero_infinity,
+    )
+
+
+def _sigmoid_focal(outputs: Tensor, targets: Tensor, alpha: float | None, gamma: float) -> Tensor:
+    """In the shape of the outputs; targets may lie between 0 and 1."""
+    losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    losses = losses * _power(outputs.sigmoid() * (1 - targets) + (-outputs).sigmoid() * targets, gamma)
+    return losses if alpha is None else losses * (alpha * targets + (1 - alpha) * (1 - targets))
+
+
+def _power(doubt: Tensor, gamma: float) -> Tensor:
+    """doubt^gamma, whose gradient is finite where there is no doubt."""
+    return doubt.clamp(min=torch.finfo(doubt.dtype).tiny) ** gamma
+
+
+def _pinball(objective: Quantile, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of outputs [rows, quantiles] beside targets [rows, 1], or in one shape."""
+    quantiles = objective.quantiles
+    below = targets - outputs
+    if len(quantiles) == 1:
+        [quantile] = quantiles
+        return _reduced(torch.maximum(quantile * below, (quantile - 1) * below), objective.reduction)
+    each = torch.tensor(quantiles, dtype=outputs.dtype, device=outputs.device)
+    losses = torch.maximum(each * below, (each - 1) * below).mean(dim=1)  # [rows]
+    return _reduced(losses, objective.reduction)
+
+
+def _log_cosh(difference: Tensor) -> Tensor:
+    """log(cosh(x)) = |x| + log(1 + exp(−2|x|)) − log 2, which does not overflow."""
+    size = difference.abs()
+    return size + functional.softplus(-2 * size) - math.log(2)
+
+
+def _dice(outputs: Tensor, targets: Tensor, smooth: float) -> Tensor:
+    """[rows], of logits and masks [rows, …]."""
+    probability = outputs.sigmoid().reshape(len(outputs), -1)
+    truth = targets.reshape(len(targets), -1)
+    overlap = (probability * truth).sum(dim=1)
+    size = probability.sum(dim=1) + truth.sum(dim=1)
+    return 1 - (2 * overlap + smooth) / (size + smooth)
+
+
+class _SoftmaxFocal:
+    """Of logits [rows, classes] beside class indices [rows]."""
+
+    def __init__(self, objective: SoftmaxFocal) -> None:
+        self._objective = objective
+        self._weight = _Weights(objective.weight)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        ignored, gamma = self._objective.ignore_index, self._objective.gamma
+        weight = self._weight(outputs)
+        logarithms = outputs.log_softmax(dim=1)
+        losses = functional.nll_loss(logarithms, targets, weight, ignore_index=ignored, reduction="none")
+        counted = targets != ignored
+        known = targets.where(counted, torch.zeros_like(targets))
+        losses = losses * _power(-logarithms.gather(1, known[:, None])[:, 0].expm1(), gamma)
+        if self._objective.reduction == "sum":
+            return losses.sum()
+        # over the weights of the classes that count, as cross_entropy has it
+        return losses.sum() / (counted.to(losses.dtype) if weight is None else weight[known] * counted).sum()
 
 
 class _Weights:

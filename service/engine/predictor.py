@@ -6,6 +6,7 @@ a folder's files and their meaning; knows no store, no alias and no request.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from service.engine import build, checkpoint, lookups, plan
 from service.engine.preprocessing import Preprocessor
-from service.errors import MAX_ENTRIES, Entry, ShapeMismatch, ValidationFailed, shorten
+from service.errors import MAX_ENTRIES, Entry, ServiceError, ShapeMismatch, ValidationFailed, shorten
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
 from service.schemas.document import pointer
+from service.schemas.engines import Layout
 from service.schemas.judgement import require
 from service.schemas.preprocessing import Preprocessing
 from service.schemas.versions import BatchIndependence
@@ -35,6 +37,10 @@ ARCHITECTURE: Final = "architecture.json"
 WEIGHTS: Final = "weights.pt"
 PREPROCESSING: Final = "preprocessing.json"
 GOLDEN: Final = "golden.pt"
+
+_WARM_S: Final = 0.1
+_WARM_NUMBERS: Final = 2**22
+"""So long, and with so many numbers, further sizes of forward passes are tried."""
 
 RELATIVE_TOLERANCE: Final = 1e-4
 """How near golden rows must come on another torch build or processor; on the same one they must be equal."""
@@ -66,6 +72,8 @@ class Predictor:
         self.architecture = architecture
         self.preprocessor = Preprocessor(preprocessing)
         self.module = module.eval()
+        self.layout: Layout = "contiguous"
+        self.engine = "eager"
         self.plan = plan.compile_plan(architecture, self.module)
         self._dtypes = [getattr(torch, spec.dtype) for spec in architecture.inputs]
         # Where numbers go to the net as they are: numpy's name of the dtype, which it casts to at less cost.
@@ -76,8 +84,11 @@ class Predictor:
         self._pointers = [pointer(["inputs", spec.name]) for spec in architecture.inputs]
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu") -> Predictor:
+    def load(cls, folder: Path, *, device: str = "cpu", layout: Layout = "contiguous") -> Predictor:
         """The version in `folder`: built on meta, its weights mapped and assigned.
+
+        Args:
+            layout: how the weights of convolutions shall lie; those that lie otherwise are copied.
 
         Raises:
             CheckpointRefused: the weights do not fit the architecture.
@@ -87,7 +98,17 @@ class Predictor:
         module = build.build(architecture, device="meta")
         checkpoint.load_weights(module, folder / WEIGHTS, device=device)
         build.complete(module, architecture)
-        return cls(architecture, preprocessing, module)
+        if layout == "channels_last":
+            _lay_channels_last(module)
+        made = cls(architecture, preprocessing, module)
+        made.layout = layout
+        return made
+
+    def by(self, engine: plan.Plan, *, name: str) -> Predictor:
+        """The same version with another function in the place of its plan; `name` is what it is called."""
+        other = copy.copy(self)
+        other.plan, other.engine = engine, name
+        return other
 
     def run(self, rows: Sequence[Rows]) -> list[Tensor]:
         """The answers [N, …] to raw rows, one tensor for each output.
@@ -238,6 +259,36 @@ class Predictor:
             found.append((count, least))
         return tuple(found)
 
+    def warm(self, golden: Mapping[str, Any], *, most: int) -> tuple[int, ...]:
+        """Run once with 2, 4, 8 … rows, so that no later forward pass is the first of its size.
+
+        What they take is not told: once is not enough to know it.
+
+        Args:
+            golden: what `golden` gave; its rows are repeated.
+            most: the most rows; fewer where a tenth of a second is over before.
+
+        Returns:
+            The sizes that were run.
+        """
+        rows = rows_of(golden)
+        known = len(rows[0].numbers)
+        width = max(1, sum(part.numbers.size for part in rows) // known)
+        sizes: list[int] = []
+        until, count, took = time.thread_time() + _WARM_S, 2, 0.0
+        while count <= most and count * width <= _WARM_NUMBERS and time.thread_time() + 2 * took < until:
+            places = np.arange(count) % known
+            part = [Rows(each.numbers[places], None if each.codes is None else each.codes[places]) for each in rows]
+            started = time.thread_time()
+            try:
+                self.run(part)
+            except (ServiceError, RuntimeError):  # it takes no other numbers of rows than it was tried with
+                break
+            took = time.thread_time() - started
+            sizes.append(count)
+            count *= 2
+        return tuple(sizes)
+
     def deviation(self, golden: Mapping[str, Any]) -> str | None:
         """How the answers to golden rows differ from the recorded ones, or None when they come out again.
 
@@ -254,6 +305,15 @@ class Predictor:
                 worst = (now.double() - then.double()).abs().max().item()
                 return f"output {place} differs by up to {worst:g}"
         return None
+
+
+def _lay_channels_last(module: nn.Module) -> None:
+    """Turn the weights of convolutions over pictures; what such a convolution gives lies as they do, and so does what
+    pooling and normalising make of it. Tensors stay the ones they are, so that tied ones stay tied."""
+    for layer in module.modules():
+        weight = layer._parameters.get("weight") if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) else None
+        if weight is not None:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def rows_of(golden: Mapping[str, Any]) -> list[Rows]:

@@ -22,7 +22,7 @@ from service.engine.readers import refuse
 from service.engine.stages import WHOLE, Stages, TrainingNumbers, fit_stage, floats, inverted, value_range
 from service.errors import MAX_ENTRIES, DtypeMismatch, Entry, NotFinite, ValidationFailed, shorten
 from service.schemas.document import nearest_hint, pointer
-from service.schemas.objectives import BceWithLogits, Objective
+from service.schemas.objectives import Objective, tells_two_classes
 from service.schemas.preprocessing import (
     MAX_RANGES,
     ArrayRow,
@@ -101,7 +101,7 @@ def fit(
     target: NumberTarget | ClassTarget | None = None
     if classes is not None and objective.targets == "classes":
         target = ClassTarget(classes=classes)
-    elif classes is not None and isinstance(objective, BceWithLogits):
+    elif classes is not None and tells_two_classes(objective):
         target = ClassTarget(classes=classes, probabilities="sigmoid")
     elif examples.manifest.target is not None:
         target = NumberTarget(steps=tuple(_fit_target(of_target, examples, chosen, warnings)))
@@ -656,7 +656,7 @@ class Preprocessor:
             return indices if rows is None else indices[rows]
         if examples.targets is None:
             refuse([Entry("/dataset", "no-target", "The dataset has no targets.")])
-        if isinstance(objective, BceWithLogits) and classes is not None:
+        if tells_two_classes(objective) and classes is not None:
             indices, _ = class_indices(examples, classes=classes)
             values = indices.numpy()
         else:

@@ -27,7 +27,7 @@ from service.engine.mapped import Array
 from service.engine.objectives import answers, scores
 from service.engine.preprocessing import Preprocessor
 from service.schemas.architecture import Architecture
-from service.schemas.objectives import AnyObjective, CrossEntropy, MultiMargin, Nll, answers_classes
+from service.schemas.objectives import AnyObjective, answers_classes
 from service.schemas.preprocessing import ClassTarget, TableRow
 
 SECTIONS: Final = ("fit", "decision", "weights", "images", "features")
@@ -289,7 +289,7 @@ def _ask(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
 def _sure(scene: Scene, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """The class of each row, and how sure the net is of it."""
     sure = scores(scene.objective, outputs)
-    if isinstance(scene.objective, (CrossEntropy, Nll, MultiMargin)):
+    if scene.objective.targets == "classes":
         if sure.dim() != 2:
             raise _Lacking("There is more than one class a row.")
         best = sure.max(dim=1)

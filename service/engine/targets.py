@@ -12,16 +12,19 @@ import numpy as np
 
 from service.engine.evaluate import default_metrics, suited_metrics
 from service.engine.examples import Examples, class_indices
-from service.errors import DatasetRefused, Entry
+from service.errors import DatasetRefused, Entry, shorten
 from service.schemas.objectives import (
     BceWithLogits,
     CosineEmbedding,
     CrossEntropy,
+    Ctc,
     GaussianNll,
     KlDiv,
     Objective,
     PoissonNll,
+    Quantile,
     is_fitted,
+    tells_two_classes,
 )
 from service.schemas.schedulers import ReduceLrOnPlateau
 from service.schemas.training import MetricName, TrainingConfig
@@ -104,7 +107,7 @@ def target_mistakes(
             *_class_mistakes(examples, objective, output, at=at, classes=classes),
             *_weight_mistakes(objective, output),
         ]
-    if isinstance(objective, BceWithLogits):
+    if tells_two_classes(objective):
         if classes is not None:
             try:
                 class_indices(examples, classes=classes)
@@ -114,15 +117,13 @@ def target_mistakes(
             detail = f"{objective.type} tells two classes apart; the targets have {len(manifest.classes or ())}."
             return [Entry("/objective", "invalid", detail, hint='Use {"type": "cross_entropy"}.')]
     elif manifest.target == "class":
-        other = "bce_with_logits" if objective.targets in ("binary", "signs") else "cross_entropy"
-        detail = f"The targets are classes; {objective.type} takes numbers."
-        return [Entry("/objective", "invalid", detail, hint=f'Use {{"type": "{other}"}}.')]
+        return [_names_mistake(objective, manifest.classes or ())]
     if wrong := _value_mistakes(examples, objective, output):
         return wrong
     flat = manifest.target_flat or manifest.target == "class"
     target = (1,) if flat else examples.targets.shape[1:]
-    if objective.shape in ("half", "pair"):
-        return _pair_mistakes(objective, target, output, at=at)
+    if objective.shape != "outputs":
+        return _several_mistakes(objective, target, output, at=at) or _step_mistakes(examples, objective, output, at=at)
     if fits(target, output):
         return _weight_mistakes(objective, output)
     hint = None
@@ -141,6 +142,20 @@ def target_mistakes(
             got=shown(output),
         )
     ]
+
+
+def _names_mistake(objective: Objective, classes: Sequence[str]) -> Entry:
+    """Targets that are names of classes, for an objective that takes numbers."""
+    first = ", ".join(map(shorten, classes[:5])) + (", …" if len(classes) > 5 else "")
+    takes = {"binary": "0 or 1 for each output", "signs": "−1 or 1", "numbers": "numbers"}.get(objective.targets)
+    detail = (
+        f"The targets are {len(classes)} classes ({first}); {objective.type} takes {takes or 'numbers of its own'}."
+    )
+    hint = f'Use {{"type": "cross_entropy"}}, with {len(classes)} logits as the net\'s answer.'
+    if len(classes) == 2 and objective.targets in ("binary", "signs"):
+        hint = 'Use {"type": "bce_with_logits"}, which takes two classes by name and one logit as the net\'s answer; '
+        hint += 'or {"type": "cross_entropy"}, with two logits.'
+    return Entry("/objective", "invalid", detail, hint=hint)
 
 
 def _class_mistakes(
@@ -215,24 +230,65 @@ def _value_mistakes(examples: Examples, objective: Objective, output: tuple[Size
     return [] if detail is None else [Entry("/dataset", "label-out-of-range", detail, hint=hint)]
 
 
-def _pair_mistakes(objective: Objective, target: tuple[int, ...], output: tuple[Size, ...], *, at: str) -> list[Entry]:
-    """Outputs that hold two things for each target."""
-    if objective.shape == "half":
-        if target and fits((*target[:-1], 2 * target[-1]), output):
-            return []
-        wanted = shown((*target[:-1], 2 * target[-1])) if target else "[N, 2]"
-        what = "a mean and a variance for each target"
-    else:
-        vectors = isinstance(objective, CosineEmbedding)
-        if target == (1,) and output[:1] == (2,) and len(output) == (2 if vectors else 1):
-            return []
-        wanted = "[N, 2, d] beside targets [N, 1]" if vectors else "[N, 2] beside targets [N, 1]"
-        what = "two vectors for each target" if vectors else "two scores for each target"
+def _several_mistakes(
+    objective: Objective, target: tuple[int, ...], output: tuple[Size, ...], *, at: str
+) -> list[Entry]:
+    """Outputs that hold several things for each target."""
+    match objective.shape:
+        case "half":
+            good = bool(target) and fits((*target[:-1], 2 * target[-1]), output)
+            wanted = shown((*target[:-1], 2 * target[-1])) if target else "[N, 2]"
+            what = "a mean and a variance for each target"
+        case "triple":
+            good = target == (1,) and output[:1] == (3,) and len(output) == 2
+            wanted, what = "[N, 3, d] beside targets [N, 1]", "three vectors for each target"
+        case "quantiles":
+            count = len(objective.quantiles) if isinstance(objective, Quantile) else 1
+            good = fits(target, output) if count == 1 else target == (1,) and output == (count,)
+            wanted = shown(target) if count == 1 else f"[N, {count}] beside targets [N, 1]"
+            what = "one number for each target" if count == 1 else f"{count} quantiles for each target"
+        case "sequence":
+            good = len(target) == 1 and len(output) == 2
+            wanted = "[N, T, classes] beside targets [N, S]"
+            what = "the classes' log-probabilities at each step"
+        case _:
+            vectors = isinstance(objective, CosineEmbedding)
+            good = target == (1,) and output[:1] == (2,) and len(output) == (2 if vectors else 1)
+            wanted = "[N, 2, d] beside targets [N, 1]" if vectors else "[N, 2] beside targets [N, 1]"
+            what = "two vectors for each target" if vectors else "two scores for each target"
+    if good:
+        return []
     detail = (
         f"{objective.type} takes {what}, {wanted}; the net answers {shown(output)}, the targets have the shape "
         f"{shown(target)}."
     )
     return [Entry(at, "shape-mismatch", detail, expected=wanted, got=shown(output))]
+
+
+def _step_mistakes(examples: Examples, objective: Objective, output: tuple[Size, ...], *, at: str) -> list[Entry]:
+    """Of ctc: a blank that is no class, or a target; a target that needs more steps than the net answers."""
+    if not isinstance(objective, Ctc):
+        return []
+    steps, width = output
+    if isinstance(width, int) and objective.blank >= width:
+        detail = f"Class {objective.blank} is not among the net's {width}, which are counted from 0."
+        return [Entry("/objective/blank", "label-out-of-range", detail, expected=f"below {width}")]
+    labels = np.asarray(examples.targets).reshape(examples.rows, -1)
+    there = np.logical_and.accumulate(labels >= 0, axis=1)
+    if blank := np.flatnonzero(((labels == objective.blank) & there).any(axis=1)).tolist():
+        detail = f"Class {objective.blank} is the blank, and row {blank[0]} has it as a target."
+        hint = "Count the classes from 1, or name another `blank`, and give the net one class more for it."
+        return [Entry("/objective/blank", "label-out-of-range", detail, hint=hint)]
+    twins = (labels[:, 1:] == labels[:, :-1]) & there[:, 1:]  # between equal neighbours a blank must stand
+    needed = there.sum(axis=1) + twins.sum(axis=1)
+    if isinstance(steps, int) and not objective.zero_infinity and needed.max() > steps:
+        row = int(needed.argmax())
+        detail = (
+            f"The target of row {row} needs {needed[row]} steps, and the net answers {steps}: its loss is infinite."
+        )
+        hint = 'Let the net answer more steps, or pass such rows over with "zero_infinity": true.'
+        return [Entry(at, "shape-mismatch", detail, hint=hint, expected=f"at least {needed[row]}", got=str(steps))]
+    return []
 
 
 def _weight_mistakes(objective: Objective, output: tuple[Size, ...]) -> list[Entry]:

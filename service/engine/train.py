@@ -266,10 +266,7 @@ class Trainer:
         self._schedule: Schedule | None = None
         if config.scheduler is not None and not self._needs_plan:
             self._schedule = self._make_schedule()
-        # losses wait on the device, in slots that are made once; float64 holds a float32 loss exactly
-        self._losses = torch.zeros(_BUFFERED_STEPS, device=self._device, dtype=torch.float64)
-        self._slots = self._losses.unbind()
-        self._unread = 0
+        self._unread: list[Tensor] = []  # losses that wait on the device
         self._reported = (0.0, 0)  # when the last report was made, and the rows done by then
         self._told_fraction = 0.0
         self._samples_per_s: float | None = None
@@ -368,7 +365,7 @@ class Trainer:
 
             now = clock()
             progress.elapsed_s = now - began
-            if self._unread == _BUFFERED_STEPS:
+            if len(self._unread) == _BUFFERED_STEPS:
                 self._read_losses()
             if now >= report_at or now >= checkpoint_at:
                 yield from self._report(now)
@@ -471,8 +468,7 @@ class Trainer:
             if progress.step == last - 1:
                 self._update()
 
-        self._slots[self._unread].copy_(loss)  # stays on the device: reading it here would wait for the step
-        self._unread += 1
+        self._unread.append(loss)  # stays on the device: reading it here would wait for the step
         progress.step += 1
 
     def _rate(self) -> float:
@@ -554,9 +550,9 @@ class Trainer:
     def _move(self) -> bool:
         """Bring the net to its device, and the rows if they fit there; whether batches need no copy."""
         device = self._device
-        self.module.to(device)
         if device == self._targets.device:
             return True
+        self.module.to(device)
         rows = (*self._inputs, self._targets)
         room, _ = torch.cuda.mem_get_info(device)
         if sum(part.nbytes for part in rows) > room * _ON_DEVICE_SHARE:
@@ -569,7 +565,8 @@ class Trainer:
         """The trained net as the caller handed it over: in main memory, laid out as usual."""
         if self.config.channels_last:
             self.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.module.to("cpu")
+        if self._device.type != "cpu":
+            self.module.to("cpu")
 
     @property
     def _needs_plan(self) -> bool:
@@ -682,10 +679,12 @@ class Trainer:
     def _read_losses(self) -> None:
         """Take the losses from the device, which waits for it; the first that is not finite ends the run."""
         progress, unread = self._progress, self._unread
-        self._unread = 0
-        first = progress.step - unread + 1
+        if not unread:
+            return
+        self._unread = []
+        first = progress.step - len(unread) + 1
         mean = self._mean
-        for step, loss in enumerate(self._losses[:unread].tolist(), start=first):
+        for step, loss in enumerate(torch.stack(unread).tolist(), start=first):
             if not math.isfinite(loss):
                 raise self._not_finite(f"The loss of step {step} is {loss}", step)
             self._untold.append(loss)

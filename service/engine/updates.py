@@ -35,9 +35,8 @@ class Update:
             self._groups = self._gathered()
             return
         assert self._groups is not None
-        with torch.no_grad():
-            for group, own in zip(self._groups, gradients, strict=True):
-                self._plain(group, own)
+        for group, own in zip(self._groups, gradients, strict=True):
+            self._plain(group, own)
 
     def settle(self) -> None:
         """Write what is counted here into the optimizer's state, and read that again at the next update."""
@@ -71,7 +70,8 @@ class Update:
             if len(counts) > 1:
                 return None
             tensors = {name: [each[name] for each in state] for name in names if name != "step"}
-            groups.append(_Group(settings, parameters, tensors, steps, counts.pop() if counts else 0.0))
+            values = [parameter.detach() for parameter in parameters]
+            groups.append(_Group(settings, parameters, values, tensors, steps, counts.pop() if counts else 0.0))
         return groups
 
 
@@ -81,6 +81,8 @@ class _Group:
 
     settings: dict[str, Any]
     parameters: list[Tensor]
+    values: list[Tensor]
+    """The parameters' own memory, of which autograd keeps no record."""
     state: dict[str, list[Tensor]]
     steps: list[Tensor]
     step: float
@@ -94,7 +96,7 @@ def _state_names(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> 
 
 def _sgd(group: _Group, gradients: list[Tensor]) -> None:
     """b ← μ·b + (1 − τ)·g;  p ← p − lr·b, with g + μ·b in the place of b for Nesterov's."""
-    settings, parameters = group.settings, group.parameters
+    settings, parameters = group.settings, group.values
     if settings["weight_decay"] != 0:
         gradients = list(torch._foreach_add(gradients, parameters, alpha=settings["weight_decay"]))
     momentum = settings["momentum"]
@@ -111,7 +113,7 @@ def _sgd(group: _Group, gradients: list[Tensor]) -> None:
 
 def _adam(group: _Group, gradients: list[Tensor]) -> None:
     """m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²;  p ← p − lr·m̂ / (√v̂ + ε), with decay before or in g."""
-    settings, parameters = group.settings, group.parameters
+    settings, parameters = group.settings, group.values
     rate, decay, (beta1, beta2) = settings["lr"], settings["weight_decay"], settings["betas"]
     group.step += 1
     if decay != 0:

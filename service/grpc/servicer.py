@@ -134,12 +134,13 @@ class Front:
         self._inference = load("open_inference.proto")
         self._health = load("health.proto")
 
-    async def start(self, address: str, *, certificate: tuple[Path, Path] | None = None) -> int:
+    async def start(self, address: str, *, certificate: tuple[Path, Path] | None = None, shared: bool = False) -> int:
         """Listen.
 
         Args:
             address: host and port; port 0 takes a free one.
             certificate: PEM files of the key and of the chain, where TLS is wanted.
+            shared: other processes of this server listen there too.
 
         Returns:
             The port.
@@ -151,7 +152,7 @@ class Front:
             options=[
                 ("grpc.max_receive_message_length", self._max_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # else another server might listen at the same port, unseen
+                ("grpc.so_reuseport", int(shared)),  # else another server might listen at the same port, unseen
             ],
             maximum_concurrent_rpcs=_CALLS,
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from service.errors import Overloaded
 
@@ -22,6 +22,8 @@ _EXPLORE: Final = 128
 """So often a batch may be larger than the curve says that it pays, so that a wrong measurement is mended."""
 _PAYS: Final = 0.9
 """Merging pays while a row in the larger batch costs at most this share of what it costs in the smaller one."""
+_PATIENCE_S: Final = 0.1
+"""So long a wait is never too long: on a busy machine short forward passes are held up for many times their own."""
 _AGED: Final = 8.0
 """After so many times `max_wait_s` a request goes before all others, whatever its priority."""
 
@@ -201,6 +203,11 @@ def _sizes(most: int) -> Iterator[int]:
     yield most
 
 
+_Last = tuple[Closed, int, int, float, float, float, bool]
+"""Of the last batch: why it was closed, requests, rows, when the first of them came, when it was closed and ended, and
+whether in a thread."""
+
+
 class _Group(Generic[W]):
     """Waiting requests that may ride together."""
 
@@ -225,7 +232,7 @@ class _Group(Generic[W]):
         self.served = 0
         self.refused = 0
         self.expired = 0
-        self.last: tuple[Batch[W], float, float] | None = None  # and when its first came, and when it ended
+        self.last: _Last | None = None  # numbers only: what was asked, and of whom, is not kept
 
     def heads(self) -> Iterator[W]:
         for queue in self.queues.values():
@@ -325,7 +332,7 @@ class Batcher(Generic[W]):
             if gap > 0:
                 group.arrivals += share * (item.rows / gap - group.arrivals)
         group.last_arrival = now
-        return group.last is None or group.last[0].in_thread
+        return group.last is None or group.last[-1]
 
     def _refuse(self, group: _Group[W], now: float) -> None:
         group.refused += 1
@@ -436,6 +443,13 @@ class Batcher(Generic[W]):
         if group.mergeable and self.policy.fixed_rows is None and group.batches % _EXPLORE == _EXPLORE - 1:
             most = group.curve.most_rows(self.policy, exploring=True)
         full = False
+        if group.mergeable and group.rows <= most and len(group.queues) == 1:
+            (queue,) = group.queues.values()
+            if not any(item.gone or (item.deadline is not None and now > item.deadline) for item in queue):
+                members, rows = list(queue), group.rows  # the usual case: all of them go
+                queue.clear()
+                self.rows -= rows
+                group.requests = group.rows = 0
         while group.requests:
             queue = self._first(group, now)
             if self._dropped(group, queue, now):
@@ -548,7 +562,8 @@ class Batcher(Generic[W]):
         group.rate = rate if not group.rate else group.rate + 0.1 * (rate - group.rate)
         group.batches += 1
         group.served += batch.rows
-        group.last = (batch, batch.members[0].arrived, now)
+        members = batch.members
+        group.last = (batch.closed, len(members), batch.rows, members[0].arrived, batch.closed_at, now, batch.in_thread)
         if group.batches & 15 == 1 or batch.in_thread:
             self._adapt(group)
 
@@ -566,7 +581,7 @@ class Batcher(Generic[W]):
         single = (curve.estimate(1) or 0.0) * group.stretch
         if not whole:
             return
-        allowed = max(min(12 * single, policy.max_wait_s), min(0.025, policy.max_wait_s), 2 * whole)
+        allowed = max(min(12 * single, policy.max_wait_s), min(_PATIENCE_S, policy.max_wait_s), 2 * whole)
         contending = max(1.0, sum(1 for each in self._busy.values() if each.running is not None) / self._engines)
         group.room = max(float(group.most), group.most * allowed / whole / contending)
 
@@ -608,7 +623,22 @@ class Batcher(Generic[W]):
             for key, group in self._groups.items()
         }
 
+    def pending(self) -> dict[Hashable, int]:
+        """Requests that wait or are computed in a thread, by group; groups without any are not there."""
+        found = {
+            key: group.requests + (0 if group.running is None else len(group.running.members))
+            for key, group in self._groups.items()
+        }
+        return {key: requests for key, requests in found.items() if requests}
 
-def _told(batch: Batch[Any], arrived: float, ended: float) -> LastBatch:
-    waited, ran = max(0.0, batch.closed_at - arrived), max(0.0, ended - batch.closed_at)
-    return LastBatch(batch.closed, len(batch.members), batch.rows, waited, ran, batch.in_thread)
+    def forget(self, gone: Callable[[Hashable], bool]) -> None:
+        """Forget what was measured of the groups whose key is told, if nobody waits there."""
+        for key, group in list(self._groups.items()):
+            if not group.requests and group.running is None and gone(key):
+                del self._groups[key]
+
+
+def _told(
+    closed: Closed, requests: int, rows: int, arrived: float, began: float, ended: float, in_thread: bool
+) -> LastBatch:
+    return LastBatch(closed, requests, rows, max(0.0, began - arrived), max(0.0, ended - began), in_thread)

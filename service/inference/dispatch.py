@@ -11,17 +11,33 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final, Protocol
 
 from service.errors import DeadlinePassed
 from service.inference.batcher import Batch, Batcher, Explained, Policy, Waiting
 from service.telemetry import log
 
 _log = log(__name__)
+_TURN_S: Final = 0.001
+"""So long short forward passes may follow each other before the event loop does something else."""
+
+
+class Promise(Protocol):
+    """Takes the answer to a request: a future of asyncio's, or what does without its ways through the event loop. Its
+    methods are called on the event loop and may not raise."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Here it is."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """There is none, for this reason."""
 
 
 class Request(Waiting):
-    """A request in the queue, and the future of its answer."""
+    """A request in the queue, and what takes its answer."""
 
     __slots__ = ("future", "work")
 
@@ -30,7 +46,7 @@ class Request(Waiting):
         key: Hashable,
         rows: int,
         work: Any,
-        future: asyncio.Future[Any],
+        future: Promise,
         *,
         arrived: float,
         deadline: float | None = None,
@@ -48,7 +64,7 @@ class Request(Waiting):
 
     @property
     def gone(self) -> bool:
-        """Whether the future is cancelled: nobody waits for it."""
+        """Whether nobody waits for the answer any more."""
         return self.future.done()
 
 
@@ -65,14 +81,22 @@ class Dispatcher:
         run: see `Run`; called on the event loop or in a thread.
         threads: long forward passes at a time.
         clock: in seconds.
+        on_turn: called on the event loop when what one of its turns has brought is about to be run.
     """
 
     def __init__(
-        self, policy: Policy, run: Run, *, threads: int = 1, clock: Callable[[], float] = time.monotonic
+        self,
+        policy: Policy,
+        run: Run,
+        *,
+        threads: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._batcher: Batcher[Request] = Batcher(policy, engines=threads)
         self._run = run
         self._clock = clock
+        self._on_turn = on_turn
         self._mutex = threading.Lock()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="forward")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,6 +119,16 @@ class Dispatcher:
         with self._mutex:
             return self._batcher.explain(now=self._clock())
 
+    def pending(self) -> dict[Hashable, int]:
+        """See `Batcher.pending`."""
+        with self._mutex:
+            return self._batcher.pending()
+
+    def forget(self, gone: Callable[[Hashable], bool]) -> None:
+        """See `Batcher.forget`."""
+        with self._mutex:
+            self._batcher.forget(gone)
+
     @property
     def ticking(self) -> bool:
         """Whether requests wait for the end of this turn of the event loop."""
@@ -113,26 +147,34 @@ class Dispatcher:
             long = self._batcher.offer(request, now=request.arrived)
         if not self._ticking:
             self._ticking = True
-            loop = request.future.get_loop()
-            self._loop = loop
+            loop = self._loop = asyncio.get_running_loop()
             loop.call_soon(self._tick)
         return long
 
     def _tick(self) -> None:
         """Run what is short, here and now; wake threads for the rest."""
         self._ticking = False
+        self._on_turn()
+        now = began = self._clock()
         while True:
             with self._mutex:
-                batch = self._batcher.take(now=self._clock(), in_thread=False)
+                batch = self._batcher.take(now=now, in_thread=False)
                 expired = self._batcher.expired()
             for each in expired:
                 _fail(each)
             if batch is None:
                 break
             answers, cost = self._answers(batch)
+            now = self._clock()
             with self._mutex:
-                self._batcher.finished(batch, now=self._clock(), cost=cost)
+                self._batcher.finished(batch, now=now, cost=cost)
             _deliver(batch, answers)
+            if not self._batcher.rows:
+                return
+            now = self._clock()
+            if now - began > _TURN_S and self._loop is not None:
+                self._loop.call_soon(self._tick)
+                return
         if self._batcher.rows:
             self._wake()
 
@@ -214,10 +256,13 @@ def _deliver(batch: Batch[Request], answers: Sequence[Any]) -> None:
         future = member.future
         if future.done():
             continue
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+        try:
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        except Exception:  # the others shall have theirs all the same
+            _log.exception("A request could not take its answer.", action="answer_lost")
 
 
 def _fail(request: Request) -> None:

@@ -4,6 +4,9 @@ A version enters a process when it is first asked for: its files are hashed agai
 mapped, and its golden rows must come out again. Many callers that wait for one version share one load. Knows no alias
 and no HTTP.
 
+What is loaded has a budget of bytes. When a version has come in, those that were asked longest ago go until it is kept,
+but never one that is pinned; a version for which no room can be made is refused before it is read.
+
 A job's checkpoint answers likewise, while there is no version of it: without golden rows, and only its newest is kept.
 """
 
@@ -14,6 +17,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.engine import checkpoint, checkpoints
+from service.engine import checkpoint, checkpoints, engines
 from service.engine.predictor import GOLDEN, Predictor, Rows, rows_of
 from service.errors import Entry, InvalidInput, MemoryFull, ModelQuarantined, NotFound, ServiceError, StoreError
-from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room
+from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room, surely_within
+from service.inference.drift import Drift, Seen
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.versions import Manifest, Signature
 from service.store.files import sha256_file
@@ -94,6 +99,8 @@ class Answers:
         "probabilities",
         "requests",
         "rows",
+        "seen",
+        "texts",
     )
 
     def __init__(
@@ -117,6 +124,9 @@ class Answers:
         self.assemble_s = 0.0
         self.closed_at = 0.0
         self.requests = 1
+        self.seen: Seen | None = None
+        self.texts: list[bytes] | None = None
+        """The rows of the only output as JSON, once they are written for all who rode along."""
 
 
 class Slice(NamedTuple):
@@ -168,25 +178,32 @@ class Loaded:
         independence = source.batch_independence if isinstance(source, Manifest) else None
         self.mergeable = independence is not None and independence.independent
         """Whether requests may ride together: it was tried that rows do not depend on each other."""
+        self._drift = Drift(predictor.preprocessor.document) if isinstance(source, Manifest) else None
         self.seconds: tuple[tuple[int, float], ...] = ()
         """Rows and seconds of forward passes that were timed when it was loaded."""
         self.heads: dict[str | None, bytes] = {}
         """Beginnings of answers by alias, for the data plane."""
         self.told: VersionMetrics | None = None
         """Its metrics, once it was asked."""
+        self.counted: Any = None
+        """Its sums, for the data plane."""
         self._plain: dict[Limits, Plain | None] = {}
+        self._latest: tuple[Limits | None, Plain | None] = (None, None)
         self._names = tuple(spec.name for spec in signature.outputs)
 
     def plain(self, limits: Limits) -> Plain | None:
         """How rows of numbers are read all at once, if they can be."""
+        if limits is self._latest[0]:  # a server has one, and is asked for each request
+            return self._latest[1]
         try:
-            return self._plain[limits]
+            found = self._plain[limits]
         except KeyError:
             rows = self.predictor.preprocessor.document.rows
             known = rows if len(rows) == len(self.signature.inputs) else [None] * len(self.signature.inputs)
             found = plain(self.signature.inputs, known, outputs=self.signature.outputs, limits=limits)
             self._plain[limits] = found
-            return found
+        self._latest = (limits, found)
+        return found
 
     def decode(self, inputs: object, *, limits: Limits) -> tuple[Raw, ...]:
         """The `inputs` member of a request as arrays.
@@ -310,9 +327,10 @@ class Loaded:
         answers.requests = len(works)
         answers.assemble_s = assembled - started
         parts = self.predictor.preprocessor.parts
-        quiet = all(_is_finite(output) for output in answers.outputs.values()) and all(
-            one.familiar(part.numbers, part.codes) for one, part in zip(parts, rows, strict=False)
-        )
+        familiar = all(one.familiar(part.numbers, part.codes) for one, part in zip(parts, rows, strict=False))
+        quiet = familiar and all(_is_finite(output) for output in answers.outputs.values())
+        if self._drift is not None:
+            answers.seen = self._drift.look(rows, familiar=familiar)
         found = []
         start = 0
         for work, count in zip(works, counts, strict=True):
@@ -439,7 +457,7 @@ def _array(answer: Tensor) -> Array:
 
 
 def _is_finite(output: Array) -> bool:
-    return output.dtype.kind != "f" or bool(np.isfinite(output).all())
+    return output.dtype.kind != "f" or surely_within(output) or bool(np.isfinite(output).all())
 
 
 def _not_finite(name: str, output: Array) -> list[Entry]:
@@ -474,6 +492,61 @@ def _classified(
     return _array(probabilities), labels, target.classes
 
 
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A version that is loaded; `size_bytes` are those of its files."""
+
+    model: str
+    version: int
+    size_bytes: int
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What loading a version takes, and what would go for it.
+
+    Args:
+        size_bytes: of its files.
+        loaded: whether it is already.
+        pinned: whether it never goes to make room.
+        budget_bytes, loaded_bytes: that may be loaded, and that are.
+        evicts: what would go, in this order; where it does not fit, all that could.
+        fits: whether there is room, or would be.
+    """
+
+    model: str
+    version: int
+    size_bytes: int
+    loaded: bool
+    pinned: bool
+    budget_bytes: int
+    loaded_bytes: int
+    evicts: tuple[Resident, ...]
+    fits: bool
+
+    def sentence(self) -> str:
+        """All of it in words."""
+        name = f"{self.model}/{self.version}"
+        if self.loaded:
+            return f"{name} is loaded; it takes {_told_bytes(self.size_bytes)}."
+        gone = ", ".join(f"{one.model}/{one.version}" for one in self.evicts)
+        if self.fits:
+            rest = f"would evict {gone}" if gone else "evicts nothing"
+        else:
+            budget = f"the budget of {_told_bytes(self.budget_bytes)}"
+            pinned = sum(one.size_bytes for one in self.evicts) < self.loaded_bytes
+            rest = f"does not fit into {budget}" + (" beside the versions that are pinned" if pinned else "")
+        return f"Loading {name} needs {_told_bytes(self.size_bytes)}, {rest}."
+
+
+def _told_bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.{0 if count >= 100 * size else 1}f} {unit}"
+    return f"{count} bytes"
+
+
 class _Loading:
     """One load that several callers wait for."""
 
@@ -488,18 +561,24 @@ class Runtime:
 
     Args:
         budget_bytes: bytes of files of loaded versions before the least recently used one is let go.
+        warm_rows: forward passes of up to so many rows are tried when a version is loaded, as far as time allows.
     """
 
-    def __init__(self, models: ModelStore, *, budget_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, models: ModelStore, *, budget_bytes: int, metrics: Metrics, warm_rows: int = 1) -> None:
         self._models = models
         self._budget = budget_bytes
+        self._warm_rows = warm_rows
         self._metrics = metrics
         self._mutex = threading.Lock()
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._loading: dict[tuple[str, int], _Loading] = {}
-        self._verified: set[tuple[str, int]] = set()
         self._trials: OrderedDict[str, tuple[str, Loaded]] = OrderedDict()  # by job: the file's digest, and what it is
         self._trying = threading.Lock()
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes of files of versions that may be loaded."""
+        return self._budget
 
     def get(self, model: str, version: int) -> Loaded:
         """The version, loaded if it is not yet.
@@ -507,6 +586,7 @@ class Runtime:
         Raises:
             NotFound: there is no such version.
             ModelQuarantined: its files are not the published ones, or its golden rows do not come out again.
+            MemoryFull: it does not fit into the budget beside what is pinned, or into the memory.
         """
         key = (model, version)
         with self._mutex:
@@ -541,6 +621,46 @@ class Runtime:
         with self._mutex:
             return list(self._loaded.values())
 
+    def residents(self) -> list[Resident]:
+        """The versions that are loaded now, the least recently used one first."""
+        pinned = self._models.pins()
+        with self._mutex:
+            return [Resident(*key, each.size_bytes, key in pinned) for key, each in self._loaded.items()]
+
+    def preflight(self, model: str, version: int) -> Preflight:
+        """What loading a version would take; nothing is done.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        key = (model, version)
+        size = self._models.version(model, version).manifest.size_bytes
+        residents = self.residents()
+        total = sum(each.size_bytes for each in residents)
+        loaded = any((each.model, each.version) == key for each in residents)
+        needed = total if loaded else total + size
+        evicts = []
+        for each in residents:
+            if needed <= self._budget or loaded:
+                break
+            if not each.pinned:
+                evicts.append(each)
+                needed -= each.size_bytes
+        pinned = key in self._models.pins()
+        fits = loaded or needed <= self._budget
+        return Preflight(model, version, size, loaded, pinned, self._budget, total, tuple(evicts), fits)
+
+    def check(self, model: str, version: int) -> None:
+        """See that a version could be loaded, without keeping it.
+
+        Raises:
+            NotFound, ModelQuarantined, MemoryFull: it could not.
+        """
+        if self.peek(model, version) is None:
+            read = self._attempt(model, version)
+            if isinstance(read, ServiceError):
+                raise read
+
     def trial(self, job_id: str, folder: Path) -> Loaded:
         """The best checkpoint that a job keeps now, loaded if it is not yet; its worker may go on meanwhile.
 
@@ -571,43 +691,87 @@ class Runtime:
             time.sleep(_BETWEEN_LOOKS_S)  # each was replaced between the look at it and its reading
         raise NotFound("The job keeps no checkpoint.")
 
-    def forget(self, model: str, version: int) -> None:
-        """Let a version go; requests in flight keep theirs."""
+    def forget(self, model: str, version: int) -> weakref.ref[Loaded] | None:
+        """Let a version go; requests in flight keep theirs.
+
+        Returns:
+            What dies when the last of them has ended; None if the version was not loaded.
+        """
         with self._mutex:
-            self._loaded.pop((model, version), None)
+            loaded = self._loaded.pop((model, version), None)
             self._measure()
+        if loaded is None:
+            return None
+        self._metrics.evictions.labels("unloaded").inc()
+        _log.info("A version was let go.", action="version_unloaded", model=model, version=version)
+        return weakref.ref(loaded)
 
     def _load(self, key: tuple[str, int], loading: _Loading) -> None:
         started = time.perf_counter()
+        outcome = "failed"
+        pinned: frozenset[tuple[str, int]] = frozenset()
+        found: Loaded | ServiceError
         try:
-            loading.loaded = self._read(*key)
-        except InvalidInput as error:  # nothing of the request was looked at yet: the stored files are to blame
-            loading.error = self._quarantine(*key, error.message)
+            flight = self.preflight(*key)
+            if flight.fits:
+                found = self._attempt(*key)
+                pinned = self._models.pins()
+            else:
+                found, outcome = _no_room(flight), "refused"
         except ServiceError as error:
-            loading.error = error
-        except Exception as error:
+            found = error
+        except Exception:  # those who wait must be told something
             _log.exception("A version could not be loaded.", action="load_failed", model=key[0], version=key[1])
-            lacking = isinstance(error, OSError) and error.errno in _LACKING
-            short = lacking or isinstance(error, MemoryError) or checkpoint.NO_MEMORY.search(str(error)) is not None
-            loading.error = (
-                _not_now(error) if short else self._quarantine(*key, f"it cannot be loaded ({type(error).__name__})")
-            )
+            found = StoreError("The version cannot be loaded now.")
+        if isinstance(found, ServiceError):
+            loading.error = found
+        else:
+            loading.loaded, outcome = found, "ok"
         with self._mutex:
             if loading.loaded is not None:
                 self._loaded[key] = loading.loaded
-                while len(self._loaded) > 1 and sum(each.size_bytes for each in self._loaded.values()) > self._budget:
-                    gone, _ = self._loaded.popitem(last=False)
-                    _log.info("A version was let go.", action="version_evicted", model=gone[0], version=gone[1])
+                self._evict(key, pinned)
             self._measure()
             del self._loading[key]
-        outcome = "ok" if loading.error is None else "failed"
         self._metrics.loads.labels(outcome).inc()
         loading.done.set()
         if loading.error is None:
-            seconds = round(time.perf_counter() - started, 4)
+            seconds = time.perf_counter() - started
+            self._metrics.load_seconds.observe(seconds)
             _log.info(
-                "A version was loaded.", action="version_loaded", model=key[0], version=key[1], duration_s=seconds
+                "A version was loaded.",
+                action="version_loaded",
+                model=key[0],
+                version=key[1],
+                duration_s=round(seconds, 4),
             )
+
+    def _evict(self, loaded: tuple[str, int], pinned: frozenset[tuple[str, int]]) -> None:
+        """Let go what was asked longest ago until the budget holds; under the lock. Requests in flight keep theirs."""
+        excess = sum(each.size_bytes for each in self._loaded.values()) - self._budget
+        for gone in list(self._loaded):
+            if excess <= 0:
+                break
+            if gone != loaded and gone not in pinned:
+                excess -= self._loaded.pop(gone).size_bytes
+                self._metrics.evictions.labels("budget").inc()
+                _log.info("A version was let go.", action="version_evicted", model=gone[0], version=gone[1])
+
+    def _attempt(self, model: str, version: int) -> Loaded | ServiceError:
+        """The version, read and checked; or why that cannot be."""
+        try:
+            return self._read(model, version)
+        except InvalidInput as error:  # nothing of the request was looked at yet: the stored files are to blame
+            return self._quarantine(model, version, error.message)
+        except ServiceError as error:
+            return error
+        except Exception as error:
+            _log.exception("A version could not be loaded.", action="load_failed", model=model, version=version)
+            lacking = isinstance(error, OSError) and error.errno in _LACKING
+            short = lacking or isinstance(error, MemoryError) or checkpoint.NO_MEMORY.search(str(error)) is not None
+            if short:
+                return _not_now(error)
+            return self._quarantine(model, version, f"it cannot be loaded ({type(error).__name__})")
 
     def _read(self, model: str, version: int) -> Loaded:
         record = self._models.version(model, version)
@@ -615,17 +779,24 @@ class Runtime:
             raise ModelQuarantined(f"Version {version} of {model!r} is quarantined: {record.reason}.")
         assert record.manifest is not None
         folder = self._models.folder(model, version)
-        if (model, version) not in self._verified:
-            wrong = self._models.verify(model, version)
-            if wrong:
-                raise self._quarantine(model, version, "its files differ from its manifest: " + ", ".join(wrong))
-        predictor = Predictor.load(folder)
+        wrong = self._models.verify(model, version)  # each time: between two loads a disk may forget
+        if wrong:
+            raise self._quarantine(model, version, "its files differ from its manifest: " + ", ".join(wrong))
+        predictor = Predictor.load(folder, layout=engines.layout_of(record.manifest.engine))
         golden = checkpoint.load(folder / GOLDEN)
-        if (model, version) not in self._verified:
-            deviation = predictor.deviation(golden)
-            if deviation is not None:
-                raise self._quarantine(model, version, f"its golden rows do not come out again: {deviation}")
-            self._verified.add((model, version))
+        deviation = predictor.deviation(golden)
+        if deviation is not None:
+            raise self._quarantine(model, version, f"its golden rows do not come out again: {deviation}")
+        try:
+            predictor = engines.engaged(predictor, record.manifest, folder, golden)
+        except engines.EngineUnusableError as unusable:
+            _log.error(
+                "The engine of a version cannot be used here; torch serves it.",
+                action="engine_unusable",
+                model=model,
+                version=version,
+                reason=str(unusable),
+            )
         manifest = record.manifest
         loaded = Loaded(
             manifest,
@@ -635,6 +806,7 @@ class Runtime:
             samples=rows_of(golden),
         )
         loaded.seconds = predictor.timed(golden)
+        predictor.warm(golden, most=self._warm_rows)
         return loaded
 
     def _quarantine(self, model: str, version: int, reason: str) -> ModelQuarantined:
@@ -658,3 +830,11 @@ def _not_now(error: Exception) -> StoreError:
     detail = "There is not enough memory to load this version."
     hint = "Unload versions, or give the server more memory."
     return MemoryFull(detail, errors=[Entry("/model", "memory-full", detail, hint=hint)])
+
+
+def _no_room(flight: Preflight) -> MemoryFull:
+    """Nothing that may go would make room."""
+    detail = flight.sentence()
+    hint = "Unload versions that are pinned, or raise MODELYARD_MODEL_MEMORY_BYTES."
+    limit = {"name": "model_memory_bytes", "value": flight.budget_bytes}
+    return MemoryFull(detail, errors=[Entry("/model", "memory-full", detail, hint=hint)], limit=limit)

@@ -1,6 +1,6 @@
 """A warm, single-threaded process that forks workers: torch is imported and warmed once, a job starts in milliseconds.
 
-It takes one request a datagram over an inherited socket, with the worker's lock as a passed descriptor, and answers
+It takes one request a message over an inherited socket, with the worker's lock as a passed descriptor, and answers
 with the worker's pid and a pidfd, or with an error. When the server goes away it ends; its workers go on. It knows no
 queue and no database, and it never runs a backward pass, since autograd's threads would not survive a fork.
 
@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,28 +37,25 @@ def main(descriptor: int) -> None:
     # still keeps a checkpoint. The fork server itself ends with the server, not before.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server = socket.socket(fileno=descriptor)
-    _warm()
+    warm()
     waker, wakened = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
-    folders: dict[int, Path] = {}
+    forks = Forks(lambda: (descriptor, waker, wakened))
     try:
         server.send(json.dumps({"ready": os.getpid()}).encode())
         while True:
             ready, _, _ = select.select([descriptor, waker], [], [], 5.0)
             if waker in ready:
                 os.read(waker, 4096)
-            _reap(folders)
-            if descriptor in ready:
-                message, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
-                if not message:
-                    return
-                _answer(server, json.loads(message), descriptors, folders, drop=(descriptor, waker, wakened))
+            _reap(forks)
+            if descriptor in ready and not forks.answer(server):
+                return
     except (BrokenPipeError, ConnectionResetError):
         return  # the server is gone
 
 
-def _warm() -> None:
+def warm() -> None:
     """Pay once for what every worker would pay: imports, the first optimizer (0.8 s of dynamo), the first forward."""
     import torch
     import torch.utils.serialization  # else imported by the first torch.save
@@ -79,50 +77,57 @@ def _warm() -> None:
     gc.freeze()  # shared pages stay shared: the collector never touches what was there before the fork
 
 
-def _answer(
-    server: socket.socket,
-    request: dict[str, Any],
-    descriptors: list[int],
-    folders: dict[int, Path],
-    *,
-    drop: tuple[int, ...],
-) -> None:
-    """Fork a worker and tell of it; when the system refuses, tell that, and live on for the next request."""
-    handle = None
-    try:
-        if not descriptors:
-            raise OSError("the lock did not arrive: too many descriptors are open")
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(request, drop=drop)
-        folders[pid] = Path(request["folder"])
+class Forks:
+    """The workers that this process has forked.
+
+    Args:
+        drop: the descriptors of this process that no worker may keep.
+    """
+
+    def __init__(self, drop: Callable[[], Iterable[int]]) -> None:
+        self._drop = drop
+        self._folders: dict[int, Path] = {}
+
+    def answer(self, server: socket.socket) -> bool:
+        """Take a request, fork a worker and tell of it; False when nobody is there to ask any more.
+
+        When the system refuses, that is told, and the next request is welcome.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: nobody is there to be told.
+        """
+        message, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return False
+        request = json.loads(message)
+        handle = None
         try:
-            handle = os.pidfd_open(pid)
-        except OSError:
-            os.kill(pid, signal.SIGKILL)  # nobody could watch it; it is our child, unreaped, so the pid is its own
+            if not descriptors:
+                raise OSError("the lock did not arrive: too many descriptors are open")
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(request, drop=self._drop())
+            self._folders[pid] = Path(request["folder"])
+            try:
+                handle = os.pidfd_open(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)  # nobody could watch it; it is our child, unreaped, so the pid is its own
+                raise
+            socket.send_fds(server, [json.dumps({"pid": pid, "folder": request["folder"]}).encode()], [handle])
+        except (BrokenPipeError, ConnectionResetError):
             raise
-        socket.send_fds(server, [json.dumps({"pid": pid}).encode()], [handle])
-    except (BrokenPipeError, ConnectionResetError):
-        raise
-    except OSError as error:
-        server.send(json.dumps({"error": str(error)}).encode())
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)  # else the lock would outlive the worker
-        if handle is not None:
-            os.close(handle)
+        except OSError as error:
+            server.send(json.dumps({"error": str(error), "folder": request["folder"]}).encode())
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)  # else the lock would outlive the worker
+            if handle is not None:
+                os.close(handle)
+        return True
 
-
-def _reap(folders: dict[int, Path]) -> None:
-    """Collect ended workers; how each ended is left in its folder for the supervisor's report."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        folder = folders.pop(pid, None)
+    def ended(self, pid: int, status: int) -> None:
+        """Leave in the folder of a worker how it has ended, for the supervisor's report."""
+        folder = self._folders.pop(pid, None)
         if folder is not None:
             try:
                 (folder / "exit").write_text(str(os.waitstatus_to_exitcode(status)))
@@ -130,7 +135,19 @@ def _reap(folders: dict[int, Path]) -> None:
                 pass  # the folder may be gone already; the exit status is only for the report
 
 
-def _become_worker(request: dict[str, Any], *, drop: tuple[int, ...]) -> NoReturn:
+def _reap(forks: Forks) -> None:
+    """Collect ended workers."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        forks.ended(pid, status)
+
+
+def _become_worker(request: dict[str, Any], *, drop: Iterable[int]) -> NoReturn:
     """In the child: leave everything of the fork server behind but the lock, limit ourselves, and work."""
     code = 70
     try:
@@ -139,6 +156,7 @@ def _become_worker(request: dict[str, Any], *, drop: tuple[int, ...]) -> NoRetur
             os.close(descriptor)
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         folder = Path(request["folder"])
         # Not made durable: after a crash of the machine no pid means anything.
         (folder / "pid").write_text(str(os.getpid()))

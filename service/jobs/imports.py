@@ -6,24 +6,27 @@ Foreign files are read in a cage alone. Knows no queue and no database.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from service.engine import build, bundle, cage, checkpoint, foreign
-from service.engine.predictor import Predictor, Rows
+from service.engine.predictor import GOLDEN, Predictor, Rows, rows_of
 from service.errors import (
     CheckpointRefused,
     InvalidInput,
     JobFailed,
     ShapeMismatch,
 )
-from service.jobs.staging import edited_from, environment, inherit, judged, log, parameters, stage
+from service.jobs import reports
+from service.jobs.staging import check_digests, edited_from, environment, inherit, judged, log, parameters, stage
 from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
+from service.schemas.engines import LAYOUTS
 from service.schemas.jobs import ImportSpec
 from service.schemas.judgement import require
 from service.schemas.preprocessing import NONE, Preprocessing
+from service.schemas.versions import Manifest, VersionFile
 
 
 def import_weights(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
@@ -77,6 +80,46 @@ def import_weights(task: dict[str, Any], folder: Path, threads: int) -> dict[str
         "metrics": {},
         "environment": environment(threads),
     }
+
+
+def publish_again(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """A version once more, to be served by another engine: its net, weights, preprocessing, rows and metrics."""
+    source = Path(task["version"]["folder"])
+    check_digests(source, [VersionFile.model_validate(file) for file in task["version"]["files"]])
+    manifest = Manifest.model_validate_json((source / bundle.MANIFEST).read_bytes())
+    name = f"{manifest.model}/{manifest.version}"
+    log(f"Attempt {task['attempt']}: publishing {name} once more.")
+    loaded = Predictor.load(source)
+    lineage = {
+        **{key: value for key, value in manifest.lineage.items() if key in _STAYS},
+        "job": task["job"],
+        "attempt": task["attempt"],
+        "origin": f"version {name}",
+        "resolved_spec": task["spec"],
+    }
+    told = source / reports.FILE
+    draft = stage(
+        folder / "staged",
+        loaded.architecture,
+        loaded.preprocessor.document,
+        loaded.module,
+        rows_of(checkpoint.load(source / GOLDEN)),
+        manifest.metrics,
+        lineage,
+        threads,
+        report=told.read_bytes() if told.exists() else None,
+    )
+    log("Published.")
+    return {
+        "outcome": "done",
+        "version": draft.model_dump(mode="json"),
+        "metrics": manifest.metrics,
+        "environment": environment(threads),
+    }
+
+
+_STAYS: Final = ("dataset", "rows", "seed", "steps", "epochs", "stopped_by", "certificate", "imported")
+"""What a version's lineage says of its weights."""
 
 
 def import_file(task: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
@@ -226,7 +269,12 @@ def import_bundle(task: dict[str, Any], folder: Path, threads: int) -> dict[str,
             threads,
         )
         parts.require_same(draft)
-        deviation = Predictor.load(folder / "staged").deviation(parts.golden)
+        deviation = None
+        # They were recorded in the layout of the version that was bundled, and a bundle does not tell it.
+        for layout in LAYOUTS:
+            deviation = Predictor.load(folder / "staged", layout=layout).deviation(parts.golden)
+            if deviation is None:
+                break
         if deviation is not None:
             detail = f"The net does not answer its golden rows as recorded: {deviation}."
             raise CheckpointRefused(detail, reason="digest-mismatch")

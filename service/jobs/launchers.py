@@ -162,7 +162,7 @@ class ForkLauncher:
             OSError: the fork server could not be reached, even after a restart, or could not fork, or the folder had
                 its worker already.
         """
-        request = json.dumps({"folder": str(folder), "threads": threads, "memory_bytes": memory_bytes}).encode()
+        request = _request(folder, threads=threads, memory_bytes=memory_bytes)
         with self._mutex:
             if self._closed:
                 raise OSError("the launcher is closed")
@@ -219,25 +219,7 @@ class ForkLauncher:
     def _ask(self, folder: Path, request: bytes) -> WorkerHandle:
         self._await_ready(_WARM_TIMEOUT_S)
         assert self._socket is not None
-        self._socket.settimeout(_ANSWER_TIMEOUT_S)
-        lock = lock_folder(folder)
-        if lock is None or was_started(folder):
-            if lock is not None:
-                os.close(lock)
-            raise FileExistsError(f"{folder.name} had its worker already")
-        try:
-            socket.send_fds(self._socket, [request], [lock])
-        finally:
-            os.close(lock)  # ours; the worker holds its own
-        message, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-        if not message:
-            raise ConnectionError("the fork server ended")
-        answer = json.loads(message)
-        if "error" in answer:
-            raise OSError(f"the fork server could not fork: {answer['error']}")
-        if not descriptors:
-            raise OSError("the worker's pidfd did not arrive: too many descriptors are open")
-        return WorkerHandle(int(answer["pid"]), descriptors[0])
+        return _ask(self._socket, folder, request)
 
     def _stop(self) -> None:
         if self._socket is not None:
@@ -252,3 +234,60 @@ class ForkLauncher:
                 self._server.kill()
                 self._server.wait()
             self._server = None
+
+
+class InheritedLauncher:
+    """Starts workers by the process that has started this one, and is a fork server too.
+
+    Args:
+        inherited: a socket that it has left here.
+    """
+
+    def __init__(self, inherited: socket.socket) -> None:
+        self._mutex = threading.Lock()
+        self._socket = inherited
+
+    def launch(self, folder: Path, *, threads: int, memory_bytes: int) -> WorkerHandle:
+        """Start a worker on `folder`.
+
+        Raises:
+            OSError: that process is gone or could not fork, or the folder had its worker already.
+        """
+        with self._mutex:
+            return _ask(self._socket, folder, _request(folder, threads=threads, memory_bytes=memory_bytes))
+
+    def close(self) -> None:
+        """Ask no more; workers go on."""
+        with self._mutex:
+            self._socket.close()
+
+
+def _request(folder: Path, *, threads: int, memory_bytes: int) -> bytes:
+    return json.dumps({"folder": str(folder), "threads": threads, "memory_bytes": memory_bytes}).encode()
+
+
+def _ask(server: socket.socket, folder: Path, request: bytes) -> WorkerHandle:
+    server.settimeout(_ANSWER_TIMEOUT_S)
+    lock = lock_folder(folder)
+    if lock is None or was_started(folder):
+        if lock is not None:
+            os.close(lock)
+        raise FileExistsError(f"{folder.name} had its worker already")
+    try:
+        socket.send_fds(server, [request], [lock])
+    finally:
+        os.close(lock)  # ours; the worker holds its own
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(server, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            raise ConnectionError("the fork server ended")
+        answer = json.loads(message)
+        if answer["folder"] == str(folder):
+            break
+        for descriptor in descriptors:  # of a request that was given up
+            os.close(descriptor)
+    if "error" in answer:
+        raise OSError(f"the fork server could not fork: {answer['error']}")
+    if not descriptors:
+        raise OSError("the worker's pidfd did not arrive: too many descriptors are open")
+    return WorkerHandle(int(answer["pid"]), descriptors[0])

@@ -128,13 +128,15 @@ class Event:
 class Changes:
     """Tells waiters in this process that something about some job was committed.
 
-    Other processes of the same server are not told: whoever waits also looks again after a timeout.
+    Those in other processes of the same server are told if they can be: whoever waits also looks again after a timeout.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
         self._listeners: list[Callable[[str], None]] = []
+        self.relay: Callable[[str], None] = lambda _: None
+        """Called with the job's id after each change that this process has made; as a listener, it must be quick."""
 
     def mark(self) -> int:
         """Where the changes are now; take it before looking at the state that one waits on."""
@@ -163,7 +165,12 @@ class Changes:
         return unsubscribe
 
     def notify(self, job_id: str) -> None:
-        """Wake all waiters."""
+        """Wake all waiters, here and elsewhere."""
+        self.heard(job_id)
+        self.relay(job_id)
+
+    def heard(self, job_id: str) -> None:
+        """Wake all waiters here: the change was made elsewhere."""
         with self._condition:
             self._count += 1
             self._condition.notify_all()
@@ -220,15 +227,7 @@ class JobQueue:
                 answer = self._answers.find(idempotency)
                 if answer is not None:
                     return None, answer.body
-            waiting = connection.execute(
-                sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
-            ).scalar_one()
-            if waiting >= max_queued:
-                raise QueueFull(
-                    f"{waiting} jobs are waiting; this server queues at most {max_queued}.",
-                    limit={"name": "max_queued", "value": max_queued},
-                    retry_after_s=self._time_of_a_place(),
-                )
+            self._require_room(connection, max_queued)
             connection.execute(
                 sa.insert(jobs).values(
                     id=id,
@@ -506,16 +505,18 @@ class JobQueue:
                 case _:
                     raise Conflict(f"The job is {row.state}: there is nothing to pause.", hint=_ENDED_HINT)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, *, max_queued: int) -> Job:
         """Put a paused job back at its old place in the queue; one that waits or works stays as it is.
 
         Raises:
             Conflict: the job has ended, or is still stopping.
+            QueueFull: `max_queued` jobs wait already.
         """
         with self._database.write() as connection:
             row = _row(connection, job_id)
             match JobState(row.state):
                 case JobState.PAUSED:
+                    self._require_room(connection, max_queued)
                     return self._transition(connection, row, JobState.QUEUED, reason=None, attempt_state=None)
                 case JobState.QUEUED | JobState.STARTING | JobState.RUNNING | JobState.INTERRUPTED:
                     return _get(connection, job_id)
@@ -525,16 +526,18 @@ class JobQueue:
                 case _:
                     raise Conflict(f"The job is {row.state}: there is nothing to resume.", hint=_ENDED_HINT)
 
-    def retry(self, job_id: str, *, forget: Callable[[], None] | None = None) -> Job:
+    def retry(self, job_id: str, *, max_queued: int, forget: Callable[[], None] | None = None) -> Job:
         """Put a job that failed or was cancelled back into the queue, for another attempt; one that waits or works
         stays as it is.
 
         Args:
             job_id: the job.
+            max_queued: jobs that may wait.
             forget: called in the transaction when the job is to begin anew; it removes the checkpoints.
 
         Raises:
             Conflict: the job has succeeded, or is paused or stopping.
+            QueueFull: `max_queued` jobs wait already.
         """
         with self._database.write() as connection:
             row = _row(connection, job_id)
@@ -546,6 +549,7 @@ class JobQueue:
                     JobState.PAUSED: "Resume it.",
                 }.get(JobState(row.state), "Wait until it has stopped.")
                 raise Conflict(f"The job is {row.state}: there is nothing to try again.", hint=hint)
+            self._require_room(connection, max_queued)
             changes: dict[str, Any] = {}
             if forget is not None:
                 changes = {"progress": None, "metrics_last": {}, "metrics_best": {}}
@@ -745,6 +749,18 @@ class JobQueue:
 
     def _tell(self, job_id: str) -> None:
         self._database.on_commit(lambda: self.changed.notify(job_id))
+
+    def _require_room(self, connection: Connection, max_queued: int) -> None:
+        """Refuse one more that waits, when so many do."""
+        waiting = connection.execute(
+            sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
+        ).scalar_one()
+        if waiting >= max_queued:
+            raise QueueFull(
+                f"{waiting} jobs are waiting; this server queues at most {max_queued}.",
+                limit={"name": "max_queued", "value": max_queued},
+                retry_after_s=self._time_of_a_place(),
+            )
 
     def _time_of_a_place(self) -> float:
         """How long it takes on average until a job leaves the queue, by the last ones that did."""

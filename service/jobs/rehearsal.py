@@ -37,12 +37,12 @@ class Rehearsals:
     """Runs the first steps of trainings in workers of their own, beside the slots of the queue.
 
     Args:
-        root: the store's folder; what a rehearsal writes lies in its staging and is removed.
+        staging: a folder of the store for what is not finished; what a rehearsal writes there is removed.
         memory_bytes: what the worker may take, as any job.
     """
 
-    def __init__(self, root: Path, launcher: Launcher, *, memory_bytes: int) -> None:
-        self._root = root
+    def __init__(self, staging: Path, launcher: Launcher, *, memory_bytes: int) -> None:
+        self._staging = staging
         self._launcher = launcher
         self._memory_bytes = memory_bytes
         self._turn = threading.Lock()
@@ -56,7 +56,7 @@ class Rehearsals:
         """What the steps showed, or {"failure": …} with the failure's code, or {"reason": …} if nobody could look."""
         if not self._turn.acquire(timeout=_TURN_S):
             return {"reason": _DETAILS["busy"]}
-        folder = self._root / "staging" / f"rehearsal-{secrets.token_hex(8)}"
+        folder = self._staging / f"rehearsal-{secrets.token_hex(8)}"
         try:
             with translated():
                 make_folder(folder, parents=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from service import __version__
-from service.engine import checkpoint, checkpoints, predictor, transfer
+from service.engine import checkpoint, checkpoints, engines, predictor, transfer
 from service.engine import examples as examples_of
 from service.engine.predictor import Predictor, Rows
 from service.engine.preprocessing import Preprocessor
@@ -29,10 +29,12 @@ from service.schemas import architecture as architectures
 from service.schemas.architecture import Architecture
 from service.schemas.document import canonical, digest, utc_now
 from service.schemas.edits import WeightMap
+from service.schemas.engines import EAGER, Eager, Engine, EngineRecord
 from service.schemas.judgement import require
+from service.schemas.outputs import Output
 from service.schemas.preprocessing import ArrayRow, ClassTarget, Preprocessing, TableRow
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
-from service.store.files import fsync_folder, make_folder, sha256_file, write_atomic
+from service.store.files import fsync_file, fsync_folder, make_folder, sha256_file, write_atomic
 
 GOLDEN_ROWS: Final = 4
 
@@ -103,12 +105,28 @@ def stage(
     files.append(VersionFile(name=predictor.WEIGHTS, size_bytes=size, sha256=sha256))
 
     torch.set_num_threads(1)  # as the server answers: the golden rows' bits must be its bits
-    staged = Predictor.load(folder)
+    asked = _asked(lineage["resolved_spec"])
+    staged = engines.laid_out(folder, asked, golden)
     if golden is None:
         golden = staged.drawn(GOLDEN_ROWS)
     answered = staged.golden(golden)
     size, sha256 = checkpoint.save(folder / predictor.GOLDEN, answered)
     files.append(VersionFile(name=predictor.GOLDEN, size_bytes=size, sha256=sha256))
+    served, engine = staged, EngineRecord(layout=staged.layout)
+    if not isinstance(asked, Eager) and "replay_of" not in lineage["resolved_spec"]:
+        try:
+            served, engine = engines.build(asked, staged, answered, folder, scratch=folder.parent / "engine")
+        except JobFailed as refused:
+            if lineage["resolved_spec"].get("kind") != "train":
+                raise
+            log(refused.message)
+            lineage = {**lineage, "engine_refused": refused.message}  # a training is not lost for that
+        else:
+            assert engine.file is not None
+            fsync_file(folder / engine.file)
+            sha256, size = sha256_file(folder / engine.file)
+            files.append(VersionFile(name=engine.file, size_bytes=size, sha256=sha256))
+            log(f"Made for {engine.type}: {size} bytes; its answers differ by at most {engine.deviation:.1e}.")
     if report is not None:
         files.append(_file(folder, reports.FILE, report))
     fsync_folder(folder)
@@ -132,10 +150,17 @@ def stage(
         metrics=metrics,
         signature=taken,
         classes=target.classes if isinstance(target, ClassTarget) else None,
-        batch_independence=staged.independence(answered),
+        batch_independence=served.independence({**answered, "outputs": served.run(golden)}),
+        engine=engine,
         lineage={**lineage, "environment": environment(threads)},
         files=tuple(files),
     )
+
+
+def _asked(spec: Mapping[str, Any]) -> Engine:
+    """The engine that a job's version shall be served by."""
+    output = spec.get("output")
+    return (Output.model_validate(output).engine if output is not None else None) or EAGER
 
 
 def _file(folder: Path, name: str, content: bytes) -> VersionFile:

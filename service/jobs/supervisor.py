@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import threading
 import time
@@ -135,12 +136,17 @@ class Supervisor:
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waker_open = threading.Lock()
         self._stopping = threading.Event()
+        self._leaving = threading.Event()
         self._stop_by = 0.0
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Look for what an earlier server left, then run in a thread of our own."""
-        self.recover()
+    def start(self, *, sweep: bool = True) -> None:
+        """Look for what an earlier server left, then run in a thread of our own.
+
+        Args:
+            sweep: remove what nobody needs; not while other processes of this server may be making it.
+        """
+        self.recover(sweep=sweep)
         self.wake()  # what waits in the queue since before has nobody else to say so
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
@@ -174,9 +180,19 @@ class Supervisor:
                 os.close(self._waker)
                 self._waker = -1
 
+    def leave(self) -> None:
+        """End without telling the workers: they go on, and the next server adopts them."""
+        self._leaving.set()
+        self.drain(0.0)
+
     def alive(self) -> bool:
         """Whether the thread still works: readiness asks this."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def _ending(self) -> bool:
+        """Whether the workers should end too."""
+        return self._stopping.is_set() and not self._leaving.is_set()
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +200,8 @@ class Supervisor:
         while not (self._stopping.is_set() and not self._running):
             try:
                 self._wait()
+                if self._leaving.is_set():
+                    return
                 self.turn()
             except StoreLocked as error:
                 # The workers are the new owner's by now: it adopts them.
@@ -233,6 +251,7 @@ class Supervisor:
             self._count_at = self._clock() + _COUNT_EVERY_S
             for state, count in self._queue.counts().items():
                 self._metrics.jobs.labels(state.value).set(count)
+            self._metrics.store_free_bytes.set(shutil.disk_usage(self._root).free)
 
     def _attend(self, running: _Running) -> None:
         """Do what is to be done about one job now; what goes wrong is tried again, or ends the job at last."""
@@ -403,11 +422,11 @@ class Supervisor:
         now = self._clock()
         if running.told_to_stop is not None:
             force_at = running.told_to_stop + _GRACE_S
-            if now >= (min(force_at, self._stop_by) if self._stopping.is_set() else force_at):
+            if now >= (min(force_at, self._stop_by) if self._ending else force_at):
                 running.handle.signal(signal.SIGKILL)
             return
         silent = now - running.heard
-        if self._stopping.is_set() or state in (JobState.PAUSING, JobState.CANCELLING):
+        if self._ending or state in (JobState.PAUSING, JobState.CANCELLING):
             pass  # told to stop, below
         elif now - running.since > self._rules.timeout_s:
             running.killed_for = JobFailed(
@@ -669,11 +688,11 @@ class Supervisor:
 
     # -- what an earlier server left ----------------------------------------------------------------------------------
 
-    def recover(self) -> None:
+    def recover(self, *, sweep: bool = True) -> None:
         """Adopt the workers that still live, see to the jobs of those that do not, and sweep what nobody needs."""
         self._take_up()
         jobs = self._root / "jobs"
-        for folder in jobs.iterdir() if jobs.is_dir() else ():
+        for folder in jobs.iterdir() if sweep and jobs.is_dir() else ():
             try:
                 state = self._queue.state(folder.name)
             except NotFound:
@@ -796,9 +815,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """What a process has used of the processors so far; 0 when it is gone."""
+    """What a process and its children, such as a compiler, have used of the processors so far; 0 when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = [
+            int(one) for told in Path(f"/proc/{pid}/task").glob("*/children") for one in told.read_text().split()
+        ]
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(_cpu_seconds, children))

@@ -32,6 +32,7 @@ from service.jobs.staging import begin, environment, golden_rows, inherit, judge
 from service.jobs.watching import Watch
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import utc_now
+from service.schemas.objectives import tells_two_classes
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.training import Budget, TrainingConfig
 from service.store.files import make_folder, sha256_file, write_atomic
@@ -39,6 +40,7 @@ from service.store.files import make_folder, sha256_file, write_atomic
 _KEPT_CHECKPOINTS: Final = 2
 _POINTS_BEFORE_THINNING: Final = 100_000
 _RATES_TRIED: Final = 12
+_REFUSED_HINT: Final = "The version is served by torch."
 _STEPS_TRIED: Final = 40
 
 
@@ -261,7 +263,7 @@ class Training:
         manifest = examples.manifest
         if config.objective.targets == "classes":
             _, classes = examples_of.class_indices(examples, width=width if isinstance(width, int) else None)
-        elif config.objective.type == "bce_with_logits" and manifest.target == "class":
+        elif tells_two_classes(config.objective) and manifest.target == "class":
             _, classes = examples_of.class_indices(examples)
         fitted, warnings = fitting.fit(
             config.preprocessing,
@@ -369,6 +371,9 @@ class Training:
             self._threads,
             report=reports.content(report),
         )
+        if "engine_refused" in draft.lineage:
+            told = Entry("/output/engine", "engine-refused", draft.lineage["engine_refused"], hint=_REFUSED_HINT)
+            self._events.emit("warning", told.to_dict())
         return {
             "outcome": "done",
             "version": draft.model_dump(mode="json"),

@@ -29,7 +29,7 @@ from service.errors import (
     ServiceError,
     StoreFull,
 )
-from service.jobs.imports import import_bundle, import_file, import_weights
+from service.jobs.imports import import_bundle, import_file, import_weights, publish_again
 from service.jobs.measuring import evaluate_version, export_version
 from service.jobs.staging import log
 from service.jobs.training import Training
@@ -118,6 +118,8 @@ def _do(task: dict[str, Any], folder: Path, stop: StopFlag, threads: int) -> dic
         case "import":
             if "checkpoint_of" in task["spec"]:
                 return Training(task, folder, stop, threads).publish()
+            if task["spec"].get("model") is not None:
+                return publish_again(task, folder, threads)
             if "upload" not in task:
                 return import_weights(task, folder, threads)
             whole = bundle.recognises(Path(task["upload"]))

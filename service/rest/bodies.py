@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import pydantic_core
@@ -23,6 +24,7 @@ from service.errors import (
     Entry,
     MalformedBody,
     NotFinite,
+    Overloaded,
     UnsupportedEncoding,
     UnsupportedMediaType,
     ValidationFailed,
@@ -42,8 +44,71 @@ _PERHAPS_INFINITE: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{200}")
 """Without either, no number comes near 1e308, and nobody need look at each."""
 
 
-async def stream(request: Request, *, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces as they come, at most `limit` bytes."""
+LARGE_BYTES: Final = 1024 * 1024
+"""Bodies that are smaller are always taken: connections bound how many there are."""
+JSON_WEIGHT: Final = 8
+"""So much more memory JSON takes once it is read."""
+
+
+class Room:
+    """The memory for large bodies that are held at the same time. On the event loop.
+
+    A body that finds no other one held is taken whatever its size, which has a limit of its own.
+
+    Args:
+        total: bytes of all of them.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._held = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """The part of one request, given back at its end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self._held -= share.bytes
+
+    def take(self, more: int, *, beside: int) -> None:
+        """Hold so much more.
+
+        Args:
+            more: bytes.
+            beside: bytes that the same request holds already.
+
+        Raises:
+            Overloaded: there is no room for that now.
+        """
+        if self._held > beside and self._held + more > self._total:
+            detail = "Other large bodies take the memory that is there for them."
+            raise Overloaded(detail, retry_after_s=1.0, limit={"name": "max_bodies_bytes", "value": self._total})
+        self._held += more
+
+
+class Share:
+    """What one request holds of the room."""
+
+    def __init__(self, room: Room | None = None) -> None:
+        self._room = room
+        self.bytes = 0
+
+    def reach(self, size: int) -> None:
+        """See that the request may hold `size` bytes in all; small ones are not counted.
+
+        Raises:
+            Overloaded: there is no room for that now.
+        """
+        more = size - self.bytes
+        if self._room is not None and more > 0 and size > LARGE_BYTES:
+            self._room.take(more, beside=self.bytes)
+            self.bytes = size
+
+
+async def stream(request: Request, *, limit: int, share: Share | None = None, weight: int = 1) -> AsyncIterator[bytes]:
+    """The body in pieces as they come, at most `limit` bytes; each counts `weight` times in `share`."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedEncoding(
@@ -59,12 +124,17 @@ async def stream(request: Request, *, limit: int) -> AsyncIterator[bytes]:
         )
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
+    size = int(declared[:20]) if share is not None and declared.isascii() and declared.isdigit() else 0
+    if share is not None:
+        share.reach(size * weight)
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
+        if share is not None:
+            share.reach(size * weight)
         yield piece
 
 
@@ -100,10 +170,11 @@ _FORMS: Final = {
 }
 
 
-async def read_bytes(request: Request, *, limit: int, optional: bool = False) -> bytes:
-    """The body of an operation that takes JSON, as bytes.
+async def read_bytes(request: Request, *, limit: int, optional: bool = False, share: Share | None = None) -> bytes:
+    """The body of an operation that takes JSON, as bytes; with `share` it is counted while it is held.
 
     Raises:
+        Overloaded: there is no room for it beside others.
         UnsupportedMediaType: the content type is not application/json (an optional body may be left out).
         MalformedBody: the content type names another charset than UTF-8.
         BodyTooLarge: more than `limit` bytes.
@@ -136,7 +207,7 @@ async def read_bytes(request: Request, *, limit: int, optional: bool = False) ->
                 )
             ],
         )
-    return b"".join([piece async for piece in stream(request, limit=limit)])
+    return b"".join([piece async for piece in stream(request, limit=limit, share=share, weight=JSON_WEIGHT)])
 
 
 async def read_json(request: Request, *, limit: int, keep: bool = False) -> Any:
@@ -291,6 +362,7 @@ def declare(schema: str, *, examples: Mapping[str, Any], required: bool = True) 
     }
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
+    """The refusal of a body that is longer than `limit` bytes."""
     detail = f"The body is larger than the {limit} bytes that are taken here."
     return BodyTooLarge(detail, limit={"name": "body_bytes", "value": limit})

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
@@ -28,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import keys
 from service.controlplane import ControlPlane, Download
-from service.errors import DatasetRefused, DigestMismatch, Entry, ValidationFailed, shorten
+from service.errors import DatasetRefused, DigestMismatch, Entry, NotFound, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
 from service.rest.auth import principal_of, require, still_admitted
@@ -42,6 +43,7 @@ from service.schemas.document import RESOURCE_NAME, nearest_hint, pointer
 from service.schemas.edits import EDIT_REQUEST
 from service.schemas.jobs import FINAL, JobState
 from service.schemas.versions import Reference
+from service.store.aliases import AliasRecord
 from service.store.database import Page
 from service.store.idempotency import IdempotencyKey
 
@@ -179,14 +181,24 @@ def _page(request: Request, found: Page[T], view: Callable[[T], dict[str, Any]])
     return json_response({"data": [view(item) for item in found.items], "next": found.next}, headers=headers)
 
 
-def router(control: ControlPlane, *, lifecycle: Lifecycle, limits: Limits) -> APIRouter:
-    """All routes below /v1 but prediction."""
+def router(
+    control: ControlPlane,
+    *,
+    lifecycle: Lifecycle,
+    limits: Limits,
+    prepare: Callable[[str, str, int], None] = lambda model, alias, version: None,
+) -> APIRouter:
+    """All routes below /v1 but prediction.
+
+    Args:
+        prepare: called with model, alias and version before an alias is pointed at a version; raises where it may not.
+    """
     routes = APIRouter(dependencies=[Depends(known_parameters)])
     routes.include_router(_architectures(control, limits))
     routes.include_router(_uploads(control, limits))
     routes.include_router(_datasets(control, limits))
     routes.include_router(_jobs(control, lifecycle, limits))
-    routes.include_router(_models(control, limits))
+    routes.include_router(_models(control, limits, prepare))
     return routes
 
 
@@ -891,7 +903,7 @@ def _unchanging(sha256: str) -> dict[str, str]:
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-def _models(control: ControlPlane, limits: Limits) -> APIRouter:
+def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, int], None]) -> APIRouter:
     routes = APIRouter(prefix="/v1/models", tags=["models"])
     models = control.models
 
@@ -1056,8 +1068,9 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
         "/{name}/aliases/{alias}",
         summary="Point an alias at a version",
         description=(
-            "With `If-Match` and the ETag that was seen; a new alias with `If-None-Match: *`. A `canary` answers a "
-            "share of the requests, `shadow` versions are compared, and a `guard` takes the newest version back."
+            "With `If-Match` and the ETag that was seen; a new alias with `If-None-Match: *`. The version is loaded "
+            "first: one that cannot be, or whose golden rows do not come out again, does not get the alias. A `canary` "
+            "answers a share of the requests, `shadow` versions are compared, and a `guard` takes the newest back."
         ),
         responses={200: {"model": views.AliasView}, 201: {"model": views.AliasView}},
         openapi_extra=declare(
@@ -1073,8 +1086,12 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
     ) -> Response:
         asked = await bodies.read(request, _ALIAS, limit=limits.document_bytes)
         create = if_none_match is not None and if_none_match.strip() == "*"
-        record = await run_sync(
-            lambda: models.aliases.set(
+
+        def point() -> AliasRecord:
+            if create or if_match is not None:
+                with suppress(NotFound):  # which is told below, with its place
+                    prepare(name, alias, asked.version)
+            return models.aliases.set(
                 name,
                 alias,
                 asked.version,
@@ -1083,7 +1100,8 @@ def _models(control: ControlPlane, limits: Limits) -> APIRouter:
                 reason=asked.reason,
                 routing=asked.routing,
             )
-        )
+
+        record = await run_sync(point)
         return json_response(record.view(), 201 if create else 200, {"ETag": record.etag})
 
     @routes.delete("/{name}/aliases/{alias}", summary="Remove an alias", status_code=204)

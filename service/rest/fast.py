@@ -1,8 +1,10 @@
-"""The short way of a prediction: pure ASGI, in front of the framework.
+"""The short way of a prediction, in front of the framework: what is plain enough for it, who may, how it is answered.
 
-A request that is as plain as most are is read, queued and answered here. Whatever is out of the ordinary goes on to the
+A request that is as plain as most are is queued and answered here. Whatever is out of the ordinary goes on to the
 framework's routes with the body that was read: these say what is wrong with it, if anything is. So nothing here needs
 words of its own, and both ways answer the same. Other operations may have lanes of their own here.
+
+Here it is an ASGI application; `lane` asks the same object from below ASGI, by its other methods.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from service.dataplane import DataPlane, read_plain
+from service.dataplane import DataPlane, Ticket, read_plain
 from service.errors import Busy, DeadlinePassed, ServiceError
+from service.inference.dispatch import Promise
+from service.inference.runtime import NotPlainError, Slice
 from service.keys import Guard, Principal, Scope
 from service.rest.bodies import INLINE_BYTES
 from service.rest.middleware import REQUEST_ID, security_headers
-from service.rest.problems import respond
+from service.rest.problems import bug, respond
 from service.schemas.document import RESOURCE_NAME
 from service.schemas.versions import Reference
 from service.telemetry import Count, Metrics, log
@@ -64,15 +69,31 @@ class Incoming(NamedTuple):
     watch: Callable[[asyncio.Future[Any]], None]
 
 
+class Begun(NamedTuple):
+    """A request that waits for its turn.
+
+    Args:
+        ticket: of the data plane.
+        asked: what its lane must know to answer it.
+    """
+
+    ticket: Ticket
+    asked: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """An operation that is answered without the framework.
 
     Args:
         route: its template, for metrics.
-        path: the paths that it takes; the named groups are given to `serve`.
+        path: the paths that it takes; the named groups are given to `begin`.
         suits: whether a request with these headers is plain enough.
-        serve: answers, or gives None where the framework's route is the way. It may raise ServiceErrors.
+        begin: lets a request wait for its turn, and the promise take its part of the answers; None where that is not to
+            be done at once. It may raise ServiceErrors.
+        finish: makes the answer of what the promise was given; None where the framework's route is the way.
+        failed: is told of another end: what the promise was given in its place, or that nobody waits any more.
+        aside: answers what was not begun, with work that may be long; None where the framework's route is the way.
         limit: bytes of a body.
         scope: what the caller must be allowed.
     """
@@ -80,9 +101,42 @@ class Lane:
     route: str
     path: re.Pattern[str]
     suits: Callable[[Mapping[bytes, bytes]], bool]
-    serve: Callable[[Mapping[str, str], Incoming], Awaitable[Reply | None]]
+    begin: Callable[[Mapping[str, str], Incoming, Promise], Begun | None]
+    finish: Callable[[Begun, Slice], Reply | None]
+    failed: Callable[[Begun, BaseException], None]
+    aside: Callable[[Mapping[str, str], Incoming], Awaitable[Reply | None]]
     limit: int
     scope: Scope = Scope.PREDICT
+
+
+class Question:
+    """A request on the short way, from its headers to the line in the log.
+
+    Args:
+        lane: that takes it.
+        named: the groups of its path.
+        table: its headers, by names in lower case.
+        path: as it was sent.
+        https: whether it came encrypted.
+    """
+
+    __slots__ = ("charged", "https", "lane", "named", "path", "principal", "request_id", "started", "table")
+
+    def __init__(
+        self, lane: Lane, named: Mapping[str, str], table: Mapping[bytes, bytes], path: str, *, https: bool
+    ) -> None:
+        self.lane = lane
+        self.named = named
+        self.table = table
+        self.path = path
+        self.https = https
+        self.started = time.perf_counter()
+        given = table.get(b"x-request-id")
+        if given is None or REQUEST_ID.fullmatch(given.decode("latin-1")) is None:
+            given = b"%032x" % random.getrandbits(128)
+        self.request_id = given
+        self.principal: Principal | None = None
+        self.charged = False
 
 
 class FastPath:
@@ -107,28 +161,34 @@ class FastPath:
     ) -> None:
         self._app = app
         self._lanes = tuple(lanes)
-        self._guard = guard
+        self.guard = guard
         self._metrics = metrics
         self._hosts = None if "*" in allowed_hosts else frozenset(host.lower().encode() for host in allowed_hosts)
         self._known: dict[str, tuple[Lane, Mapping[str, str]] | None] = {}
         self._seconds = {lane.route: metrics.request_seconds.labels("POST", lane.route) for lane in lanes}
         self._counts: dict[tuple[str, int], Count] = {}
+        self.starts = tuple(sorted({lane.route.partition("{")[0] for lane in lanes}))
+        """How the paths of all lanes begin."""
 
-    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"]
+    # -- for whatever brings requests --------------------------------------------------------------------------------
+
+    def recognise(
+        self, method: str, path: str, query: bytes, headers: Headers
+    ) -> tuple[Lane, Mapping[str, str], Mapping[bytes, bytes]] | None:
+        """The lane of a request, the groups of its path and its headers; None where it is not plain enough for one.
+
+        Args:
+            headers: with names in lower case.
+        """
+        if method != "POST" or query:
+            return None
         try:
             found = self._known[path]
         except KeyError:
             found = self._find(path)
         if found is None:
-            await self._app(scope, receive, send)
-            return
+            return None
         lane, named = found
-        headers = scope["headers"]
         table = dict(headers)
         length = table.get(b"content-length", b"")
         if (
@@ -140,121 +200,74 @@ class FastPath:
             or table.get(b"sec-fetch-site") == b"cross-site"
             or not lane.suits(table)
         ):
-            await self._app(scope, receive, send)
-            return
-        await self._serve(lane, named, table, scope, receive, send)
+            return None
+        return lane, named, table
 
-    async def _serve(
-        self,
-        lane: Lane,
-        named: Mapping[str, str],
-        table: Mapping[bytes, bytes],
-        scope: Connection,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        started = time.perf_counter()
-        given = table.get(b"x-request-id")
-        if given is None or REQUEST_ID.fullmatch(given.decode("latin-1")) is None:
-            given = b"%032x" % random.getrandbits(128)
-        principal: Principal | None = None
-        body: bytes | None = None
-        waiter: _Watcher | None = None
-        try:
-            if not self._guard.open:
-                client = scope.get("client")
-                principal = self._guard.admit(scope["headers"], client[0] if client else "", lane.scope)
-                scope["modelyard.principal"] = principal
-            body = await _read(receive)
-            if body is None:
-                self._note(lane, 499, started, scope, given)  # the client has gone
-                return
-            waiter = _Watcher(receive)
-            charge = _nothing if principal is None else self._charging(principal, scope)
-            reply = await lane.serve(named, Incoming(table, body, charge, waiter.watch))
-        except ServiceError as error:
-            if body is not None and not isinstance(error, (Busy, DeadlinePassed)):
-                reply = None  # the framework's route says what is wrong, in its words
-            else:
-                await self._refuse(error, lane, given, started, named, scope, receive, send)
-                return
-        except asyncio.CancelledError:
-            if waiter is not None and waiter.gone:
-                self._note(lane, 499, started, scope, given)
-                return
-            raise
-        finally:
-            if waiter is not None:
-                waiter.close()
-        if reply is None:
-            assert body is not None
-            await self._app(scope, _again(body, receive), send)
-            return
-        await send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": [
-                    *reply.headers,
-                    (b"content-length", b"%d" % len(reply.body)),
-                    (b"x-request-id", given),
-                    *security_headers(https=scope.get("scheme") == "https"),
-                ],
-            }
+    def charge(self, question: Question, rows: int) -> None:
+        """Count rows against the caller's quota, once for each request.
+
+        Raises:
+            RateLimited: it is used up.
+        """
+        if question.principal is not None and not question.charged:
+            self.guard.charge(question.principal, rows)
+            question.charged = True
+
+    def told_elsewhere(self, error: BaseException) -> bool:
+        """Whether the framework's route says what is wrong, in its words: it knows more of the request."""
+        return isinstance(error, NotPlainError) or (
+            isinstance(error, ServiceError) and not isinstance(error, (Busy, DeadlinePassed))
         )
-        await send({"type": "http.response.body", "body": reply.body})
-        self._note(lane, reply.status, started, scope, given)
 
-    def _charging(self, principal: Principal, scope: Connection) -> Callable[[int], None]:
-        def charge(rows: int) -> None:
-            self._guard.charge(principal, rows)
-            scope["modelyard.charged"] = True
-
-        return charge
-
-    async def _refuse(
-        self,
-        error: ServiceError,
-        lane: Lane,
-        request_id: bytes,
-        started: float,
-        named: Mapping[str, str],
-        scope: Connection,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        scope["modelyard.request_id"] = request_id.decode("latin-1")
-        scope.setdefault("path_params", dict(named))
-        response = respond(error, scope)
+    def refusal(self, error: BaseException, question: Question) -> Response:
+        """The answer for what is not told elsewhere, with all of its headers."""
+        scope = {
+            "path": question.path,
+            "path_params": dict(question.named),
+            "modelyard.request_id": question.request_id.decode("latin-1"),
+        }
+        if isinstance(error, ServiceError):
+            response = respond(error, scope)
+        else:
+            self._metrics.internal_errors.inc()
+            _log.error(
+                "A request met a bug.",
+                action="internal_error",
+                path=question.path,
+                request_id=scope["modelyard.request_id"],
+                exc_info=error,
+            )
+            response = bug(scope)
         there = {name for name, _ in response.raw_headers}
         response.raw_headers += [
-            (b"x-request-id", request_id),
-            *(pair for pair in security_headers(https=scope.get("scheme") == "https") if pair[0] not in there),
+            (b"x-request-id", question.request_id),
+            *(pair for pair in security_headers(https=question.https) if pair[0] not in there),
         ]
-        await response(scope, receive, send)
-        self._note(lane, response.status_code, started, scope, request_id)
+        return response
 
-    def _note(self, lane: Lane, status: int, started: float, scope: Connection, request_id: bytes) -> None:
-        seconds = time.perf_counter() - started
-        key = (lane.route, status // 100)
+    def note(self, question: Question, status: int) -> None:
+        """Count a request that has ended, and log it; 499 is one whose client has gone."""
+        seconds = time.perf_counter() - question.started
+        route = question.lane.route
+        key = (route, status // 100)
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = self._metrics.requests.labels("POST", lane.route, f"{status // 100}xx")
+            count = self._counts[key] = self._metrics.requests.labels("POST", route, f"{status // 100}xx")
         count.inc()
-        self._seconds[lane.route].observe(seconds)
+        self._seconds[route].observe(seconds)
         level = logging.DEBUG if status < 400 else logging.INFO
         if not _std_log.isEnabledFor(level):
             return  # a line for each prediction would take longer than the prediction
-        principal = scope.get("modelyard.principal")
+        principal = question.principal
         caller = {"key": principal.id, "caller": principal.name} if principal is not None else {}
         (_log.debug if status < 400 else _log.info)(
             "A request was answered.",
             action="request",
             method="POST",
-            path=scope["path"],
+            path=question.path,
             status=status,
             duration_s=round(seconds, 6),
-            request_id=request_id.decode("latin-1"),
+            request_id=question.request_id.decode("latin-1"),
             **caller,
         )
 
@@ -269,9 +282,101 @@ class FastPath:
                 return self._known[path]
         return None
 
+    # -- as an ASGI application --------------------------------------------------------------------------------------
 
-def _nothing(_: int) -> None:
-    """Nobody has a quota."""
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        found = None
+        if scope["type"] == "http":
+            found = self.recognise(scope["method"], scope["path"], scope["query_string"], scope["headers"])
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        question = Question(*found, scope["path"], https=scope.get("scheme") == "https")
+        await self._serve(question, scope, receive, send)
+
+    async def _serve(self, question: Question, scope: Connection, receive: Receive, send: Send) -> None:
+        lane = question.lane
+        body: bytes | None = None
+        waiter: _Watcher | None = None
+        try:
+            question.principal = scope.get(PRINCIPAL)
+            if not self.guard.open and question.principal is None:
+                client = scope.get("client")
+                question.principal = self.guard.admit(scope["headers"], client[0] if client else "", lane.scope)
+                scope[PRINCIPAL] = question.principal
+            question.charged = CHARGED in scope
+            body = await _read(receive)
+            if body is None:
+                self.note(question, 499)  # the client has gone
+                return
+            waiter = _Watcher(receive)
+            incoming = Incoming(question.table, body, partial(self.charge, question), waiter.watch)
+            reply = None
+            if BEGUN not in scope:
+                reply = await _waited(lane, incoming, partial(lane.begin, question.named, incoming))
+            if reply is None:
+                reply = await lane.aside(question.named, incoming)
+        except asyncio.CancelledError:
+            if waiter is not None and waiter.gone:
+                self.note(question, 499)
+                return
+            raise
+        except Exception as error:
+            if body is None or not self.told_elsewhere(error):
+                response = self.refusal(error, question)
+                await response(scope, receive, send)
+                self.note(question, response.status_code)
+                return
+            reply = None
+        finally:
+            if waiter is not None:
+                waiter.close()
+        if reply is None:
+            assert body is not None
+            if question.charged:
+                scope[CHARGED] = True
+            await self._app(scope, _again(body, receive), send)
+            return
+        headers = headers_of(reply, question)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+        self.note(question, reply.status)
+
+
+PRINCIPAL: Final = "modelyard.principal"
+CHARGED: Final = "modelyard.charged"
+BEGUN: Final = "modelyard.begun"
+"""Members of a scope: who asks, once that is known; that its rows were counted; that its lane has tried to begin it."""
+
+
+def headers_of(reply: Reply, question: Question) -> list[tuple[bytes, bytes]]:
+    """All headers of an answer, but for those that the server puts in front."""
+    return [
+        *reply.headers,
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", question.request_id),
+        *security_headers(https=question.https),
+    ]
+
+
+async def _waited(lane: Lane, incoming: Incoming, begin: Callable[[Promise], Begun | None]) -> Reply | None:
+    """The answer to what `begin` lets wait; None where it does not, or where the rows were odd."""
+    future: asyncio.Future[Slice] = asyncio.get_running_loop().create_future()
+    begun = begin(future)
+    if begun is None:
+        return None
+    if begun.ticket.long:
+        incoming.watch(future)
+    try:
+        part = await future
+    except NotPlainError as error:
+        lane.failed(begun, error)
+        return None
+    except BaseException as error:
+        lane.failed(begun, error)
+        raise
+    return lane.finish(begun, part)
 
 
 def _host(headers: Mapping[bytes, bytes]) -> bytes:
@@ -350,40 +455,60 @@ _TYPE: Final = (b"content-type", b"application/json")
 def predict_lanes(plane: DataPlane, *, json_bytes: int) -> Iterator[Lane]:
     """POST /predict and its longer forms."""
     versions: dict[int, tuple[bytes, bytes]] = {}
+    paths: dict[tuple[str, str | None], Reference] = {}
 
-    async def serve(named: Mapping[str, str], incoming: Incoming) -> Reply | None:
-        path = None
-        if named:
-            number = named.get("number")
-            path = Reference(named["name"], version=int(number) if number else None)
-        arrived = time.monotonic()
-        if len(incoming.body) < INLINE_BYTES:
-            asked = read_plain(incoming.body)
-        else:
-            asked = await asyncio.wrap_future(plane.submit(partial(read_plain, incoming.body)))
+    def named_by(named: Mapping[str, str]) -> Reference | None:
+        if not named:
+            return None
+        key = (named["name"], named.get("number"))
+        reference = paths.get(key)
+        if reference is None:
+            reference = Reference(key[0], version=int(key[1]) if key[1] else None)
+            if len(paths) < _PATHS:
+                paths[key] = reference
+        return reference
+
+    def queue(
+        named: Mapping[str, str], incoming: Incoming, asked: dict[str, Any] | None, arrived: float, promise: Promise
+    ) -> Begun | None:
         if asked is None:
             return None
-        ticket = plane.begin(asked, path=path, arrived=arrived, charge=incoming.charge)
-        if ticket is None:
+        path = named_by(named)
+        ticket = plane.begin(asked, path=path, arrived=arrived, charge=incoming.charge, promise=promise)
+        return None if ticket is None else Begun(ticket)
+
+    def begin(named: Mapping[str, str], incoming: Incoming, promise: Promise) -> Begun | None:
+        if len(incoming.body) >= INLINE_BYTES:
             return None
-        if ticket.long:
-            incoming.watch(ticket.future)
-        answered = await plane.answer(ticket)
-        if answered is None:
-            return None
+        arrived = time.monotonic()
+        return queue(named, incoming, read_plain(incoming.body), arrived, promise)
+
+    def finish(begun: Begun, part: Slice) -> Reply:
+        answered = plane.answered(begun.ticket, part)
         version = versions.get(answered.version or 0)
         if version is None:
             version = versions[answered.version or 0] = (b"x-model-version", b"%d" % (answered.version or 0))
         return Reply(200, [_TYPE, (b"server-timing", answered.timing), version], answered.body)
 
+    def failed(begun: Begun, error: BaseException) -> None:
+        plane.failed(begun.ticket, error)
+
+    async def aside(named: Mapping[str, str], incoming: Incoming) -> Reply | None:
+        if len(incoming.body) < INLINE_BYTES:
+            return None
+        arrived = time.monotonic()
+        asked = await asyncio.wrap_future(plane.submit(partial(read_plain, incoming.body)))
+        return await _waited(lane, incoming, partial(queue, named, incoming, asked, arrived))
+
     model = rf"/v1/models/(?P<name>{RESOURCE_NAME.strip('^$')})"
-    paths = {
+    routes = {
         "/predict": r"/predict",
         "/v1/models/{name}/predict": rf"{model}/predict",
         "/v1/models/{name}/versions/{number}/predict": rf"{model}/versions/(?P<number>[1-9][0-9]{{0,8}})/predict",
     }
-    for route, pattern in paths.items():
-        yield Lane(route, re.compile(pattern), _is_json, serve, json_bytes)
+    for route, pattern in routes.items():
+        lane = Lane(route, re.compile(pattern), _is_json, begin, finish, failed, aside, json_bytes)
+        yield lane
 
 
 def _is_json(headers: Mapping[bytes, bytes]) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse
 
 from service import __version__
@@ -52,8 +53,21 @@ class Lifecycle:
         return self.phase is Phase.DRAINING
 
 
-def router(lifecycle: Lifecycle, *, metrics: Metrics, healthy: Callable[[], bool]) -> APIRouter:
-    """The routes; `healthy` says whether the parts that must run do."""
+def router(
+    lifecycle: Lifecycle,
+    *,
+    metrics: Metrics,
+    healthy: Callable[[], bool],
+    all_metrics: Callable[[], Awaitable[Collector]] | None = None,
+) -> APIRouter:
+    """The routes.
+
+    Args:
+        lifecycle: where the server is in its life.
+        metrics: of this process.
+        healthy: whether the parts that must run do.
+        all_metrics: gives those of all processes, where there are several.
+    """
     routes = APIRouter(tags=["health"])
     environment = {
         "version": __version__,
@@ -90,7 +104,8 @@ def router(lifecycle: Lifecycle, *, metrics: Metrics, healthy: Callable[[], bool
 
     @routes.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        found = metrics.registry if all_metrics is None else await all_metrics()
+        return Response(generate_latest(found), media_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/problems/{code}", summary="What a problem's code means", response_class=HTMLResponse)
     async def problem_page(code: Annotated[str, Path(max_length=100, examples=["not-found"])]) -> HTMLResponse:

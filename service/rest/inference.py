@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import TypeAdapter
 
 from service.dataplane import DataPlane
 from service.inference.batcher import Explained
+from service.inference.runtime import Preflight, Resident
 from service.keys import Guard
 from service.rest import bodies
 from service.rest.auth import principal_of
-from service.rest.bodies import declare
+from service.rest.bodies import Room, Share, declare
 from service.rest.control import AliasName, ModelName, VersionNumber, json_response, known_parameters
 from service.schemas import examples, views
 from service.schemas.versions import Reference
@@ -25,8 +28,15 @@ from service.schemas.versions import Reference
 _REQUEST: Final = TypeAdapter(views.PredictRequest)
 
 
-def router(plane: DataPlane, *, guard: Guard, json_bytes: int) -> APIRouter:
-    """POST /predict and its longer forms."""
+def router(plane: DataPlane, *, guard: Guard, json_bytes: int, room: Room) -> APIRouter:
+    """POST /predict and its longer forms, and what is told of batching and of loaded versions.
+
+    Args:
+        plane: answers.
+        guard: whose quotas are charged.
+        json_bytes: of a body.
+        room: for large bodies.
+    """
     routes = APIRouter(tags=["predict"], dependencies=[Depends(known_parameters)])
     answer: dict[int | str, dict[str, Any]] = {200: {"model": views.PredictionView}}
 
@@ -37,8 +47,12 @@ def router(plane: DataPlane, *, guard: Guard, json_bytes: int) -> APIRouter:
         return partial(guard.charge, principal_of(request))
 
     async def predict(request: Request, reference: Reference | None) -> Response:
+        with room.share() as share:
+            return await counted(request, reference, share)
+
+    async def counted(request: Request, reference: Reference | None, share: Share) -> Response:
         started = time.monotonic()
-        body = await bodies.read_bytes(request, limit=json_bytes)
+        body = await bodies.read_bytes(request, limit=json_bytes, share=share)
         if len(body) < bodies.INLINE_BYTES:
             asked, parsed = _parse(body)
         else:
@@ -114,7 +128,72 @@ def router(plane: DataPlane, *, guard: Guard, json_bytes: int) -> APIRouter:
         found = [{"version": version, **comparison.view()} for version, comparison in plane.shadows(name, alias)]
         return json_response({"model": name, "alias": alias, "shadows": found})
 
+    @routes.get(
+        "/v1/loaded",
+        summary="Which versions are loaded",
+        description="In this process: the one that was asked longest ago comes first, and goes first for another.",
+        responses={200: {"model": views.LoadedView}},
+    )
+    def loaded() -> Response:
+        found = [{**_resident(one), "in_flight": requests} for one, requests in plane.residents()]
+        total = sum(one["size_bytes"] for one in found)
+        return json_response({"budget_bytes": plane.budget_bytes, "loaded_bytes": total, "data": found})
+
+    @routes.post(
+        "/v1/models/{name}/versions/{number}/load",
+        summary="Load a version",
+        description=(
+            "Versions are loaded by their first request; this does it before. `dry_run` only says what would go for "
+            "it. `pin` keeps it: it never goes to make room, and every later start of a server loads it."
+        ),
+        responses={200: {"model": views.LoadView}},
+    )
+    async def load(
+        name: ModelName,
+        number: VersionNumber,
+        dry_run: Annotated[bool, Query(description="Change nothing.")] = False,
+        pin: Annotated[bool | None, Query(description="Pin it, or end that; not given leaves it.")] = None,
+    ) -> Response:
+        before = await run_sync(plane.preflight, name, number)
+        if dry_run:
+            return json_response(_flight(before))
+        after = await run_sync(partial(plane.keep, name, number, pinned=pin, everywhere=True))
+        evicts = () if before.loaded else before.evicts
+        return json_response(_flight(replace(after, evicts=evicts)))
+
+    @routes.post(
+        "/v1/models/{name}/versions/{number}/unload",
+        summary="Unload a version",
+        description=(
+            "Pinned or not. Requests that it has begun are answered, which this waits for; the next one loads it again."
+        ),
+        responses={200: {"model": views.UnloadView}},
+    )
+    async def unload(name: ModelName, number: VersionNumber) -> Response:
+        return json_response(
+            {"model": name, "version": number, "drained": await plane.unload(name, number, everywhere=True)}
+        )
+
     return routes
+
+
+def _flight(told: Preflight) -> dict[str, Any]:
+    return {
+        "model": told.model,
+        "version": told.version,
+        "loaded": told.loaded,
+        "pinned": told.pinned,
+        "size_bytes": told.size_bytes,
+        "budget_bytes": told.budget_bytes,
+        "loaded_bytes": told.loaded_bytes,
+        "evicts": [_resident(one) for one in told.evicts],
+        "fits": told.fits,
+        "detail": told.sentence(),
+    }
+
+
+def _resident(one: Resident) -> dict[str, Any]:
+    return {"model": one.model, "version": one.version, "size_bytes": one.size_bytes, "pinned": one.pinned}
 
 
 def _explained(plane: DataPlane, name: str) -> dict[str, Any]:
@@ -129,8 +208,13 @@ def _explained(plane: DataPlane, name: str) -> dict[str, Any]:
         "target_s": policy.target_s,
         "inline_s": policy.inline_s,
         "versions": [
-            {"version": version, "mergeable": mergeable, "groups": [_group(each) for each in groups]}
-            for version, mergeable, groups in plane.batching(name)
+            {
+                "version": version,
+                "mergeable": mergeable,
+                "engine": engine,
+                "groups": [_group(each) for each in groups],
+            }
+            for version, mergeable, engine, groups in plane.batching(name)
         ],
     }
 

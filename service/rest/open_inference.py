@@ -10,7 +10,7 @@ import asyncio
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -28,13 +28,15 @@ from service.errors import (
     shorten,
 )
 from service.inference import tensors
-from service.inference.runtime import Inference
+from service.inference.dispatch import Promise
+from service.inference.runtime import Inference, Slice
 from service.inference.tensors import DATATYPE_OF, DATATYPES, Answered, Tensor
 from service.keys import Guard
-from service.openinference import Described, OpenInference, Watch, said
+from service.openinference import Described, OpenInference, said
 from service.rest import bodies
 from service.rest.auth import principal_of
-from service.rest.fast import Incoming, Lane, Reply
+from service.rest.bodies import JSON_WEIGHT, LARGE_BYTES, Room, Share
+from service.rest.fast import Begun, Incoming, Lane, Reply
 from service.schemas.document import RESOURCE_NAME
 from service.schemas.versions import Reference
 
@@ -44,6 +46,9 @@ _REFERENCES: Final = 10_000
 """Names with slots that are remembered; they come from clients, so there must be an end."""
 _COMPRESS_FROM: Final = 1024
 """Shorter answers go as they are: compressed they would hardly be shorter."""
+
+_DEFLATES: Final = 1032
+"""The most that gzip and deflate make of a byte."""
 
 _WINDOWS: Final = {"gzip": 31, "deflate": 15}
 """What zlib calls the two encodings; deflate is the zlib format, as HTTP says."""
@@ -59,9 +64,10 @@ Answer = tuple[bytes, dict[str, str]]
 class Exchange:
     """One inference request from its bytes to the bytes of its answer, without the framework's requests."""
 
-    def __init__(self, view: OpenInference, *, max_bytes: int) -> None:
+    def __init__(self, view: OpenInference, *, json_bytes: int, binary_bytes: int) -> None:
         self._view = view
-        self._max_bytes = max_bytes
+        self._json_bytes = json_bytes
+        self._binary_bytes = binary_bytes
         self._references: dict[tuple[str, str | None], Reference] = {}
 
     async def answer(
@@ -72,6 +78,7 @@ class Exchange:
         body: bytes,
         *,
         charge: Callable[[int], None],
+        share: Share = Share(),  # noqa: B008  one that counts nothing
     ) -> Answer:
         """The body and the headers of the answer 200.
 
@@ -81,6 +88,7 @@ class Exchange:
             headers: of the request, by names in lower case.
             body: as it came, perhaps compressed.
             charge: told the rows before they are queued; it may raise.
+            share: where the memory is counted that large bodies take.
 
         Raises:
             ServiceError: whatever is wrong; under /v2 the statuses of `problems` hold, with 400 in place of 422.
@@ -88,23 +96,26 @@ class Exchange:
         view = self._view
         reference = self._reference(name, slot)
         encoding = headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
-            body = await run_sync(decompress, body, encoding, self._max_bytes)  # what is short here may be long then
         told = headers.get(LENGTH)
         length = None if told is None else _length(told)
+        most, weight = self.most(headers)
+        if encoding not in ("", "identity"):
+            try:  # what is short here may be long then, so in a thread
+                body = await run_sync(decompress, body, encoding, min(most, LARGE_BYTES))
+            except BodyTooLarge:
+                if most <= LARGE_BYTES:
+                    raise
+                share.reach(len(body) + weight * min(most, _DEFLATES * len(body)))
+                body = await run_sync(decompress, body, encoding, most)
+        if length is not None and length > self._json_bytes:
+            raise bodies.too_large(self._json_bytes)
         if length == 0:
             request = _raw(body, await view.takes(reference), elements=view.elements)
         else:
             request = await _here_or_aside(len(body), _decode, body, length, view.elements, view.rows)
         charge(len(request.inputs[0].array))
         found, outputs = await view.infer(reference, request)
-        content, header = tensors.encode(
-            outputs,
-            model=found.model or name,
-            version="" if found.version is None else str(found.version),
-            id=request.id,
-            parameters=said(found),
-        )
+        content, header = self._written(found, outputs, name, request.id)
         out = {
             "Content-Type": "application/json" if header is None else _BINARY,
             "Server-Timing": _timing(found),
@@ -121,31 +132,73 @@ class Exchange:
                 out["Content-Encoding"] = wanted
         return content, out
 
-    async def plain(
+    def most(self, headers: Mapping[str, str]) -> tuple[int, int]:
+        """The bytes that a request with these headers may have, and how often they count in the room of bodies."""
+        return (self._json_bytes, JSON_WEIGHT) if headers.get(LENGTH) is None else (self._binary_bytes, 1)
+
+    def begin(
         self,
         name: str,
         slot: str | None,
+        headers: Mapping[bytes, bytes],
         body: bytes,
         *,
         charge: Callable[[int], None],
-        watch: Watch,
-    ) -> tuple[bytes, int | None, str] | None:
-        """The answer to a request that is nothing but a few numbers in JSON, its version and its times.
+        promise: Promise,
+    ) -> Begun | None:
+        """Let a request wait for its turn if all that it needs is here, and reading it takes a moment only; `finish`
+        makes its answer.
 
-        None where it is anything else, or something about it is odd: then `answer` is the way.
+        Raises:
+            ServiceError: whatever is wrong, as `answer` says it.
         """
-        asked = tensors.plain(body)
-        if asked is None:
+        if len(body) >= bodies.INLINE_BYTES or b"content-encoding" in headers:
             return None
-        found = await self._view.infer_plain(self._reference(name, slot), asked, charge=charge, watch=watch)
-        if found is None:
+        view = self._view
+        told = headers.get(_LENGTH)
+        accepts = headers.get(b"accept-encoding")
+        if told is None and len(body) < _PLAIN_BYTES:
+            asked = tensors.plain(body)
+            if asked is not None:
+                reference = self._reference(name, slot)
+                ticket = view.begin_plain(reference, asked, charge=charge, promise=promise)
+                if ticket is not None:
+                    return Begun(ticket, (name, asked.id, None, accepts))
+        length = None if told is None else _length(told.decode("latin-1"))
+        if length == 0 or (length is not None and length > self._json_bytes):
             return None
-        outputs = [Answered(name, DATATYPE_OF[array.dtype.name], array) for name, array in found.outputs.items()]
+        request = _decode(body, length, view.elements, view.rows)
+        ticket = view.begin(self._reference(name, slot), request, charge=charge, promise=promise)
+        return None if ticket is None else Begun(ticket, (name, request.id, request, accepts))
+
+    def finish(self, begun: Begun, part: Slice) -> Reply | None:
+        """The answer to what `begin` has let wait; None where writing it would take long."""
+        name, identity, request, accepts = begun.asked
+        if request is None:
+            found = self._view.plainly(begun.ticket, part)
+            outputs = [Answered(name, DATATYPE_OF[array.dtype.name], array) for name, array in found.outputs.items()]
+        else:
+            found, outputs = self._view.inferred(begun.ticket, request, part)
+        content, header = self._written(found, outputs, name, identity)
+        told = [_TYPE if header is None else _BYTES, (b"server-timing", _timing(found).encode())]
+        if header is not None:
+            told.append((_LENGTH, b"%d" % header))
+        if found.version is not None:
+            told.append((b"x-model-version", b"%d" % found.version))
+        if len(content) >= _COMPRESS_FROM:
+            told.append((b"vary", b"Accept-Encoding"))
+            wanted = None if accepts is None else accepted_encoding(accepts.decode("latin-1"))
+            if wanted is not None:
+                if len(content) >= bodies.INLINE_BYTES:
+                    return None
+                content = _compress(content, wanted)
+                told.append((b"content-encoding", wanted.encode()))
+        return Reply(200, told, content)
+
+    @staticmethod
+    def _written(found: Inference, outputs: Sequence[Answered], name: str, identity: str) -> tuple[bytes, int | None]:
         version = "" if found.version is None else str(found.version)
-        content, _ = tensors.encode(
-            outputs, model=found.model or name, version=version, id=asked.id, parameters=said(found)
-        )
-        return content, found.version, _timing(found)
+        return tensors.encode(outputs, model=found.model or name, version=version, id=identity, parameters=said(found))
 
     def _reference(self, name: str, slot: str | None) -> Reference:
         reference = self._references.get((name, slot))
@@ -247,31 +300,36 @@ def _raw(body: bytes, takes: tuple[Described, ...], *, elements: int) -> tensors
     return tensors.Request((Tensor(one.name, one.datatype, array),), binary=True)
 
 
-def lanes(view: OpenInference, *, max_bytes: int) -> Iterator[Lane]:
-    """The short way of inference requests: the same answers without the framework, which tells what is wrong."""
-    exchange = Exchange(view, max_bytes=max_bytes)
+def lanes(view: OpenInference, *, json_bytes: int, binary_bytes: int) -> Iterator[Lane]:
+    """The short way of inference requests: the same answers without the framework, which tells what is wrong.
 
-    async def serve(named: Mapping[str, str], incoming: Incoming) -> Reply | None:
+    Large bodies, and compressed ones, go through the framework, where the memory that they take is counted.
+    """
+    exchange = Exchange(view, json_bytes=json_bytes, binary_bytes=binary_bytes)
+
+    def begin(named: Mapping[str, str], incoming: Incoming, promise: Promise) -> Begun | None:
+        return exchange.begin(
+            named["name"],
+            named.get("version"),
+            incoming.headers,
+            incoming.body,
+            charge=incoming.charge,
+            promise=promise,
+        )
+
+    async def aside(named: Mapping[str, str], incoming: Incoming) -> Reply | None:
         sent = incoming.headers
-        model, slot, body = named["name"], named.get("version"), incoming.body
-        if len(body) < _PLAIN_BYTES and _LENGTH not in sent and b"content-encoding" not in sent:
-            found = await exchange.plain(model, slot, body, charge=incoming.charge, watch=incoming.watch)
-            if found is not None:
-                content, version, timing = found
-                told = [_TYPE, (b"server-timing", timing.encode()), (b"x-model-version", b"%d" % (version or 0))]
-                if len(content) >= _COMPRESS_FROM:
-                    told.append((b"vary", b"accept-encoding"))
-                    wanted = accepted_encoding(sent.get(b"accept-encoding", b"").decode("latin-1"))
-                    if wanted is not None:
-                        content = _compress(content, wanted)
-                        told.append((b"content-encoding", wanted.encode()))
-                return Reply(200, told, content)
+        if b"content-encoding" in sent:
+            return None
         headers = {name: sent[key].decode("latin-1") for name, key in _READ if key in sent}
-        work = exchange.answer(model, slot, headers, body, charge=incoming.charge)
+        work = exchange.answer(named["name"], named.get("version"), headers, incoming.body, charge=incoming.charge)
         task = asyncio.ensure_future(work)
         incoming.watch(task)
         content, out = await task
         return Reply(200, [(name.lower().encode(), value.encode("latin-1")) for name, value in out.items()], content)
+
+    def failed(begun: Begun, error: BaseException) -> None:
+        view.failed(begun.ticket, error)
 
     name = RESOURCE_NAME.strip("^$")
     model = rf"/v2/models/(?P<name>{name})"
@@ -279,15 +337,17 @@ def lanes(view: OpenInference, *, max_bytes: int) -> Iterator[Lane]:
         ("/v2/models/{name}/infer", rf"{model}/infer"),
         ("/v2/models/{name}/versions/{version}/infer", rf"{model}/versions/(?P<version>{name})/infer"),
     ):
-        yield Lane(route, re.compile(pattern), _any, serve, max_bytes)
+        limit = min(json_bytes, LARGE_BYTES)
+        yield Lane(route, re.compile(pattern), _any, begin, exchange.finish, failed, aside, limit)
 
 
 _TYPE: Final = (b"content-type", b"application/json")
+_BYTES: Final = (b"content-type", b"application/octet-stream")
 _LENGTH: Final = LENGTH.encode()
 _PLAIN_BYTES: Final = 1024
 """Larger requests are worth no second look."""
 
-_READ: Final = tuple((name, name.encode()) for name in (LENGTH, "content-encoding", "accept-encoding"))
+_READ: Final = tuple((name, name.encode()) for name in (LENGTH, "accept-encoding"))
 """The headers of a request that say how it is to be read and answered."""
 
 
@@ -296,10 +356,18 @@ def _any(_: Mapping[bytes, bytes]) -> bool:
     return True
 
 
-def router(view: OpenInference, *, guard: Guard, max_bytes: int) -> APIRouter:
-    """Every route of the protocol under /v2; those of what is not done here answer 501."""
+def router(view: OpenInference, *, guard: Guard, json_bytes: int, binary_bytes: int, room: Room) -> APIRouter:
+    """Every route of the protocol under /v2; those of what is not done here answer 501.
+
+    Args:
+        view: what they do.
+        guard: whose quotas are charged.
+        json_bytes: of an inference request in JSON, and of the JSON in front of bytes.
+        binary_bytes: of one that brings tensors as bytes.
+        room: for large bodies.
+    """
     routes = APIRouter(tags=["open inference"])
-    inference = Exchange(view, max_bytes=max_bytes)
+    inference = Exchange(view, json_bytes=json_bytes, binary_bytes=binary_bytes)
 
     @routes.get("/v2/", include_in_schema=False)
     @routes.get("/v2", summary="The server's name, version and extensions")
@@ -347,10 +415,12 @@ def router(view: OpenInference, *, guard: Guard, max_bytes: int) -> APIRouter:
         _both(routes, view, tail, summary, work)
 
     async def infer(request: Request, name: str, slot: str | None) -> Response:
-        body = await _read(request, most=max_bytes)
         charged = guard.open or request.scope.get("modelyard.charged")
         charge = _nothing if charged else partial(guard.charge, principal_of(request))
-        content, headers = await inference.answer(name, slot, request.headers, body, charge=charge)
+        most, weight = inference.most(request.headers)
+        with room.share() as share:
+            body = await _read(request, most=most, share=share, weight=weight)
+            content, headers = await inference.answer(name, slot, request.headers, body, charge=charge, share=share)
         return Response(content, headers=headers)
 
     @routes.post("/v2/models/{name}/infer", summary="Infer", responses=_TENSORS, openapi_extra=_REQUEST)
@@ -448,24 +518,23 @@ def _nothing(_: int) -> None:
     """Nobody has a quota."""
 
 
-async def _read(request: Request, *, most: int) -> bytes:
-    """The body as it came, at most `most` bytes."""
+async def _read(request: Request, *, most: int, share: Share | None = None, weight: int = 1) -> bytes:
+    """The body as it came, at most `most` bytes, each counted `weight` times in `share`."""
+    share = share or Share()
     declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > most:
-        raise _too_large(most)
+    if declared.isascii() and declared.isdigit():
+        if int(declared[:20]) > most:
+            raise bodies.too_large(most)
+        share.reach(int(declared) * weight)
     pieces = []
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > most:
-            raise _too_large(most)
+            raise bodies.too_large(most)
+        share.reach(size * weight)
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _too_large(most: int) -> BodyTooLarge:
-    detail = f"The body is larger than the {most} bytes that are taken here."
-    return BodyTooLarge(detail, limit={"name": "body_bytes", "value": most})
 
 
 _SMALL: Final = 64 * 1024

@@ -109,7 +109,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "deadline-passed": "Give more time, or send fewer rows.",
     "unsupported": "Do without; the metadata's `extensions` lists what this server does.",
     "store-full": "Make room. Predictions go on.",
-    "memory-full": "Unload versions, lower MODELYARD_MODEL_MEMORY_BYTES, or give the server more memory.",
+    "memory-full": "Unload versions or end their pins, or set MODELYARD_MODEL_MEMORY_BYTES to what there is to spare.",
 }
 """What to do about each problem: the hint of those that have no better one, and what their pages say."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -135,7 +135,7 @@ class _HeadersTooLarge(Exception):
     """Ends the parsing; the parser takes it for an error of the request."""
 
 
-class _Part(Enum):
+class Part(Enum):
     """What of a request comes next."""
 
     NOTHING = "nothing"
@@ -153,7 +153,7 @@ class ReceivingProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
-        self._awaited = _Part.HEADERS
+        self._awaited = Part.HEADERS
         self._since = 0.0  # when this part of the request began, later for each time that we did not read
         self._received = 0  # bytes of this part
         self._status = 400  # what a request that the parser refuses is answered with
@@ -166,7 +166,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         try:
             self.counted.enter(address)
         except TooManyConnections as error:
-            self._awaited = _Part.NOTHING
+            self._awaited = Part.NOTHING
             request_id = uuid.uuid4().hex
             answer = respond(error, {"path": "", "modelyard.request_id": request_id})
             transport.write(self._written(answer, request_id))
@@ -181,7 +181,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         if self._entered is not None:
             self.counted.leave(self._entered)
             self._entered = None
-        self._awaited = _Part.NOTHING
+        self._awaited = Part.NOTHING
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -195,24 +195,24 @@ class ReceivingProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._awaited is _Part.NOTHING:
+        if self._awaited is Part.NOTHING:
             cycle: RequestResponseCycle | None = self.cycle
             if cycle is None or not cycle.response_complete:
                 return
             # Line ends between requests, or the rest of a body that was answered early: they ended the idle time.
-            self._awaited = _Part.HEADERS
+            self._awaited = Part.HEADERS
             self._since = self.loop.time()
             self._received = 0
-        if self._awaited is _Part.HEADERS and self._received > MAX_HEADER_BYTES:
+        if self._awaited is Part.HEADERS and self._received > MAX_HEADER_BYTES:
             self._refuse(431)
-        elif self._timer is None:
-            self._timer = self.loop.call_later(_TICK_S, self._look)
+        else:
+            self._watch()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        if self._awaited is _Part.NOTHING:  # the first request's headers are awaited since the connection was made
-            self._awaited = _Part.HEADERS
+        if self._awaited is Part.NOTHING:  # the first request's headers are awaited since the connection was made
+            self._awaited = Part.HEADERS
             self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
@@ -222,36 +222,41 @@ class ReceivingProtocol(HttpToolsProtocol):
             if size > MAX_HEADER_BYTES:
                 self._status = 431
                 raise _HeadersTooLarge
-        self._awaited = _Part.BODY
+        self._awaited = Part.BODY
         self._since = self.loop.time()
         self._received = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """All of it is here."""
-        self._awaited = _Part.NOTHING
+        self._awaited = Part.NOTHING
         self._received = 0
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """The connection is another protocol's from here on."""
-        self._awaited = _Part.NOTHING
+        self._awaited = Part.NOTHING
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request in the same form as everything else."""
         self._refuse(self._status)
 
+    def _watch(self) -> None:
+        """See to it that somebody looks whether what is awaited comes."""
+        if self._timer is None:
+            self._timer = self.loop.call_later(_TICK_S, self._look)
+
     def _look(self) -> None:
         """Cut the connection if its time is up; else look again while something is still to come."""
         self._timer = None
-        if self._awaited is _Part.NOTHING or self.transport.is_closing():
+        if self._awaited is Part.NOTHING or self.transport.is_closing():
             return
         now = self.loop.time()
         if self.flow.read_paused:  # we are the slow ones
             self._since = min(now, self._since + _TICK_S)
         limits = self.deadlines
-        if self._awaited is _Part.HEADERS:
+        if self._awaited is Part.HEADERS:
             left = self._since + limits.headers_s - now
         else:
             left = self._since + limits.body_s + self._received / limits.body_bytes_per_s - now
@@ -262,10 +267,10 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Close, after a problem where one is due: not to a client that asked nothing, nor amid another answer."""
-        awaited, self._awaited = self._awaited, _Part.NOTHING
+        awaited, self._awaited = self._awaited, Part.NOTHING
         cycle: RequestResponseCycle | None = self.cycle
         busy = cycle is not None and not cycle.response_complete
-        if awaited is _Part.BODY:
+        if awaited is Part.BODY:
             due = cycle is not None and not cycle.response_started
         else:
             due = not busy and (status != 408 or self._received > 0)
@@ -297,6 +302,14 @@ class ReceivingProtocol(HttpToolsProtocol):
         return b"".join([STATUS_LINE[answer.status_code], lines, b"\r\n", bytes(answer.body)])
 
 
-def receiving(deadlines: Deadlines, counted: Connections) -> type[ReceivingProtocol]:
-    """The protocol with these deadlines and this count, as a class for `uvicorn.Config(http=…)`."""
-    return type("ReceivingProtocol", (ReceivingProtocol,), {"deadlines": deadlines, "counted": counted})
+P = TypeVar("P", bound=ReceivingProtocol)
+
+
+def receiving(
+    deadlines: Deadlines,
+    counted: Connections,
+    *,
+    kind: type[P] = ReceivingProtocol,  # type: ignore[assignment]
+) -> type[P]:
+    """The protocol, or a kind of it, with these deadlines and this count, as a class for `uvicorn.Config(http=…)`."""
+    return type(kind.__name__, (kind,), {"deadlines": deadlines, "counted": counted})

@@ -347,20 +347,25 @@ def apply(
         for key in held
         if key in fresh and rows[key].kind == "parameter"
     )
-    counted = replace(judgement, summary=_summary(judgement.summary, after, rows, held))
-    return Edited(canonical_form(after), counted, weights, freeze, held, (*surgery.told, *odd))
+    return Edited(canonical_form(after), without_frozen(judgement, held), weights, freeze, held, (*surgery.told, *odd))
 
 
-def _summary(
-    summary: Mapping[str, Any] | None, net: Architecture, rows: Mapping[str, StateRow], held: Collection[str]
-) -> dict[str, Any] | None:
-    """The summary of a net with the parameters that are frozen taken from the trainable ones; tied ones count once."""
-    if summary is None:
-        return None
+def without_frozen(judgement: Judgement, held: Collection[str]) -> Judgement:
+    """A judgement of which the summary counts what is frozen no longer among the trainable parameters; tied ones count
+    once.
+
+    Args:
+        judgement: of a net without mistakes, which counts all of them.
+        held: keys of the state_dict that are frozen.
+    """
+    net, summary = judgement.architecture, judgement.summary
+    if net is None or summary is None or not held:
+        return judgement
+    rows = state_rows(net)
     same = {tie.to: tie.from_ for tie in net.tie}
     tensors = {same.get(key, key) for key in held if rows[key].kind == "parameter"}
     still = sum(math.prod(rows[key].shape) for key in tensors)
-    return {**summary, "trainable_parameters": summary["trainable_parameters"] - still}
+    return replace(judgement, summary={**summary, "trainable_parameters": summary["trainable_parameters"] - still})
 
 
 def _is_idle_rule(entry: Entry) -> bool:

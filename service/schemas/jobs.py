@@ -157,10 +157,12 @@ class ImportSpec(Document):
     An upload may bring its architecture along; `inputs` say what such a net takes, `forward` how it and its parts call
     their layers (lines for the net itself, or lines by path or class), where the file does not. `part` names the
     weights in a checkpoint that has several sets of them. `job` is a train job that has made no version: its best
-    checkpoint is taken, with all that belongs to it.
+    checkpoint is taken, with all that belongs to it. `model` is a version that is published once more as it is, to be
+    served by another engine.
     """
 
     kind: Literal["import"]
+    model: ModelReference | None = None
     architecture: ArchitectureField | None = None
     upload: UploadId | None = None
     job: Annotated[str, StringConstraints(pattern=f"^{JOB_REFERENCE}$")] | None = None
@@ -178,10 +180,12 @@ class ImportSpec(Document):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         found: list[Entry] = []
-        if self.job is not None:
-            for name in ("architecture", "upload", "state_dict", "inputs", "forward", "rename", "part"):
+        if self.model is not None or self.job is not None:
+            whole, whose = ("model", "version") if self.model is not None else ("job", "job's checkpoint")
+            also = ("job",) if self.model is not None else ()
+            for name in (*also, "architecture", "upload", "state_dict", "inputs", "forward", "rename", "part"):
                 if getattr(self, name):
-                    detail, hint = "The job's checkpoint brings this along.", f"Leave `{name}` or `job` out."
+                    detail, hint = f"The {whose} brings this along.", f"Leave `{name}` or `{whole}` out."
                     found.append(Entry(f"/{name}", "conflict", detail, hint=hint))
         elif self.upload is None:
             if self.architecture is None:

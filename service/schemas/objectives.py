@@ -1,4 +1,4 @@
-"""Objectives: torch's losses that are data, each a document with torch's names for its settings.
+"""Objectives: torch's losses that are data and a few more, each a document with torch's names for its settings.
 
 Says of each what its targets are and what the net's outputs mean beside them. Knows no tensors; `engine/objectives`
 computes them.
@@ -23,9 +23,14 @@ TargetKind = Literal["numbers", "classes", "binary", "probabilities", "signs", "
 """What targets are: numbers to be met; class indices, one a row; 0 or 1 (or between) for each output; probabilities
 that sum to 1; −1 or 1; or indices of the classes of a row, ended by −1."""
 
-Shape = Literal["outputs", "classes", "half", "pair"]
+Shape = Literal["outputs", "classes", "half", "pair", "triple", "quantiles", "sequence"]
 """How outputs lie beside targets: in the same shape; [N, classes] beside [N]; [N, 2k] beside [N, k]; two values (or
-vectors) a row beside one target."""
+vectors) a row beside one target; three vectors a row beside one target; [N, q] beside [N, 1], or for one quantile in
+the same shape; [N, T, classes] beside [N, S]."""
+
+Distance = Literal["euclidean", "squared_euclidean", "manhattan", "chebyshev", "cosine"]
+"""Between two vectors: the norm of the difference (as torch's pairwise_distance has it), its square, the sum and the
+largest of the differences, 1 − the cosine of the angle."""
 
 
 class Mse(Document):
@@ -233,6 +238,114 @@ class CosineEmbedding(Document):
     margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
+class TripletMargin(Document):
+    """torch.nn.TripletMarginLoss: the net answers three vectors a row, [N, 3, d]; of a target 1 the second is to be
+    nearer to the first than the third is, by `margin`, of −1 the third.
+
+    torch has no targets: its rows are those of the target 1. `swap` counts the distance of the second and the third too
+    (Balntas et al. 2016).
+    """
+
+    targets: ClassVar[TargetKind] = "signs"
+    shape: ClassVar[Shape] = "triple"
+    type: Literal["triplet_margin"]
+    reduction: Reduction = "mean"
+    margin: Positive = 1.0
+    p: Annotated[float, Field(ge=1, le=100)] = 2.0
+    eps: Eps = 1e-6
+    swap: bool = False
+
+
+class TripletMarginWithDistance(Document):
+    """torch.nn.TripletMarginWithDistanceLoss: triplet_margin by a `distance` of another kind."""
+
+    targets: ClassVar[TargetKind] = "signs"
+    shape: ClassVar[Shape] = "triple"
+    type: Literal["triplet_margin_with_distance"]
+    reduction: Reduction = "mean"
+    distance: Distance = "euclidean"
+    margin: Positive = 1.0
+    swap: bool = False
+
+
+class Ctc(Document):
+    """torch.nn.CTCLoss: the net answers the log-probabilities of classes at each of T steps, [N, T, classes]; a row's
+    target lists its classes, filled up with −1, without places.
+
+    `blank` is the class that means none. All T steps of a row count. A row whose target is too long for them has an
+    infinite loss, or with `zero_infinity` none.
+    """
+
+    targets: ClassVar[TargetKind] = "label_lists"
+    shape: ClassVar[Shape] = "sequence"
+    type: Literal["ctc"]
+    reduction: Reduction = "mean"
+    blank: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    zero_infinity: bool = False
+
+
+class SigmoidFocal(Document):
+    """bce_with_logits, where what is told apart well counts less: times (1 − p)^`gamma`, p being the probability of the
+    truth; the ones count by `alpha`, the zeros by 1 − `alpha`."""
+
+    targets: ClassVar[TargetKind] = "binary"
+    shape: ClassVar[Shape] = "outputs"
+    type: Literal["sigmoid_focal"]
+    reduction: Reduction = "mean"
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = 0.25
+    gamma: Annotated[float, Field(ge=0, le=100)] = 2.0
+
+
+class SoftmaxFocal(Document):
+    """cross_entropy, where what is told apart well counts less: times (1 − p)^`gamma`, p being the probability of the
+    right class.
+
+    `weight` and `ignore_index` are as in cross_entropy, and with `gamma` 0 so is all of it.
+    """
+
+    targets: ClassVar[TargetKind] = "classes"
+    shape: ClassVar[Shape] = "classes"
+    type: Literal["softmax_focal"]
+    reduction: Reduction = "mean"
+    gamma: Annotated[float, Field(ge=0, le=100)] = 2.0
+    weight: Weights | Literal["balanced"] | None = None
+    ignore_index: ClassIndex = -100
+
+
+class Quantile(Document):
+    """The pinball loss: the net answers the value below which the target lies with a probability, for each of
+    `quantiles` one, [N, q] beside targets [N, 1]; their losses are averaged.
+
+    mae and r2 are of the quantile that is nearest to one half. Two quantiles such as 0.05 and 0.95 are an interval.
+    """
+
+    targets: ClassVar[TargetKind] = "numbers"
+    shape: ClassVar[Shape] = "quantiles"
+    type: Literal["quantile"]
+    reduction: Reduction = "mean"
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=1000)] = (0.5,)
+
+
+class LogCosh(Document):
+    """log(cosh(output − target)): squared, halved, near the target, and linear beyond."""
+
+    targets: ClassVar[TargetKind] = "numbers"
+    shape: ClassVar[Shape] = "outputs"
+    type: Literal["log_cosh"]
+    reduction: Reduction = "mean"
+
+
+class Dice(Document):
+    """1 − 2 · overlap / size of a row's mask of ones, targets and probabilities together: for masks of which few
+    numbers are ones. Outputs are logits in the targets' shape; `smooth` is added to both sides of the fraction."""
+
+    targets: ClassVar[TargetKind] = "binary"
+    shape: ClassVar[Shape] = "outputs"
+    type: Literal["dice"]
+    reduction: Reduction = "mean"
+    smooth: NonNegative = 1.0
+
+
 AnyObjective: TypeAlias = (
     Mse
     | L1
@@ -252,33 +365,54 @@ AnyObjective: TypeAlias = (
     | KlDiv
     | MarginRanking
     | CosineEmbedding
+    | TripletMargin
+    | TripletMarginWithDistance
+    | Ctc
+    | SigmoidFocal
+    | SoftmaxFocal
+    | Quantile
+    | LogCosh
+    | Dice
 )
 Objective = Annotated[AnyObjective, Field(discriminator="type")]
 
 LEFT_OUT: Final = {
     "NLLLoss2d": "An old name of NLLLoss.",
     "LinearCrossEntropyLoss": "It holds weights of its own: a net with a last Linear and cross_entropy says the same.",
-    "TripletMarginLoss": "Its rows have no targets, and a dataset has them.",
-    "TripletMarginWithDistanceLoss": "Its distance is a function given as code.",
-    "CTCLoss": "Its targets are sequences of many lengths, which a dataset does not have.",
 }
 """torch's losses that are no documents, with the reason."""
 
+BESIDE_TORCHS: Final = {
+    "sigmoid_focal": "Lin et al. 2017, Focal Loss for Dense Object Detection (arXiv 1708.02002), equation 5.",
+    "softmax_focal": "The same, equation 4, over classes.",
+    "quantile": "Koenker and Bassett 1978, Regression Quantiles (Econometrica 46); scikit-learn's mean_pinball_loss.",
+    "log_cosh": "Chen et al. 2019, Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder; Keras' LogCosh.",
+    "dice": "Milletari et al. 2016, V-Net (arXiv 1606.04797), with sizes that are not squared, as Sudre et al. 2017"
+    " (arXiv 1707.03237) have them.",
+}
+"""Objectives that are none of torch's losses, with their source."""
 
 SETTINGS_LEFT_OUT: Final = {
     "size_average": "An old name of reduction.",
     "reduce": "An old name of reduction.",
     "weight of bce": "It is about the rows of one batch, which no document can know.",
     "weight of bce_with_logits": "It is about the rows of one batch, which no document can know.",
+    "distance_function": "It is code; `distance` names one.",
 }
 """Settings of torch's losses that no document has, with the reason."""
 
 
 def is_fitted(objective: AnyObjective) -> bool:
     """Whether nothing in the objective waits for the training rows; "balanced" does."""
-    return "balanced" not in (getattr(objective, "weight", None), getattr(objective, "pos_weight", None))
+    settings = vars(objective)
+    return "balanced" not in (settings.get("weight"), settings.get("pos_weight"))
 
 
 def answers_classes(objective: AnyObjective) -> bool:
     """Whether accuracy is what is asked of such a net: it tells classes or labels apart."""
     return objective.targets in ("classes", "binary")
+
+
+def tells_two_classes(objective: AnyObjective) -> bool:
+    """Whether targets may be two named classes, of which a logit a row is the second's."""
+    return isinstance(objective, (BceWithLogits, SigmoidFocal))

@@ -11,6 +11,7 @@ from service.errors import InvalidInput, InvalidName
 from service.schemas import conditions
 from service.schemas.conditions import Condition
 from service.schemas.document import Document, ResourceName, disagreement
+from service.schemas.engines import Engine
 from service.schemas.versions import check_alias, check_name
 
 
@@ -55,12 +56,15 @@ class Output(Document):
 
     `{"champion": "val_accuracy >= champion.val_accuracy"}` sets the alias only if that holds; while there is no alias
     champion it does. The version is published either way.
+
+    `engine` is what computes the net when the version answers; without it torch does.
     """
 
     model: Annotated[ResourceName, checked(check_name)]
     alias_on_success: (
         AliasName | Annotated[dict[AliasName, ConditionText], Field(min_length=1, max_length=1)] | None
     ) = None
+    engine: Engine | None = None
 
     @property
     def alias(self) -> str | None:

@@ -181,6 +181,9 @@ class TrainingConfig(Document):
         if self.cuda_graphs and self.accumulate > 1:
             detail = "Batches that are parts of an update are not recorded."
             found.append(Entry("/cuda_graphs", "conflict", detail, hint="Leave `accumulate` or `cuda_graphs` out."))
+        if self.cuda_graphs and self.objective.type == "ctc":
+            detail = "ctc looks at its targets' lengths, which a recording cannot."
+            found.append(Entry("/cuda_graphs", "conflict", detail, hint="Leave `cuda_graphs` out."))
         if self.deterministic and self.budget.max_seconds is not None:
             detail = "Where a budget of seconds ends depends on the machine's load."
             hint = "Give epochs or steps alone, or leave `deterministic` out."

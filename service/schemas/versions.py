@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from service.errors import Entry, InvalidName, shorten
 from service.schemas.document import NAME_RULE, RESOURCE_NAME, Digest, Document, cleaned_name
+from service.schemas.engines import EngineRecord
 
 DEFAULT_ALIAS: Final = "champion"
 RESERVED_NAMES: Final = frozenset({"stats"})
@@ -66,6 +67,8 @@ class Manifest(Document):
     signature: Signature
     classes: tuple[str, ...] | None = None
     batch_independence: BatchIndependence | None = None
+    engine: EngineRecord | None = None
+    """What serves it; None for versions of before there was a choice: the plan, contiguous."""
     lineage: dict[str, Any]
     files: tuple[VersionFile, ...]
     size_bytes: int
@@ -81,6 +84,7 @@ class VersionDraft(Document):
     signature: Signature
     classes: tuple[str, ...] | None = None
     batch_independence: BatchIndependence | None = None
+    engine: EngineRecord | None = None
     lineage: dict[str, Any]
     files: tuple[VersionFile, ...]
     """As the worker measured them; the store measures again before it publishes."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import CheckpointReason
+from service.schemas.engines import EngineRecord
 from service.schemas.outputs import Output
 from service.schemas.routing import Canary, Guard, Routing, Version
 from service.schemas.states import JobState
@@ -407,6 +408,7 @@ class VersionView(View):
     signature: SignatureView
     classes: list[str] | None
     batch_independence: BatchIndependence | None
+    engine: EngineRecord | None = None
     preprocessing: dict[str, Any] | None
     lineage: dict[str, Any]
     aliases: list[str]
@@ -562,6 +564,7 @@ class BatchedVersionView(BaseModel):
 
     version: int
     mergeable: bool = Field(description="Whether it was shown that its rows do not depend on each other.")
+    engine: str = Field("eager", description="What computes it here: eager where its engine cannot be used.")
     groups: list[BatchGroupView]
 
 
@@ -577,6 +580,52 @@ class BatchingView(BaseModel):
     target_s: float
     inline_s: float
     versions: list[BatchedVersionView]
+
+
+class ResidentView(View):
+    """A version that is loaded in this process; `size_bytes` are those of its files."""
+
+    model: str
+    version: int
+    size_bytes: int
+    pinned: bool
+
+
+class LoadView(View):
+    """What loading a version takes, or took, and what went for it, or would."""
+
+    model: str
+    version: int
+    loaded: bool
+    pinned: bool
+    size_bytes: int
+    budget_bytes: int
+    loaded_bytes: int
+    evicts: list[ResidentView] = Field(description="What goes to make room, in this order.")
+    fits: bool
+    detail: str = Field(description="All of it in a sentence.")
+
+
+class UnloadView(View):
+    """A version that was let go."""
+
+    model: str
+    version: int
+    drained: bool = Field(description="Whether the requests that it had begun have all ended.")
+
+
+class LoadedVersionView(ResidentView):
+    """A loaded version, and the predictions that wait for it or are computed in threads."""
+
+    in_flight: int
+
+
+class LoadedView(View):
+    """The versions that are loaded in this process, the one that was asked longest ago first."""
+
+    budget_bytes: int
+    loaded_bytes: int
+    data: list[LoadedVersionView]
 
 
 class AliasRequest(BaseModel):

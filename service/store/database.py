@@ -35,7 +35,7 @@ from service.errors import (
     shorten,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_S: Final = 5.0
 
 T = TypeVar("T")
@@ -139,6 +139,15 @@ aliases = Table(
     Column("routing", JsonText),  # canary, shadows and guard; null where the alias only points
     ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
     Index("aliases_by_version", "model", "version"),
+)
+
+# Versions that no server lets go of to make room for others.
+pins = Table(
+    "pins",
+    TABLES,
+    Column("model", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(["model", "version"], ["versions.model", "versions.number"]),
 )
 
 datasets = Table(
@@ -261,7 +270,12 @@ def _aliases_route(connection: Connection) -> None:
         connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN routing TEXT"))
 
 
-_MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_aliases_route,)
+def _versions_are_pinned(connection: Connection) -> None:
+    """3: pins."""
+    pins.create(connection, checkfirst=True)
+
+
+_MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_aliases_route, _versions_are_pinned)
 
 
 class Database:
@@ -273,16 +287,17 @@ class Database:
     Args:
         url: an SQLAlchemy URL, `sqlite:////path/to/modelyard.sqlite3` for instance.
         read_only: never write, not even to bring the schema forward.
+        epoch: join this owner, as the further processes of one server do; it has checked and opened the database.
 
     Raises:
         StoreTooNew: a newer release has brought the schema forward.
         StoreError: the database is damaged or cannot be opened.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, epoch: int | None = None) -> None:
         self._url = sa.make_url(url)
         self._read_only = read_only
-        self._epoch: int | None = None
+        self._epoch = epoch
         self._turn = threading.Lock()
         self._local = threading.local()
         if self._is_sqlite:
@@ -291,6 +306,8 @@ class Database:
             self._writer = _sqlite_engine(self._url, begin="BEGIN IMMEDIATE", query_only=False, size=1, overflow=0)
         else:
             self._readers = self._writer = sa.create_engine(self._url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+        if epoch is not None:
+            return
         try:
             with _translated():
                 self._open()
@@ -303,18 +320,13 @@ class Database:
         """The number of this owner; None before `own`."""
         return self._epoch
 
-    def own(self, epoch: int | None = None) -> int:
-        """Become the one who may write; whoever owned the store before is refused from now on.
-
-        Args:
-            epoch: join this owner instead, as the further processes of one server do.
-        """
-        if epoch is None:
-            if self._read_only:
-                raise StoreReadOnly()
-            with _translated(), self._writer.begin() as connection:
-                connection.execute(sa.update(meta).values(epoch=meta.c.epoch + 1))
-                epoch = connection.execute(sa.select(meta.c.epoch)).scalar_one()
+    def own(self) -> int:
+        """Become the one who may write; whoever owned the store before is refused from now on."""
+        if self._read_only:
+            raise StoreReadOnly()
+        with _translated(), self._writer.begin() as connection:
+            connection.execute(sa.update(meta).values(epoch=meta.c.epoch + 1))
+            epoch: int = connection.execute(sa.select(meta.c.epoch)).scalar_one()
         self._epoch = epoch
         return epoch
 

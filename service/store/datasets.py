@@ -9,6 +9,7 @@ manifest, but not the arrays.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sqlalchemy.engine import Connection, Row
 
 from service.errors import Conflict, DigestMismatch, InUse, NotFound, ServiceError
 from service.schemas.datasets import DatasetManifest
-from service.schemas.document import new_id, utc_now
+from service.schemas.document import is_id, new_id, utc_now
 from service.schemas.jobs import FINAL
 from service.store import files
 from service.store.database import Database, Page, after_cursor, datasets, jobs, page
@@ -29,6 +30,7 @@ from service.telemetry import log
 
 _log = log(__name__)
 _MANIFEST: Final = "manifest.json"
+_INTERRUPTED: Final = {"code": "interrupted", "detail": "The server stopped while it read this."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,19 @@ class DatasetStore:
         root: the store's folder.
         database: where the datasets are listed.
         reserve_bytes: room that must stay free on the disk; None = the default of `files.require_space`.
+        staging: a folder below `root` that belongs to this process alone, where the server has several. It is noted
+            there which datasets it makes, for the process that follows it.
     """
 
-    def __init__(self, root: Path, database: Database, *, reserve_bytes: int | None = None) -> None:
+    def __init__(
+        self, root: Path, database: Database, *, reserve_bytes: int | None = None, staging: Path | None = None
+    ) -> None:
         self._root = root
         self._database = database
         self._reserve_bytes = reserve_bytes
         self._answers = IdempotencyStore(database)
-        self._staging = root / "staging"
+        self._staging = staging or root / "staging"
+        self._alone = staging is None
         self._folder = root / "datasets"
         self._trash = root / "trash"
 
@@ -111,6 +118,10 @@ class DatasetStore:
         """
         files.require_space(self._root, reserve_bytes=self._reserve_bytes)
         record = DatasetRecord(new_id("ds"), name, "processing", source, source_digest, None, None, utc_now())
+        if not self._alone:
+            with files.translated():
+                files.make_folder(self._staging, parents=True)
+                self._note(record.id).touch()
         with self._database.write() as connection:
             if idempotency is not None:
                 if self._answers.find(idempotency) is not None:
@@ -179,7 +190,9 @@ class DatasetStore:
                         .where(datasets.c.id == dataset_id)
                         .values(state="ready", manifest=manifest.model_dump(mode="json"), updated_at=utc_now())
                     )
-                    return _record(_row(connection, dataset_id))
+                    record = _record(_row(connection, dataset_id))
+                self._made(dataset_id)
+                return record
             except BaseException:
                 self._discard(dataset_id)
                 raise
@@ -197,7 +210,9 @@ class DatasetStore:
                 .where(datasets.c.id == dataset_id)
                 .values(state="failed", error=error, updated_at=utc_now())
             )
-            return _record(_row(connection, dataset_id))
+            record = _record(_row(connection, dataset_id))
+        self._made(dataset_id)
+        return record
 
     def get(self, dataset_id: str) -> DatasetRecord:
         """A dataset in any state.
@@ -275,6 +290,7 @@ class DatasetStore:
             if idempotency is not None:
                 self._answers.forget(idempotency)
             connection.execute(sa.delete(datasets).where(datasets.c.id == dataset_id, datasets.c.state != "ready"))
+        self._made(dataset_id)
 
     def recover(self) -> None:
         """Fail what a crash left half processed, and sweep what no ready dataset owns. Before anything is begun."""
@@ -282,7 +298,7 @@ class DatasetStore:
             states = {row.id: row.state for row in connection.execute(sa.select(datasets.c.id, datasets.c.state))}
         for dataset_id, state in states.items():
             if state == "processing":
-                self.fail(dataset_id, {"code": "interrupted", "detail": "The server stopped while it read this."})
+                self.fail(dataset_id, _INTERRUPTED)
             elif state == "deleted":
                 self._clear(dataset_id)
         with files.translated():
@@ -294,6 +310,21 @@ class DatasetStore:
                     _log.warning("A dataset is not in the database.", action="recover", dataset=entry.name)
                     continue
                 files.discard(entry, self._trash, "stray")
+
+    def take_over(self) -> None:
+        """Fail what the process that had this staging folder before has left half processed; others go on meanwhile."""
+        for entry in files.entries(self._staging):
+            if is_id("ds", entry.name):
+                with contextlib.suppress(Conflict, NotFound):  # it was made, or deleted
+                    self.fail(entry.name, _INTERRUPTED)
+
+    def _note(self, dataset_id: str) -> Path:
+        return files.child(self._staging, dataset_id)
+
+    def _made(self, dataset_id: str) -> None:
+        if not self._alone:
+            with contextlib.suppress(OSError):  # whoever follows will find that it was made
+                self._note(dataset_id).unlink(missing_ok=True)
 
     def _clear(self, dataset_id: str) -> None:
         """The rest of a deletion: files first, row last."""

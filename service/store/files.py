@@ -161,12 +161,10 @@ def touch_anew(path: Path) -> None:
 
     Nothing is made durable: those who watch the file start with the machine.
     """
-    try:
-        before = os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        before = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # another process of this server may be doing the same
+        before = os.fstat(descriptor).st_mtime_ns
         # Not left to the kernel, whose clock for files advances only every few milliseconds.
         now = max(time.time_ns(), before + 1)
         os.utime(descriptor, ns=(now, now))
@@ -309,6 +307,11 @@ class StoreLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int | None:
+        """What holds the lock: whoever inherits it holds it too."""
+        return self._descriptor
 
     def release(self) -> None:
         """Give the lock back. The file stays: removing it would let two servers hold two files of one name."""

@@ -35,7 +35,7 @@ from service.schemas.versions import (
 )
 from service.store import files, records
 from service.store.aliases import Aliases, AliasRecord, alias_in, no_alias
-from service.store.database import Database, Page, after_cursor, check_if_match, models, page, versions
+from service.store.database import Database, Page, after_cursor, check_if_match, models, page, pins, versions
 from service.store.folders import VersionFolders
 from service.store.records import VISIBLE, ModelRecord, VersionRecord
 from service.telemetry import log
@@ -190,12 +190,16 @@ class ModelStore:
                 files.make_folder(self._root / name, parents=True)
             if not self._generation.exists():
                 files.touch_anew(self._generation)
+        self.take_over()
+        with files.translated():
+            self._sweep()
+
+    def take_over(self) -> None:
+        """Finish or abandon what a publisher that died left half published; others may use the store meanwhile."""
         with self._database.read() as connection:
             unfinished = connection.execute(sa.select(versions).where(versions.c.state == "publishing")).all()
         for row in unfinished:
             self._recover_one(row)
-        with files.translated():
-            self._sweep()
 
     def _recover_one(self, row: Row[Any]) -> None:
         manifest = self._folders.settle_again(row.model, row.number)
@@ -507,6 +511,30 @@ class ModelStore:
             self._announce()
         _log.warning("A version is served again.", action="reinstate", model=name, version=number)
 
+    def pins(self) -> frozenset[tuple[str, int]]:
+        """Models and versions that no server lets go of to make room for others."""
+        with self._database.read() as connection:
+            return frozenset((row.model, row.version) for row in connection.execute(sa.select(pins)))
+
+    def pin(self, name: str, number: int, *, pinned: bool) -> None:
+        """Pin a version, or end that; what is so already stays.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._database.read() as connection:
+            records.live(connection, name)
+            records.visible(connection, name, number)
+        key = (name, number)
+        if (key in self.pins()) == pinned:
+            return
+        with self._database.write() as connection:
+            connection.execute(sa.delete(pins).where(pins.c.model == name, pins.c.version == number))
+            if pinned:
+                records.visible(connection, name, number)
+                connection.execute(sa.insert(pins).values(model=name, version=number))
+        _log.info("A pin was set." if pinned else "A pin was ended.", action="pin", model=name, version=number)
+
     def delete_version(self, name: str, number: int, *, force: bool = False, by: str | None = None) -> None:
         """Delete a version and its files; its number stays taken.
 
@@ -518,6 +546,7 @@ class ModelStore:
             records.live(connection, name)
             records.visible(connection, name, number)
             self.aliases.release(connection, name, number, force=force, by=by)
+            connection.execute(sa.delete(pins).where(pins.c.model == name, pins.c.version == number))
             records.set_state(connection, name, number, "deleted", only=VISIBLE)
             self._announce()
         self._clear(name, [number])
@@ -532,6 +561,7 @@ class ModelStore:
         with self._database.write() as connection:
             records.live(connection, name)
             self.aliases.release(connection, name, force=force, by=by)
+            connection.execute(sa.delete(pins).where(pins.c.model == name))
             numbers = list(
                 connection.execute(
                     sa.select(versions.c.number).where(versions.c.model == name, versions.c.state.in_(VISIBLE))

@@ -47,13 +47,20 @@ class UploadStore:
         database: where the uploads are listed.
         max_bytes: no upload may be larger.
         reserve_bytes: room that must stay free on the disk; None = the default of `files.require_space`.
+        staging: where uploads lie until they are whole, below `root`.
     """
 
     def __init__(
-        self, root: Path, database: Database, *, max_bytes: int = 2 << 30, reserve_bytes: int | None = None
+        self,
+        root: Path,
+        database: Database,
+        *,
+        max_bytes: int = 2 << 30,
+        reserve_bytes: int | None = None,
+        staging: Path | None = None,
     ) -> None:
         self._database = database
-        self._staging = root / "staging"
+        self._staging = staging or root / "staging"
         self._folder = root / "uploads"
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes

@@ -100,7 +100,8 @@ export function check(label, checked, onchange, { hint } = {}) {
   return h("div", { class: "check" }, box, h("div", {}, h("label", { for: box.id }, label), note));
 }
 
-/** A table that scrolls by itself where the page is narrow. `columns`: texts or `{label, numeric}`. */
+/** A table that scrolls by itself where the page is narrow. `columns`: texts or `{label, numeric, hidden}`; a column of
+ * buttons has a hidden label and stays in sight. */
 export function table(caption, columns, rows, { empty = "Nothing here yet.", shown = false } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
   const heads = columns.map((column) => (typeof column === "string" ? { label: column } : column));
@@ -134,7 +135,9 @@ export function table(caption, columns, rows, { empty = "Nothing here yet.", sho
           return h(
             "tr",
             { class: row.selected ? "selected" : null, data: row.data },
-            cells.map((cell, i) => h("td", { class: heads[i]?.numeric ? "num" : null }, cell)),
+            cells.map((cell, i) =>
+              h("td", { class: heads[i]?.numeric ? "num" : heads[i]?.hidden ? "act" : null }, cell),
+            ),
           );
         }),
       ),

@@ -575,13 +575,21 @@ function uploadForm(make) {
       );
       return;
     }
-    const columns =
-      type === "csv"
-        ? header(await file.slice(0, 65_536).text())
-        : type === "jsonl"
-          ? jsonKeys(await file.slice(0, 65_536).text())
-          : null;
+    const start = ["csv", "jsonl"].includes(type) ? await file.slice(0, 65_536).text() : "";
+    const { names: columns, delimiter } =
+      type === "csv" ? header(start) : { names: type === "jsonl" ? jsonKeys(start) : null };
     const target = { value: columns?.at(-1) ?? "" };
+    const left = new Set();
+    const inputs = h("div", { class: "checks" });
+    const drawInputs = () =>
+      replace(
+        inputs,
+        columns
+          .filter((column) => column !== target.value)
+          .map((column) =>
+            check(column, !left.has(column), (taken) => (taken ? left.delete(column) : left.add(column))),
+          ),
+      );
     const size = { value: "" };
     const name = h("input", { type: "text", value: plainName(file.name), spellcheck: "false" });
     const parts = [field("Name", name)];
@@ -591,8 +599,8 @@ function uploadForm(make) {
           "What is to be predicted",
           select(columns, target.value, (value) => {
             target.value = value;
+            drawInputs();
           }),
-          { hint: `The other ${columns.length - 1} columns are inputs.` },
         ),
       );
     else if (type === "parquet")
@@ -639,7 +647,16 @@ function uploadForm(make) {
                   ? { type, upload: id, inputs: "x", target: "y" }
                   : type === "images"
                     ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
-                    : { type, upload: id, inputs: "*", target: target.value, missing: "keep" };
+                    : {
+                        type,
+                        upload: id,
+                        inputs: left.size
+                          ? columns.filter((column) => column !== target.value && !left.has(column))
+                          : "*",
+                        target: target.value,
+                        missing: "keep",
+                        ...(delimiter && delimiter !== "," ? { delimiter } : {}),
+                      };
               await make(name.value.trim() || file.name, source);
             } finally {
               button.disabled = false;
@@ -649,7 +666,11 @@ function uploadForm(make) {
       },
       "Use this data",
     );
-    replace(form, h("div", { class: "row" }, parts), button);
+    const chosen = columns?.length
+      ? h("fieldset", { class: "inputs" }, h("legend", {}, "What it is predicted from"), inputs)
+      : null;
+    if (chosen) drawInputs();
+    replace(form, h("div", { class: "row" }, parts), chosen, button);
     button.focus();
   }
   return h("div", { class: "stack" }, zone, form);
@@ -657,8 +678,8 @@ function uploadForm(make) {
 
 function header(text) {
   const line = text.split(/\r?\n/)[0].replace(/^\ufeff/, "");
-  const by = [",", ";", "\t"].sort((a, b) => line.split(b).length - line.split(a).length)[0];
-  return line.split(by).map((name) => name.trim().replace(/^"|"$/g, ""));
+  const delimiter = [",", ";", "\t", "|"].sort((a, b) => line.split(b).length - line.split(a).length)[0];
+  return { names: line.split(delimiter).map((name) => name.trim().replace(/^"|"$/g, "")), delimiter };
 }
 
 function jsonKeys(text) {
