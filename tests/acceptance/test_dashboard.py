@@ -227,15 +227,17 @@ def test_a_pth_of_a_lost_class_is_imported(page: Page, server: Server) -> None:
 
 
 def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(page: Page, server: Server) -> None:
-    rows = "\n".join(f"{i / 10},{('red', 'green')[i % 2]},{('a', 'b')[i % 2]}" for i in range(60))
+    rows = "\n".join(f"{i};{i / 10};{('red', 'green')[i % 2]};{('a', 'b')[i % 2]}" for i in range(60))
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
     page.get_by_label("Choose a file").set_input_files(
-        {"name": "flowers.csv", "mimeType": "text/csv", "buffer": f"length,colour,kind\n{rows}\n".encode()}
+        {"name": "flowers.csv", "mimeType": "text/csv", "buffer": f"number;length;colour;kind\n{rows}\n".encode()}
     )
     expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
+    page.get_by_role("checkbox", name="number").uncheck()
     page.get_by_role("button", name="Use this data").click()
     expect(page.get_by_role("region", name="Columns")).to_contain_text("colour")
+    expect(page.get_by_role("row", name="number")).to_contain_text("ignored")
     expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
 
     page.get_by_role("tab", name="JSON").click()

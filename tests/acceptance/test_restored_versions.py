@@ -127,6 +127,7 @@ def test_a_damaged_version_never_answers_and_the_others_go_on(shared_server: Ser
     for value in (1.0, 2.0):
         run_job(client, constant("pair", value))
     set_alias(client, "pair", "champion", 1)
+    assert client.post("/v1/models/pair/versions/1/unload").json()["drained"]  # a copy in memory would go on
     flip_a_bit_of_the_last_weight(shared_server.store / "models" / "pair" / "1" / "weights.pt")
     refusals = [
         client.post("/predict", json={"model": reference, "inputs": [[0]]})
@@ -149,6 +150,19 @@ def test_a_damaged_version_never_answers_and_the_others_go_on(shared_server: Ser
     assert (download.status_code, download.json()["code"]) == (503, "model-quarantined")
     assert check == {"ok": False, "mismatches": [{"file": "weights.pt"}]}
     assert healed["outputs"] == [[2.0]]
+
+
+def test_a_damaged_version_does_not_get_an_alias(shared_server: Server, client: httpx.Client):
+    for value in (2.0, 1.0):
+        run_job(client, constant("kept", value))
+    set_alias(client, "kept", "live", 1)
+    flip_a_bit_of_the_last_weight(shared_server.store / "models" / "kept" / "2" / "weights.pt")
+    refused = client.put("/v1/models/kept/aliases/live", json={"version": 2}, headers={"If-Match": "*"})
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "model-quarantined")
+    assert client.get("/v1/models/kept/aliases/live").json()["version"] == 1
+    assert predicted(client, "kept@live", [[0]])["outputs"] == [[2.0]]
+    assert 'modelyard_alias_swaps_total{outcome="failed"}' in client.get("/metrics").text
 
 
 def test_a_damaged_version_is_not_measured_either(shared_server: Server, client: httpx.Client):

@@ -1,4 +1,4 @@
-"""What the pages show is true: their shell blocks run against a real server, their documents are valid."""
+"""What the pages show is true: all shell and Python blocks run against a real server, and documents are valid."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 from pydantic import TypeAdapter
 
@@ -21,76 +21,127 @@ from service.schemas.jobs import TrainSpec, parse_job
 from tests.live import Server, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
-_ASKS = re.compile(r"^modelyard (train|predict|validate|import|export|jobs|models|datasets) ", re.MULTILINE)
-"""Commands that ask the server; others start one."""
+GRPC = "127.0.0.1:8001"
+_ELSEWHERE = re.compile(
+    r"^(make |docker |kubectl |(\S+/bin/)?pip |python3 -m venv |\. |scripts/|chmod "
+    r"|([A-Z_]+=\S+ )*(\S+/bin/)?modelyard (serve|tensorboard)\b).*$",
+    re.MULTILINE,
+)
+"""Lines that install, build an image or stay: they are tried where a whole environment is, or by tests of their own."""
+_EXPORT = re.compile(r"^export ([A-Z_]+)=(\S+)$", re.MULTILINE)
 SOURCE_OR_SPLIT: TypeAdapter[Source | Split] = TypeAdapter(Source | Split)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language in a page; `a|b` are those of two."""
-    return re.findall(rf"^```(?:{language})\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page in a language, with it; `a|b` are those of two."""
+    return re.findall(rf"^```({language})\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def runnable(block: str) -> bool:
-    """Whether a shell block talks to the server and leaves nothing to fill in; make and docker are tried elsewhere."""
-    asks = any(f"curl -s {start}{ADDRESS}" in block for start in ("", '"')) or _ASKS.search(block) is not None
-    return asks and "…" not in block
+def command(language: str, block: str) -> list[str]:
+    """What runs the block; nothing for one whose lines are all tried elsewhere."""
+    if language == "python":
+        return [sys.executable, "-c", block]
+    lines = re.sub(r"curl -s(\w*)", r"curl -sS\1 --fail-with-body", _ELSEWHERE.sub("", block))
+    if not re.sub(r"^(#.*|export .*)?$", "", lines, flags=re.MULTILINE).strip():
+        return []
+    return ["bash", "-euo", "pipefail", "-c", lines]
 
 
-def pages_with_calls() -> Iterator[Path]:
+def pages_that_run() -> Iterator[Path]:
     """Pages that have at least one block to run."""
     for page in PAGES:
-        if any(runnable(block) for block in blocks(page, "sh")):
+        if any(command(language, block) for language, block in blocks(page, "sh|python")):
             yield page
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _the_model_of_the_pages(shared_server: Server) -> None:
-    """Pages after the quickstart speak of its model."""
-    with shared_server.client() as client:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with all doors and with the two versions of the quickstart, since other pages speak of them."""
+    server = Server(tmp_path_factory.mktemp("pages") / "store", grpc_port="0").start()
+    with server.client() as client:
         run_job(client, examples.TRAIN)
+        run_job(client, {**examples.TRAIN, "seed": 2, "output": {"model": "quadratic"}})
+    yield server
+    assert server.stop() == 0
 
 
-@pytest.mark.parametrize("page", list(pages_with_calls()), ids=lambda page: page.stem)
-def test_the_calls_of_a_page_work_in_their_order(page: Path, shared_server: Server, tmp_path: Path) -> None:
-    for block in blocks(page, "sh|python"):
-        if block.startswith(("import ", "from ")):
-            command = [sys.executable, "-c", block.replace(ADDRESS, shared_server.url)]
-        elif runnable(block):
-            script = block.replace(ADDRESS, shared_server.url).replace("curl -s", "curl -sS --fail-with-body")
-            command = ["bash", "-euo", "pipefail", "-c", script]
-        else:
+def filled(block: str, server: Server) -> str:
+    """The block with what there is in place of a page's addresses, ids and keys."""
+    with server.client() as client:
+        if "job_…/pause" in block:  # one that runs until then
+            job = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "long"}}
+            block = block.replace("job_…", client.post("/v1/jobs", json=job).json()["id"])
+        if "job_…" in block:
+            found = {"kind": "train", "model": "quadratic", "state": "succeeded", "limit": "1"}
+            [done] = client.get("/v1/jobs", params=found).json()["data"]
+            block = block.replace("job_…", done["id"])
+    block = block.replace("msk_…", f"msk_{'0' * 12}_{'0' * 16}")
+    return block.replace(ADDRESS, server.url).replace(GRPC, f"127.0.0.1:{grpc_port(server)}")
+
+
+def grpc_port(server: Server) -> int:
+    """Where the server speaks gRPC, as its log says."""
+    lines = map(json.loads, server.log.read_text().splitlines())
+    return next(line["port"] for line in lines if line.get("action") == "listening_grpc")
+
+
+@pytest.fixture
+def environment(server: Server) -> Iterator[dict[str, str]]:
+    """What the blocks of a page begin with. Jobs that they leave behind would hold the slots: they are cancelled."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    yield {**os.environ, "MODELYARD_URL": server.url, "PATH": path}
+    with server.client() as client:
+        for state in ("queued", "starting", "running", "paused"):
+            for job in client.get("/v1/jobs", params={"state": state}).json()["data"]:
+                client.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+@pytest.mark.parametrize("page", list(pages_that_run()), ids=lambda page: str(page.relative_to(ROOT).with_suffix("")))
+def test_every_block_of_a_page_runs_in_its_order(
+    page: Path, server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for language, text in blocks(page, "sh|python"):
+        block = filled(text, server)
+        environment |= _EXPORT.findall(block)
+        run = command(language, block)
+        if not run:
             continue
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "MODELYARD_URL": shared_server.url, "PATH": path}
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+        assert "…" not in " ".join(run), f"{page.name} leaves something to fill in:\n{block}"
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
 
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_readme_and_the_quickstart_are_among_the_pages_that_run() -> None:
-    assert {"README", "quickstart"} <= {page.stem for page in pages_with_calls()}
+    assert {"README", "quickstart"} <= {page.stem for page in pages_that_run()}
 
 
 def documents() -> Iterator[tuple[str, str]]:
     """Every JSON block that is a whole document, with the page's name."""
     for page in PAGES:
-        for place, block in enumerate(blocks(page, "json")):
-            yield f"{page.stem}-{place}", block
+        for place, (_, block) in enumerate(blocks(page, "json")):
+            yield f"{page.relative_to(ROOT).with_suffix('')}-{place}", block
+
+
+def validate(document: dict[str, Any], server: Server) -> dict[str, Any]:
+    """What the server says of an architecture."""
+    with server.client() as client:
+        verdict: dict[str, Any] = client.post("/v1/architectures/validate", json=document).json()
+        return verdict
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in documents()])
-def test_the_json_of_a_page_is_what_it_says(block: str, client: httpx.Client) -> None:
+def test_the_json_of_a_page_is_what_it_says(block: str, server: Server) -> None:
     document = json.loads(block)
 
     if "schema" in document:
-        verdict = client.post("/v1/architectures/validate", json=document).json()
+        verdict = validate(document, server)
         assert verdict["valid"], verdict["errors"]
     elif document.get("type") == "Sequential":
         whole = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 1]}], "root": document}
-        verdict = client.post("/v1/architectures/validate", json=whole).json()
+        verdict = validate(whole, server)
         assert verdict["valid"], verdict["errors"]
     elif document.keys() <= TrainSpec.model_fields.keys() and not isinstance(document.get("init"), list):
         # some members of a job request; a list of init rules belongs to a document

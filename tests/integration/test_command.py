@@ -27,7 +27,7 @@ from service.cli import app
 from service.cli.session import exit_code
 from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
 from service.schemas import examples
-from tests.live import Server, wait_for
+from tests.live import Server, run_job, wait_for
 
 
 def modelyard(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -210,6 +210,12 @@ def flower_job(run: Command, flowers: Path) -> dict[str, Any]:
     return done
 
 
+def kept_datasets(run: Command) -> set[str]:
+    """Those that were not deleted."""
+    found = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
+    return {one["id"] for one in found if one["state"] != "deleted"}
+
+
 class TestFromDataToPredictions:
     def test_a_table_becomes_a_classifier_by_documented_rules(self, run: Command, flower_job: dict[str, Any]) -> None:
         spec = flower_job["spec"]
@@ -259,6 +265,18 @@ class TestFromDataToPredictions:
 
         assert "Left out, since they number the rows: customer_id." in done.output
         assert "Ask it with: modelyard predict numbered/1 FILE.csv" in done.output
+
+    def test_columns_are_left_out_at_a_wish(self, run: Command, flowers: Path) -> None:
+        common = ("train", flowers, "--target", "species", "--model", "narrow", "--epochs", 2, "--alias", "")
+        before = kept_datasets(run)
+        job = run.json(*common, "--exclude", "sepal_length,petal_width", "--wait", operation="GET /v1/jobs/{job_id}")
+        refused = run(*common, "--exclude", "sepal_size", code=7)
+
+        assert "--exclude names no input: sepal_size. Inputs: " in refused.stderr
+        assert kept_datasets(run) - before == {job["dataset"]["id"]}  # nothing else is left behind
+        shown = json.loads(run("models", "show", "narrow/1", "-o", "json").stdout)
+        assert not {"sepal_length", "petal_width"} & set(shown["signature"]["columns"])
+        assert "petal_length" in shown["signature"]["columns"]
 
     def test_numbers_are_learnt_as_numbers(self, run: Command, tmp_path: Path) -> None:
         path = tmp_path / "line.csv"
@@ -390,6 +408,14 @@ class TestWhatIsThere:
         back = run.json("models", "rollback", "moved", operation=f"POST {path}/rollback")
 
         assert [found["version"] for found in (made, moved, back)] == [1, 2, 1]
+        options = ("--canary", 2, "--percent", 10, "--shadow", 2, "--error-rate", 0.02, "--latency", 0.5)
+        tried = run.json("models", "alias", "moved", "champion", 1, *options, operation=f"PUT {path}")
+        assert (tried["canary"], tried["shadow"]) == ({"version": 2, "percent": 10.0}, [2])
+        assert (tried["guard"]["error_rate"], tried["guard"]["latency_s"]) == (0.02, 0.5)
+        shown = run("models", "alias", "moved", "champion", 1, "--canary", 2).stdout
+        assert "version 2 answers 5 %" in shown
+        run("models", "alias", "moved", "champion", 1)  # the canary ends
+        run("models", "rollback", "moved")
         run("models", "rollback", "moved", code=5)
         run("models", "delete", "moved/1", "--yes", code=5)
         run("models", "delete", "moved/2", stdin="n\n", code=1)
@@ -428,6 +454,23 @@ class TestWhatIsThere:
         assert verdicts["python"] == verdicts["torch"] == verdicts["store"] == verdicts["server"] == "ok"
         assert verdicts["wrong.json"] == "bad"
         assert any(one["detail"].startswith("/optimizer/lr: ") for one in looked)
+
+    def test_versions_are_loaded_pinned_and_unloaded(self, run: Command, shared_server: Server) -> None:
+        with shared_server.client() as client:
+            job = {"kind": "import", "architecture": examples.NET, "output": {"model": "resident"}}
+            run_job(client, job)
+        path = "/v1/models/{name}/versions/{number}"
+        tried = run.json("models", "load", "resident/1", "--dry-run", operation=f"POST {path}/load")
+        kept = run.json("models", "load", "resident/1", "--pin", operation=f"POST {path}/load")
+        there = run.json("models", "loaded", operation="GET /v1/loaded")
+        gone = run.json("models", "unload", "resident/1", operation=f"POST {path}/unload")
+
+        assert (tried["loaded"], tried["fits"]) == (False, True)
+        assert (kept["loaded"], kept["pinned"]) == (True, True)
+        assert [one["pinned"] for one in there["data"] if one["model"] == "resident"] == [True]
+        assert gone["drained"]
+        assert "evicts nothing" in run("models", "load", "resident/1", "--dry-run").stdout
+        assert "are taken" in run("models", "loaded").stderr
 
 
 class TestSettings:

@@ -57,6 +57,17 @@ def test_a_sound_request_is_planned_measured_and_not_queued(client: httpx.Client
     assert client.get("/v1/jobs?limit=1").json()["data"][0]["id"] == before
 
 
+def test_what_is_frozen_is_not_counted_as_trained(client: httpx.Client) -> None:
+    edited = {"from": {"architecture": examples.CLASSIFY["architecture"]}, "edits": [{"op": "freeze", "path": "0"}]}
+    by_init = look(client, {**examples.CLASSIFY, "init": {"freeze": ["0.weight", "2.bias"]}})
+    by_edit = look(client, {**examples.CLASSIFY, "architecture": edited})
+    by_both = look(client, {**examples.CLASSIFY, "architecture": edited, "init": {"freeze": ["0.bias", "2.bias"]}})
+
+    for found, still in ((by_init, 20 + 2), (by_edit, 20 + 10), (by_both, 20 + 10 + 2)):
+        assert (found["plan"]["parameters"], found["plan"]["trainable_parameters"]) == (52, 52 - still)
+        assert (found["memory"]["weights"], found["memory"]["gradients"]) == (52 * 4, (52 - still) * 4)
+
+
 def test_the_estimate_is_near_the_time_that_the_job_takes(client: httpx.Client) -> None:
     body = {**examples.CLASSIFY, "batch_size": 4, "budget": {"epochs": 60}, "output": {"model": "estimated"}}
     found = look(client, body)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -14,7 +11,7 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
 from service.schemas import examples
-from tests.live import Server, run_job, wait_for
+from tests.live import Server, run_job
 
 LONG = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "streamed"}}
 
@@ -116,39 +113,3 @@ def test_one_stream_tells_of_the_states_of_all_jobs_and_everything_of_one(
     assert {event["type"] for event in seen} == {"state", "done"}
     assert seen[-1]["job_id"] == job["id"]
     assert of_one == client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
-
-
-@pytest.mark.parametrize("busy", [True, False], ids=["with a job", "with nothing to tell"])
-def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Callable[..., Server], busy: bool) -> None:
-    """A stream that is cut raises in `follow`, and leaves an error in the server's log."""
-    server = make_server()
-    opened: list[str] = []
-    ended: list[float] = []
-
-    def follow(path: str) -> None:
-        with server.client() as client, stream(client, path) as (_, events):
-            opened.append(path)
-            for _event in events:
-                pass
-        ended.append(time.monotonic())
-
-    paths = ["/v1/events"] * 8
-    if busy:
-        with server.client() as client:
-            job = client.post("/v1/jobs", json=LONG).json()
-            wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
-        paths[4:] = [f"/v1/jobs/{job['id']}/events"] * 4
-    threads = [Thread(target=follow, args=(path,)) for path in paths]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.07)  # so that each looks whether it should end at another moment
-    wait_for(lambda: len(opened) == len(paths))
-    started = time.monotonic()
-
-    assert server.stop() == 0
-    for thread in threads:
-        thread.join(10)
-    assert len(ended) == 8
-    assert max(ended) - started < 3
-    levels = [json.loads(line)["level"] for line in server.log.read_text().splitlines()]
-    assert "error" not in levels

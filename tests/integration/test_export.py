@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +84,6 @@ def test_safetensors_hold_the_tensors_of_the_state_dict(client: httpx.Client) ->
 )
 def test_a_wrong_call_is_a_problem(client: httpx.Client, path: str, status: int, code: str, pointer: str) -> None:
     assert_problem(client.get(path), status, code, pointer=pointer)
-
-
-def test_damaged_bytes_are_not_handed_out(make_server: Callable[..., Server]) -> None:
-    server = make_server()
-    with server.client() as client:
-        run_job(client, examples.TRAIN)
-        weights = server.store / "models" / "quadratic" / "1" / "weights.pt"
-        weights.chmod(0o644)
-        data = bytearray(weights.read_bytes())
-        data[-400] ^= 1
-        weights.write_bytes(data)
-
-        for path in ("bundle", "weights?format=safetensors", "weights"):
-            refused = client.get(f"{VERSION}/{path}")
-            assert (refused.status_code, refused.json()["code"]) == (503, "model-quarantined")
 
 
 # -- bundles ----------------------------------------------------------------------------------------------------------
@@ -277,24 +261,6 @@ def test_a_wrong_export_is_a_problem(client: httpx.Client, body: dict[str, Any],
     assert_problem(answer, status, {404: "not-found", 422: "validation-failed"}[status], pointer=pointer)
 
 
-def test_without_its_packages_an_export_is_refused_at_once(
-    make_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as util\nfind = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'onnxscript' else find(name, *rest)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with make_server().client() as client:
-        run_job(client, examples.TRAIN)
-
-        problem = assert_problem(
-            client.post("/v1/jobs", json=examples.EXPORT), 422, "validation-failed", pointer="/format"
-        )
-
-    assert "modelyard[onnx]" in problem["errors"][0]["hint"]
-
-
 def test_a_version_that_prepares_its_rows_is_exported_with_a_warning(client: httpx.Client) -> None:
     run_job(
         client,
@@ -304,28 +270,3 @@ def test_a_version_that_prepares_its_rows_is_exported_with_a_warning(client: htt
     job = run_job(client, {"kind": "export", "model": "prepared", "format": "onnx"})
 
     assert [warning["code"] for warning in job["warnings"]] == ["preprocessing-left-out"]
-
-
-@pytest.mark.timeout(180)
-def test_the_downloads_and_exports_keep_the_openapi_document(
-    make_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    server = make_server()
-    with server.client() as client:
-        run_job(client, examples.TRAIN)
-        run_job(client, examples.EXPORT)
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml")),
-            *("run", f"{server.url}/openapi.json", "--include-path-regex", "weights|bundle|artifact|jobs$"),
-            *("--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"),
-            *("--generation-database", "none", "--continue-on-failure", "--no-color"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-
-    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]

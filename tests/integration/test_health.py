@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import httpx
 import pytest
 
 from service import __version__
 from service.rest.auth import ACCESS
-from tests.live import Server, wait_for
-from tests.problems import assert_sentence
 
 
 @pytest.mark.parametrize(
@@ -51,20 +48,3 @@ def test_the_root_leads_to_a_page_that_answers(client: httpx.Client) -> None:
 
     assert answer.is_redirect
     assert client.get(answer.headers["location"]).status_code == 200
-
-
-def test_a_draining_server_is_alive_but_not_ready(make_server: Callable[..., Server]) -> None:
-    server = make_server(drain_delay_s="1.5")
-    with server.client() as client:
-        assert client.get("/readyz").status_code == 200
-        assert server.process is not None
-        server.process.terminate()
-        answer = wait_for(lambda: (found := client.get("/readyz")).status_code != 200 and found)
-
-        assert answer.status_code == 503
-        assert answer.json()["code"] == "draining"
-        assert_sentence(answer.json()["detail"])
-        assert int(answer.headers["retry-after"]) >= 1
-        assert client.get("/livez").status_code == 200
-        assert client.get("/v1/models").status_code == 200
-    assert server.stop() == 0

@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from service.schemas import examples
-from tests.live import Server, run_job, wait_for
+from tests.live import run_job, wait_for
+from tests.long_jobs import act, in_state, job_of, with_checkpoint
 from tests.problems import assert_problem
 
-LONG: dict[str, Any] = {
-    **examples.CLASSIFY,
-    "architecture": {
-        "schema": "arch/1",
-        "inputs": [{"name": "x", "shape": ["B", 2]}],
-        "root": {
-            "type": "Sequential",
-            "layers": [
-                {"type": "Linear", "in_features": 2, "out_features": 16},
-                {"type": "BatchNorm1d", "num_features": 16},
-                {"type": "ReLU"},
-                {"type": "Dropout", "p": 0.2},
-                {"type": "Linear", "in_features": 16, "out_features": 2},
-            ],
-        },
-    },
-    "budget": {"epochs": 1_000_000},
-    "batch_size": 16,
-    "checkpoint": {"every_s": 0.1},
-    "output": {"model": "life"},
-}
-"""It runs until it is stopped, and keeps a checkpoint often."""
-
 DIVERGING = {**examples.TRAIN, "optimizer": {"type": "SGD", "lr": 1e6}, "output": {"model": "diverged"}}
-
-
-def job_of(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
-    return job
-
-
-def in_state(client: httpx.Client, job_id: str, state: str) -> dict[str, Any]:
-    job: dict[str, Any] = wait_for(lambda: (found := job_of(client, job_id))["state"] == state and found)
-    return job
-
-
-def with_checkpoint(client: httpx.Client) -> str:
-    """A long job that runs and keeps a checkpoint."""
-    job_id: str = client.post("/v1/jobs", json=LONG).json()["id"]
-    wait_for(lambda: client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"])
-    return job_id
-
-
-def act(client: httpx.Client, job_id: str, wish: str, **body: Any) -> httpx.Response:
-    return client.post(f"/v1/jobs/{job_id}/{wish}", json=body or None)
 
 
 @pytest.fixture
@@ -132,55 +89,7 @@ def test_the_stream_of_a_retried_job_ends_at_its_last_end(client: httpx.Client) 
     assert names.count("state") == 8
 
 
-def test_jobs_are_started_by_priority_which_can_be_changed_while_they_wait(make_server: Callable[..., Server]) -> None:
-    server = make_server(job_slots="1")
-    with server.client() as client:
-        first = with_checkpoint(client)
-        waiting = [client.post("/v1/jobs", json=examples.IMPORT).json()["id"] for _ in range(3)]
-        last = client.get(f"/v1/jobs/{waiting[2]}")
-        client.patch(f"/v1/jobs/{waiting[2]}", json={"priority": 5}, headers={"If-Match": last.headers["etag"]})
-        act(client, first, "cancel")
-        jobs = [wait_for(lambda: (found := job_of(client, each))["finished_at"] and found) for each in waiting]  # noqa: B023
-
-    order = sorted(jobs, key=lambda job: str(job["started_at"]))
-    assert [job["id"] for job in order] == [waiting[2], waiting[0], waiting[1]]
-    assert last.json()["priority"] == 0
-
-
 # -- what ends a job --------------------------------------------------------------------------------------------------
-
-
-def test_a_job_that_runs_too_long_fails_with_timeout(make_server: Callable[..., Server]) -> None:
-    with make_server(job_timeout_s="1").client() as client:
-        job = client.post("/v1/jobs", json=LONG, headers={"Prefer": "wait=30"}).json()
-
-    assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
-    assert job["error"]["hint"]
-
-
-def test_a_worker_that_stands_still_fails_with_stalled(make_server: Callable[..., Server]) -> None:
-    with make_server(job_stall_s="1").client() as client:
-        job_id = with_checkpoint(client)
-        os.kill(job_of(client, job_id)["attempts"][0]["pid"], signal.SIGSTOP)
-        job = wait_for(lambda: (found := job_of(client, job_id))["finished_at"] and found, timeout=60)
-
-    assert (job["state"], job["error"]["code"]) == ("failed", "stalled")
-
-
-def test_a_job_that_needs_too_much_memory_fails_and_the_server_goes_on(make_server: Callable[..., Server]) -> None:
-    layers = [
-        {"type": "Linear", "in_features": 2, "out_features": 4000},
-        {"type": "Linear", "in_features": 4000, "out_features": 4000},
-        {"type": "Linear", "in_features": 4000, "out_features": 2},
-    ]
-    net = {**LONG["architecture"], "root": {"type": "Sequential", "layers": layers}}
-    with make_server(job_memory_bytes=str(256 * 2**20)).client() as client:
-        body = {**LONG, "architecture": net, "optimizer": {"type": "Adam"}}
-        job = client.post("/v1/jobs", json=body, headers={"Prefer": "wait=30"}).json()
-        after = run_job(client, examples.IMPORT)
-
-    assert (job["state"], job["error"]["code"]) == ("failed", "out_of_memory")
-    assert after["state"] == "succeeded"
 
 
 def test_a_lost_worker_is_an_interruption_and_no_failure(client: httpx.Client, running: str) -> None:
@@ -244,33 +153,6 @@ def test_a_job_without_a_checkpoint_answers_nothing(client: httpx.Client) -> Non
     unknown = "job_" + "0" * 32
     assert_problem(client.post("/predict", json={"model": unknown, "inputs": [[1]]}), 404, "not-found")
     assert_problem(client.post(f"/v1/jobs/{unknown}/promote"), 404, "not-found")
-
-
-def test_the_best_checkpoint_of_a_running_job_is_published_and_the_job_goes_on(
-    client: httpx.Client, make_server: Callable[..., Server]
-) -> None:
-    with make_server(job_slots="2").client() as client:
-        running = with_checkpoint(client)
-        answer = act(client, running, "promote")
-        published = in_state(client, answer.json()["id"], "succeeded")
-        version = client.get(f"/v1/models/life/versions/{published['output']['version']}").json()
-        asked = client.post("/predict", json={"model": "life", "inputs": [[2.0, 2.0]]}).json()
-        going_on = job_of(client, running)["state"]
-
-        act(client, running, "cancel")
-        in_state(client, running, "cancelled")
-        later = act(client, running, "promote", output={"model": "life", "alias_on_success": "candidate"})
-        second = in_state(client, later.json()["id"], "succeeded")
-
-    assert (answer.status_code, answer.json()["kind"], going_on) == (202, "import", "running")
-    assert version["lineage"]["stopped_by"] == "promotion"
-    assert version["lineage"]["promoted_from"]["job"] == running
-    assert version["lineage"]["promoted_from"]["state"] == "running"
-    assert version["lineage"]["steps"] == version["lineage"]["promoted_from"]["step"] > 0
-    assert {"loss", "val_loss", "val_accuracy"} <= set(version["metrics"])
-    assert "golden.pt" in [file["name"] for file in version["files"]]
-    assert (asked["version"], asked["warnings"]) == (1, [])
-    assert second["output"] == {"model": "life", "version": 2, "alias": "candidate"}
 
 
 def test_what_has_a_version_is_not_promoted(client: httpx.Client) -> None:

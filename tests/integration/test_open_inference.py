@@ -160,7 +160,7 @@ def test_what_may_be_long_work_is_done_beside_the_loop(body: bytes, headers: dic
     turned: list[object] = []
 
     async def run() -> None:
-        exchange = Exchange(NoModels(), max_bytes=10**6)  # type: ignore[arg-type]  # a fake
+        exchange = Exchange(NoModels(), json_bytes=10**6, binary_bytes=10**6)  # type: ignore[arg-type]  # a fake
         asyncio.get_running_loop().call_soon(turned.append, "others")
         with pytest.raises(MalformedBody):
             await exchange.answer("m", None, headers, body, charge=turned.append)

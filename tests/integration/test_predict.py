@@ -228,3 +228,50 @@ def test_warnings_point_into_rows_that_are_objects_by_column_name(client: httpx.
         ("/inputs/2/weight", "outside-training-range", "0.5"),
     ]
     assert warnings[1]["hint"] == "Did you mean 'green'?"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/predict", {**examples.PREDICT, "priority": 3}, id="predict"),
+        pytest.param("/v1/models/quadratic/predict", {"inputs": [[0.25], [1e9]]}, id="with a warning"),
+        pytest.param("/predict", {"model": "quadratic", "inputs": [[0.5, 1.0]]}, id="rows of another width"),
+        pytest.param("/predict", {"model": "quadratic", "inputs": [["0.5"]]}, id="a text"),
+        pytest.param("/v1/models/quadratic/versions/999999/predict", {"inputs": [[0.5]]}, id="no such version"),
+        pytest.param(
+            "/v2/models/quadratic/infer",
+            {"id": "1", "inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0.5, 0.25]}]},
+            id="v2",
+        ),
+        pytest.param(
+            "/v2/models/quadratic/infer",
+            {
+                "inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [[0.5]]}],
+                "outputs": [{"name": "output", "parameters": {"binary_data": True}}],
+            },
+            id="v2 with bytes in the answer",
+        ),
+        pytest.param(
+            "/v2/models/quadratic/infer",
+            {"inputs": [{"name": "z", "shape": [1, 1], "datatype": "FP32", "data": [0.5]}]},
+            id="v2 with an unknown tensor",
+        ),
+    ],
+)
+def test_the_short_way_answers_what_the_framework_answers(
+    client: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    headers = {"Content-Type": "application/json", "X-Request-ID": "same"}
+    content = json.dumps(body).encode()
+    client.post(path, content=content, headers=headers)  # from now on the version is loaded
+    short = client.post(path, content=content, headers=headers)
+    whole = client.post(path, content=iter([content]), headers=headers)  # in chunks, which only the framework takes
+
+    assert short.request.headers["content-length"] == str(len(content))
+    assert whole.request.headers["transfer-encoding"] == "chunked"
+    assert (short.status_code, short.content) == (whole.status_code, whole.content)
+    told, expected = dict(short.headers), dict(whole.headers)
+    for each in (told, expected):
+        del each["date"]
+        assert (each.pop("server-timing", None) is None) == (short.status_code != 200)
+    assert told == expected

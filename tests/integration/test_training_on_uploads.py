@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zipfile
+from importlib.resources import files
 from typing import Any
 
 import httpx
@@ -277,3 +278,37 @@ def refused_body(source: dict[str, Any]) -> dict[str, Any]:
         "budget": {"steps": 1},
         "output": {"model": "never"},
     }
+
+
+def test_a_text_net_takes_its_lengths_from_a_column(client: httpx.Client) -> None:
+    words = [("bad", "good")[row % 2] for row in range(40)]
+    rows = [{"text": " ".join([word] * (1 + row % 3)), "n": 1 + row % 3, "y": word} for row, word in enumerate(words)]
+    document = json.loads(files("service").joinpath("catalogue", "lstm_text.json").read_text())
+    document["params"] |= {"vocab": 10, "emb": 4, "hidden": 4, "depth": 1}
+    body = {
+        "kind": "train",
+        "architecture": document,
+        "dataset": {
+            "type": "jsonl",
+            "upload": upload(client, "\n".join(map(json.dumps, rows)).encode()),
+            "inputs": {"tokens": ["text"], "lengths": ["n"]},
+            "target": "y",
+        },
+        "preprocessing": [{"type": "tokens", "input": "tokens", "columns": ["text"], "max_length": 3}],
+        "objective": {"type": "cross_entropy"},
+        "optimizer": {"type": "Adam", "lr": 0.02},
+        "budget": {"steps": 20},
+        "output": {"model": "with-lengths"},
+    }
+    refused = assert_problem(client.post("/v1/jobs", json=body), 422, "shape-mismatch")
+    document["inputs"][1]["shape"] = ["B", 1]  # as the hint says
+    document["root"]["forward"] = [
+        "n = squeeze(lengths, 1)",
+        "seq, state = lstm(embedding(tokens), lengths=n)",
+        "return fc(drop(masked_mean(seq, n)))",
+    ]
+    job = run_job(client, body)
+
+    assert ([entry["pointer"] for entry in refused["errors"]]) == ["/architecture/inputs/1/shape"]
+    assert "squeeze" in refused["errors"][0]["hint"]
+    assert job["metrics"]["last"]["accuracy"] == 1

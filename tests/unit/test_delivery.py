@@ -5,37 +5,73 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
 from service import __version__
 from service.errors import FAILURE_CODES, CheckpointReason, ServiceError
 from service.rest import problems
+from service.rest.auth import ACCESS, OPEN
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "models_store" / "README.md"])
+SERVICES = ("modelyard", "prometheus", "grafana", "tensorboard")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), ROOT / "examples" / "README.md", *DOCS.rglob("*.md"), ROOT / "models_store" / "README.md"]
+)
 
 
-def test_compose_publishes_on_this_machine_only() -> None:
-    ports = _compose()["ports"]
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_publishes_on_this_machine_only(name: str) -> None:
+    ports = _compose(name)["ports"]
 
     assert ports
     assert all(str(port).startswith("127.0.0.1:") for port in ports)
 
 
-def test_compose_takes_every_privilege_away() -> None:
-    service = _compose()
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_takes_every_privilege_away(name: str) -> None:
+    service = _compose(name)
 
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert "privileged" not in service
+
+
+def test_compose_starts_the_server_alone_unless_a_profile_is_asked_for() -> None:
+    profiles = {name: _compose(name).get("profiles") for name in SERVICES}
+
+    assert profiles == {
+        "modelyard": None,
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+        "tensorboard": ["tensorboard"],
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_pins_the_images_of_others(name: str) -> None:
+    image = _compose(name)["image"]
+
+    assert image == "modelyard" or re.fullmatch(r"\w+/\w+:v?\d+\.\d+\.\d+", image)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_compose_mounts_is_there(name: str) -> None:
+    sources = [str(volume).split(":")[0] for volume in _compose(name).get("volumes", ())]
+    named = _yaml(ROOT / "docker-compose.yml")["volumes"]
+
+    for source in sources:
+        assert source in named or source == "./keys" or (ROOT / source).exists(), source
 
 
 def test_compose_waits_longer_for_the_end_than_the_server_may_take() -> None:
@@ -98,6 +134,61 @@ def test_torch_is_pinned_wherever_it_is_installed() -> None:
     assert re.fullmatch(r"torch==\d+\.\d+\.\d+", pins[0])
     assert len(installs) == 4
     assert all("constraints.txt" in line for line in installs)
+
+
+def test_the_pods_wait_longer_for_their_end_than_the_server_may_take() -> None:
+    pod = _pod()
+    delay = float(_environment(pod)["MODELYARD_DRAIN_DELAY_S"])
+    timeout = Settings.model_fields["drain_timeout_s"].default
+
+    assert pod["terminationGracePeriodSeconds"] > delay + timeout
+
+
+def test_the_pods_set_only_settings_that_exist() -> None:
+    names = {f"MODELYARD_{name.upper()}" for name in Settings.model_fields}
+    [runtime] = _manifests("serving-runtime.yaml")
+
+    assert set(_environment(_pod())) | set(_environment(runtime["spec"])) <= names
+    assert _pod()["enableServiceLinks"] is False  # else Kubernetes sets MODELYARD_PORT
+
+
+def test_the_pods_probes_ask_what_needs_no_key() -> None:
+    [runtime] = _manifests("serving-runtime.yaml")
+    for pod in (_pod(), runtime["spec"]):
+        [container] = pod["containers"]
+        paths = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+
+        assert all(ACCESS[f"GET {path}"] == OPEN for path in paths)
+
+
+def test_the_serving_runtime_is_a_pod_that_kserve_can_start() -> None:
+    [runtime] = _manifests("serving-runtime.yaml")
+    [container] = runtime["spec"]["containers"]
+    spec = {name: runtime["spec"][name] for name in ("containers", "volumes")}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
+
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    assert container["name"] == "kserve-container"
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "/mnt/models" in container["args"]
+
+
+def test_the_development_container_installs_what_the_judgement_needs() -> None:
+    told = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    needed = re.findall(r"^need \S+ (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+    assert needed
+    assert set(needed) <= set(told["onCreateCommand"].split())
+    assert told["updateContentCommand"].startswith("make dev ")
+    assert Settings.model_fields["port"].default in told["forwardPorts"]
+
+
+def test_the_notebooks_of_the_examples_are_those_of_their_scripts() -> None:
+    command = [sys.executable, "scripts/notebooks.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_git_keeps_nothing_that_a_server_writes_into_the_default_store() -> None:
@@ -173,7 +264,14 @@ def test_every_reason_of_a_refused_checkpoint_is_documented() -> None:
 def test_every_setting_is_documented() -> None:
     names = {f"MODELYARD_{name.upper()}" for name in Settings.model_fields}
 
-    assert {row[0] for row in _table("guide/operate.md", "Settings")} == names
+    assert {row[0] for row in _table("reference/settings.md", "Variables")} == names
+
+
+def test_every_alert_is_documented() -> None:
+    groups = _yaml(ROOT / "deploy" / "monitoring" / "rules.yml")["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+
+    assert [row[0] for row in _table("guide/operate.md", "Prometheus and Grafana")] == alerts
 
 
 def test_the_readme_names_only_settings_that_exist() -> None:
@@ -186,8 +284,21 @@ def _yaml(path: Path) -> Any:
     return YAML(typ="safe").load(path)
 
 
-def _compose() -> Any:
-    return _yaml(ROOT / "docker-compose.yml")["services"]["modelyard"]
+def _compose(name: str = "modelyard") -> Any:
+    return _yaml(ROOT / "docker-compose.yml")["services"][name]
+
+
+def _manifests(name: str) -> list[Any]:
+    return list(YAML(typ="safe").load_all(ROOT / "deploy" / "kubernetes" / name))
+
+
+def _pod() -> Any:
+    [deployment] = [one for one in _manifests("modelyard.yaml") if one["kind"] == "Deployment"]
+    return deployment["spec"]["template"]["spec"]
+
+
+def _environment(pod: Any) -> dict[str, str]:
+    return {pair["name"]: pair["value"] for container in pod["containers"] for pair in container["env"]}
 
 
 def _stages() -> list[list[tuple[str, str]]]:

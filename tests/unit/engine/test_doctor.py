@@ -69,6 +69,14 @@ def test_a_net_that_the_request_does_not_show_is_not_patched(body: dict[str, Any
         assert found is None or found[0]["path"].endswith("/out_features")
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce_with_logits"])
+def test_an_objective_that_a_hint_names_first_takes_the_place_of_the_wrong_one(kind: str) -> None:
+    entry = Entry("/objective", "invalid", "", hint=f'Use {{"type": "{kind}"}}; or {{"type": "cross_entropy"}}.')
+
+    assert patch_for(entry, {}) == [{"op": "replace", "path": "/objective", "value": {"type": kind}}]
+    assert patch_for(Entry("/objective", "invalid", "", hint="Use another."), {}) is None
+
+
 def test_what_nobody_can_decide_has_no_patch() -> None:
     assert patch_for(Entry("/split", "leakage", ""), examples.TRAIN) is None
 

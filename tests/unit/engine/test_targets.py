@@ -50,6 +50,12 @@ def config(**members):
 PAIRS = [[1.0], [-1.0], [1.0], [-1.0]]
 LOG_SOFTMAX: dict[str, Any] = {"type": "LogSoftmax", "dim": 1}
 VECTORS: dict[str, Any] = {"type": "Unflatten", "dim": 1, "unflattened_size": [2, 3]}
+TRIPLES: dict[str, Any] = {"type": "Unflatten", "dim": 1, "unflattened_size": [3, 2]}
+VECTORS_OF_TWO: dict[str, Any] = {"type": "Unflatten", "dim": 1, "unflattened_size": [2, 2]}
+SEQUENCES: tuple[dict[str, Any], ...] = (
+    {"type": "Unflatten", "dim": 1, "unflattened_size": [3, 3]},
+    {"type": "LogSoftmax", "dim": 2},
+)
 
 FITTING: dict[str, tuple[Any, ...]] = {
     "huber": ([1.5, 2, 3, 4], net(1), {}),
@@ -67,6 +73,14 @@ FITTING: dict[str, tuple[Any, ...]] = {
     "kl_div": ([[0.5, 0.5], [1, 0], [0.2, 0.8], [0, 1]], net(2, LOG_SOFTMAX), {"reduction": "batchmean"}),
     "margin_ranking": (PAIRS, net(2), {}),
     "cosine_embedding": (PAIRS, net(6, VECTORS), {}),
+    "triplet_margin": (PAIRS, net(6, TRIPLES), {}),
+    "triplet_margin_with_distance": (PAIRS, net(6, TRIPLES), {"distance": "cosine"}),
+    "ctc": ([[1, 2], [2, 2], [1, -1], [-1, -1]], net(9, *SEQUENCES), {}),
+    "sigmoid_focal": (["a", "b", "a", "b"], net(1), {"alpha": None}),
+    "softmax_focal": (["a", "b", "a", "b"], net(2), {"weight": "balanced"}),
+    "quantile": ([1.5, 2, 3, 4], net(3), {"quantiles": [0.1, 0.5, 0.9]}),
+    "log_cosh": ([1.5, 2, 3, 4], net(1), {}),
+    "dice": ([[0, 1], [1, 1], [0, 0], [1, 0]], net(2), {}),
 }
 
 
@@ -89,6 +103,57 @@ WRONG: dict[str, tuple[Any, ...]] = {
         {"type": "bce"},
         "/objective",
         "bce_with_logits",
+    ),
+    "three classes for probabilities": (
+        ["a", "b", "c", "b"],
+        net(1, {"type": "Sigmoid"}),
+        {"type": "bce"},
+        "/objective",
+        "3 classes ('a', 'b', 'c'); bce takes 0 or 1 for each output. Use {\"type\": \"cross_entropy\"}, with 3 logits",
+    ),
+    "three classes for a logit": (
+        ["a", "b", "c", "b"],
+        net(1),
+        {"type": "sigmoid_focal"},
+        "/objective",
+        "cross_entropy",
+    ),
+    "two vectors of three": (PAIRS, net(4, VECTORS_OF_TWO), {"type": "triplet_margin"}, "/architecture/root", "three"),
+    "a quantile too few": (
+        [1.5, 2, 3, 4],
+        net(2),
+        {"type": "quantile", "quantiles": [0.1, 0.5, 0.9]},
+        "/architecture/root",
+        "[N, 3] beside targets [N, 1]",
+    ),
+    "no steps": ([[1, 2], [2, 2], [1, -1], [2, 1]], net(3), {"type": "ctc"}, "/architecture/root", "[N, T, classes]"),
+    "a blank that is none": (
+        [[0, 1], [1, 1], [1, -1], [0, 1]],
+        net(9, *SEQUENCES),
+        {"type": "ctc", "blank": 3},
+        "/objective/blank",
+        "not among the net's 3",
+    ),
+    "a blank among the targets": (
+        [[1, 2], [2, 0], [1, -1], [2, 1]],
+        net(9, *SEQUENCES),
+        {"type": "ctc"},
+        "/objective/blank",
+        "row 1 has it",
+    ),
+    "a class that ctc has not": (
+        [[1, 2], [2, 3], [1, -1], [2, 1]],
+        net(9, *SEQUENCES),
+        {"type": "ctc"},
+        "/dataset",
+        "below 3",
+    ),
+    "a target too long": (
+        [[1, 1, -1], [2, 1, 2], [1, 1, 2], [2, -1, 1]],
+        net(9, *SEQUENCES),
+        {"type": "ctc"},
+        "/architecture/root",
+        "row 2 needs 4 steps, and the net answers 3",
     ),
     "zeros for signs": ([[0], [1], [0], [1]], net(1), {"type": "soft_margin"}, "/dataset", "bce_with_logits"),
     "a label that is not there": (
@@ -155,6 +220,22 @@ def test_a_net_without_the_end_that_its_objective_needs_is_warned_of(stored, obj
     assert found == []
     assert [warning.code for warning in warnings] == [code]
     assert "which takes logits" in str(warnings[0].hint)
+
+
+@pytest.mark.parametrize(
+    ("objective", "targets", "code"),
+    [
+        ("softmax_focal", ["a", "b", "a", "b"], "softmax-twice"),
+        ("sigmoid_focal", [[0, 1], [1, 1], [0, 0], [1, 0]], "sigmoid-twice"),
+        ("dice", [[0, 1], [1, 1], [0, 0], [1, 0]], "sigmoid-twice"),
+    ],
+)
+def test_a_net_that_ends_in_what_its_objective_does_is_warned_of(stored, objective, targets, code):
+    last = {"type": "Softmax", "dim": 1} if code == "softmax-twice" else {"type": "Sigmoid"}
+    found, warnings = agreed(stored(targets), config(objective={"type": objective}), net(2, last))
+
+    assert found == []
+    assert [warning.code for warning in warnings] == [code]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,16 @@ import pytest
 from pydantic import TypeAdapter
 
 from service.engine import data
-from service.jobs.launchers import ForkLauncher, Launcher, WorkerHandle, adopt, lock_folder, was_started
+from service.jobs.launchers import (
+    ForkLauncher,
+    InheritedLauncher,
+    Launcher,
+    WorkerHandle,
+    _request,
+    adopt,
+    lock_folder,
+    was_started,
+)
 from service.schemas import architecture as architectures
 from service.schemas import examples
 from service.schemas.datasets import Source
@@ -157,6 +167,30 @@ class TestFakeLauncher(LauncherContract):
         launcher = FakeLauncher()
         yield launcher
         launcher.end_all()
+
+
+class TestInheritedLauncher(LauncherContract):
+    @pytest.fixture
+    def launcher(self, fork_launcher: ForkLauncher) -> Iterator[InheritedLauncher]:
+        """Over another end of the socket to a fork server that is warm."""
+        assert fork_launcher._socket is not None
+        launcher = InheritedLauncher(fork_launcher._socket.dup())
+        yield launcher
+        launcher.close()
+
+    def test_an_answer_to_a_request_that_was_given_up_is_passed_over(
+        self, launcher: InheritedLauncher, launch: Launch, prepared: Any, tmp_path: Path
+    ) -> None:
+        folder = prepared(training(tmp_path, steps=1))
+        lock = lock_folder(folder)
+        assert lock is not None
+        socket.send_fds(launcher._socket, [_request(folder, threads=1, memory_bytes=4096 * MIB)], [lock])
+        os.close(lock)
+
+        other, _ = launch()
+
+        assert wait_for(lambda: was_started(other))
+        assert wait_for(lambda: (folder / "result.json").exists())
 
 
 class TestForkLauncher(LauncherContract):

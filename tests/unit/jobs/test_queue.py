@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -395,14 +396,16 @@ BECOMES: dict[str, dict[JobState, JobState]] = {
 @pytest.mark.parametrize("wish", list(BECOMES))
 def test_a_wish_is_granted_was_granted_or_is_refused_with_what_to_do(queue: JobQueue, wish: str, state: JobState):
     job = in_state(queue, state)
+    room = {} if wish == "request_pause" else {"max_queued": 10}
+    act = partial(getattr(queue, wish), **room)
     expected = BECOMES[wish].get(state)
     if expected is None:
         with pytest.raises(Conflict) as refused:
-            getattr(queue, wish)(job.id)
+            act(job.id)
         assert refused.value.hint
         assert queue.get(job.id) == job
     else:
-        after = getattr(queue, wish)(job.id)
+        after = act(job.id)
         assert after.state is expected
         if expected is state:
             assert after == job
@@ -411,12 +414,29 @@ def test_a_wish_is_granted_was_granted_or_is_refused_with_what_to_do(queue: JobQ
 def test_a_paused_job_keeps_its_place_and_its_ended_attempt(queue: JobQueue):
     first = in_state(queue, S.PAUSED)
     add(queue)
-    again = queue.resume(first.id)
+    again = queue.resume(first.id, max_queued=10)
     taken = queue.claim()
 
     assert (again.attempts[0]["state"], again.attempts[0]["ended_at"] is not None) == ("paused", True)
     assert taken is not None
     assert (taken.id, taken.attempt) == (first.id, 2)
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"), [("resume", S.PAUSED), ("retry", S.FAILED), ("retry", S.CANCELLED)], ids=str
+)
+def test_who_comes_back_finds_a_full_queue_full(queue: JobQueue, wish: str, state: JobState):
+    job, waiting = in_state(queue, state), add(queue)
+    forgotten: list[bool] = []
+    forget = {"forget": lambda: forgotten.append(True)} if wish == "retry" else {}
+    with pytest.raises(QueueFull) as refused:
+        getattr(queue, wish)(job.id, max_queued=1, **forget)
+
+    assert refused.value.limit == {"name": "max_queued", "value": 1}
+    assert refused.value.retry_after_s is not None
+    assert (queue.get(job.id).state, forgotten) == (state, [])
+    assert queue.resume(waiting.id, max_queued=1).state is S.QUEUED  # it has its place already
+    assert getattr(queue, wish)(job.id, max_queued=2).state is S.QUEUED
 
 
 def test_a_retried_job_is_as_if_it_had_not_ended(queue: JobQueue):
@@ -425,7 +445,7 @@ def test_a_retried_job_is_as_if_it_had_not_ended(queue: JobQueue):
     queue.transition(job.id, S.FAILED, attempt=1, reason="full", error={"code": "disk_full", "detail": "full"})
     [done] = queue.events(job.id, types=["done"])
     assert not queue.goes_on_after(done)
-    again = queue.retry(job.id)
+    again = queue.retry(job.id, max_queued=10)
 
     assert (again.state, again.error, again.finished_at, again.state_reason) == (S.QUEUED, None, None, None)
     assert (again.progress, again.metrics_last) == ({"step": 3}, {"loss": 1.0})
@@ -438,7 +458,7 @@ def test_a_retry_from_the_start_forgets_what_was_reached(queue: JobQueue):
     queue.record(job.id, 1, offset=1, progress={"step": 3}, metrics_last={"loss": 1.0}, metrics_best={"loss": {}})
     queue.transition(job.id, S.FAILED, attempt=1)
     forgotten: list[bool] = []
-    again = queue.retry(job.id, forget=lambda: forgotten.append(True))
+    again = queue.retry(job.id, max_queued=10, forget=lambda: forgotten.append(True))
 
     assert forgotten == [True]
     assert (again.progress, again.metrics_last, again.metrics_best) == (None, {}, {})
@@ -540,6 +560,18 @@ def test_waiters_are_woken_by_each_committed_change(queue: JobQueue):
     assert queue.changed.wait(0.0) == mark + 2
 
 
+def test_own_changes_are_relayed_and_those_that_were_heard_of_are_not(queue: JobQueue):
+    seen: list[str] = []
+    relayed: list[str] = []
+    queue.changed.relay = relayed.append
+    queue.changed.subscribe(seen.append)
+    job_id = add(queue).id
+    queue.changed.heard("job_elsewhere")
+
+    assert relayed == [job_id]
+    assert seen == [job_id, "job_elsewhere"]
+
+
 # -- the rest -------------------------------------------------------------------------------------------------------
 
 
@@ -614,8 +646,9 @@ def test_event_ids_are_not_used_again_after_a_deletion(queue: JobQueue):
 @pytest.mark.parametrize("method", ["get", "state", "delete", "request_cancel", *BECOMES])
 def test_a_job_that_is_not_there_is_not_found(queue: JobQueue, method: str):
     call: Any = getattr(queue, method)
+    room = {"max_queued": 10} if method in ("resume", "retry") else {}
     with pytest.raises(NotFound):
-        call("job_" + "0" * 32)
+        call("job_" + "0" * 32, **room)
 
 
 def test_a_queued_job_says_what_it_waits_for(queue: JobQueue) -> None:

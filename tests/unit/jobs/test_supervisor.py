@@ -351,7 +351,7 @@ def test_a_paused_job_gives_its_slot_to_the_next_and_goes_on_when_resumed(world:
     world.supervisor.turn()
     assert (world.state(job_id), world.state(waiting)) == ("paused", "running")
 
-    world.queue.resume(job_id)
+    world.queue.resume(job_id, max_queued=10)
     world.launcher.workers[-1].end(result=DONE)
     world.supervisor.turn()
     assert (world.state(job_id), world.job(job_id).attempt) == ("running", 2)
@@ -411,7 +411,7 @@ def test_a_retried_job_has_all_its_attempts_again(world: World) -> None:
         world.launcher.workers[-1].end()
         world.supervisor.turn()
     assert world.state(job_id) == "failed"
-    world.queue.retry(job_id)
+    world.queue.retry(job_id, max_queued=10)
     world.supervisor.turn()
     world.launcher.workers[-1].end()
     world.supervisor.turn()
@@ -623,6 +623,22 @@ def test_a_worker_that_is_killed_in_a_drain_has_lost_no_attempt(
     assert signal.SIGKILL in worker.signals
     assert world.state(job_id) == "queued"
     assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped"]
+
+
+def test_workers_hear_nothing_of_a_supervisor_that_leaves_and_the_next_one_takes_them_over(world: World) -> None:
+    job_id, worker = world.start()
+    supervisor = world.supervisor
+    supervisor.start()
+    supervisor.leave()
+    supervisor.stop(10)
+    supervisor.turn()  # one that was under way
+    assert not supervisor.alive()
+    assert worker.signals == []
+
+    worker.end(result=DONE)
+    world.restart()
+    world.supervisor.turn()
+    assert (world.state(job_id), world.job(job_id).attempt) == ("succeeded", 1)
 
 
 def test_a_job_that_is_done_while_the_server_drains_succeeds(world: World) -> None:

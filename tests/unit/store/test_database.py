@@ -91,9 +91,7 @@ def test_the_next_owner_fences_the_one_before_off(root: Path, database: Database
 
 
 def test_processes_of_one_server_share_its_epoch(root: Path, database: Database):
-    with Database(f"sqlite:///{root}/modelyard.sqlite3") as sibling:
-        sibling.own(database.epoch)
-
+    with Database(f"sqlite:///{root}/modelyard.sqlite3", epoch=database.epoch) as sibling:
         with sibling.write() as connection:
             connection.execute(sa.insert(uploads).values(ROW))
         with database.write() as connection:
@@ -152,8 +150,7 @@ def test_threads_write_in_turn_and_lose_nothing(database: Database):
 
 def test_a_lock_held_elsewhere_is_told_as_busy(root: Path, database: Database, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
-    with Database(f"sqlite:///{root}/modelyard.sqlite3") as impatient:
-        impatient.own(database.epoch)
+    with Database(f"sqlite:///{root}/modelyard.sqlite3", epoch=database.epoch) as impatient:
         other = sqlite3.connect(root / "modelyard.sqlite3", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
 

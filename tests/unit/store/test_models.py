@@ -73,7 +73,7 @@ def test_the_view_has_the_members_of_the_api(models: ModelStore, stage: Any):
     assert set(models.version("net", 1).view()) == {
         *("model", "version", "digest", "architecture_digest", "weights_digest", "state", "state_reason"),
         *("created_at", "metrics", "signature", "classes", "lineage", "aliases", "files", "size_bytes"),
-        *("batch_independence", "notes", "tags"),
+        *("batch_independence", "engine", "notes", "tags"),
     }
 
 

@@ -1,0 +1,165 @@
+"""Spans reach a collector by OTLP over HTTP, with the caller's trace and the version that answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from service.errors import ValidationFailed
+from service.rest.tracing import SWITCH, tracing
+from service.schemas import examples
+from tests.live import Server, run_job, wait_for
+
+PARENT = "00f067aa0ba902b7"
+
+
+class Collector:
+    """Takes traces as the OTLP specification has it over HTTP: POST /v1/traces, protobuf in and out."""
+
+    def __init__(self) -> None:
+        self.spans: list[dict[str, Any]] = []
+        self.services: set[str] = set()
+        self.paths: set[str] = set()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> Collector:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(10)
+
+    def of(self, trace_id: str) -> dict[str, dict[str, Any]]:
+        """The spans of a trace by their names."""
+        return {span["name"]: span for span in list(self.spans) if span["trace"] == trace_id}
+
+    def take(self, path: str, body: bytes) -> None:
+        self.paths.add(path)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            told = _values(resource.resource.attributes)
+            self.services.add(f"{told['service.name']} {told['service.version']}")
+            for scoped in resource.scope_spans:
+                for span in scoped.spans:
+                    self.spans.append(
+                        {
+                            "name": span.name,
+                            "trace": span.trace_id.hex(),
+                            "span": span.span_id.hex(),
+                            "parent": span.parent_span_id.hex(),
+                            "seconds": (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+                            **_values(span.attributes),
+                        }
+                    )
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                collector.take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        return Handler
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in attributes}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+def test_a_traced_server_tells_a_collector_which_version_has_answered(
+    collector: Collector, make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    server = make_server()
+    asked = {"model": "quadratic", "inputs": [[0.5], [0.7]]}
+    tensors = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0.5, 0.7]}]}
+    traces = {name: f"{number:032x}" for number, name in enumerate(["train", "fast", "framework", "v2"], start=1)}
+    with server.client() as client:
+        job = run_job(client, examples.TRAIN)
+        client.post("/v1/jobs", json={**examples.TRAIN, "output": {"model": "other"}}, headers=_in(traces["train"]))
+        fast = client.post("/predict", json=asked, headers=_in(traces["fast"]))
+        plainly = {"Content-Type": "application/json; charset=utf-8"}  # odd enough for the framework's route
+        slow = client.post("/predict", content=json.dumps(asked), headers=_in(traces["framework"]) | plainly)
+        assert client.post("/v2/models/quadratic/infer", json=tensors, headers=_in(traces["v2"])).status_code == 200
+        assert client.get("/readyz").status_code == 200
+    wait_for(lambda: all(f"POST {route}" in collector.of(traces[name]) for name, route in ROUTES.items()))
+    log = [json.loads(line) for line in server.log.read_bytes().splitlines() if line.startswith(b"{")]
+
+    assert collector.paths == {"/v1/traces"}
+    assert {service.split()[0] for service in collector.services} == {"modelyard"}
+    for name, route in ROUTES.items():
+        found = collector.of(traces[name])
+        span = found[f"POST {route}"]
+        assert span["parent"] == PARENT
+        assert span["http.route"] == route
+        assert span["http.response.status_code"] == (202 if name == "train" else 200)
+        if name != "train":
+            assert (span["modelyard.model"], span["modelyard.version"], span["modelyard.rows"]) == ("quadratic", 1, 2)
+            assert found["infer"]["modelyard.batch.rows"] == 2
+            assert 0 < found["infer"]["seconds"] < span["seconds"]
+            assert 0 <= found["queue"]["seconds"] < span["seconds"]
+    assert collector.of(traces["fast"])["POST /predict"]["modelyard.request_id"] == fast.headers["x-request-id"]
+    assert slow.json()["outputs"] == fast.json()["outputs"]
+    assert not any("readyz" in span["name"] for span in collector.spans)
+    [queued] = [line for line in log if line.get("action") == "job_queued" and line["job"] != job["id"]]
+    assert queued["trace_id"] == traces["train"]
+    assert queued["span_id"] == collector.of(traces["train"])["POST /v1/jobs"]["span"]
+    assert queued["request_id"]
+    assert server.stop() == 0
+
+
+ROUTES = {"train": "/v1/jobs", "fast": "/predict", "framework": "/predict", "v2": "/v2/models/{name}/infer"}
+
+
+def _in(trace_id: str) -> dict[str, str]:
+    return {"traceparent": f"00-{trace_id}-{PARENT}-01"}
+
+
+def test_nothing_is_traced_unless_the_switch_is_on_and_a_collector_is_named() -> None:
+    on = {SWITCH: "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+    assert tracing({}) is None
+    assert tracing({SWITCH: "true"}) is None
+    assert tracing({**on, SWITCH: "false"}) is None
+    assert tracing({**on, "OTEL_SDK_DISABLED": "true"}) is None
+    assert tracing({**on, "OTEL_TRACES_EXPORTER": "none"}) is None
+    assert tracing(on) is not None
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)  # the process's own is left alone
+
+
+def test_the_switch_without_the_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+
+    with pytest.raises(ValidationFailed, match=r"modelyard\[otel\]"):
+        tracing({SWITCH: "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
