@@ -3,6 +3,7 @@
 #   make demo     install, start a server on a free port, train a net over HTTP, print a prediction, stop
 #   make serve    install, serve on 127.0.0.1:8000
 #   make test     install with the tools, then every check and every test
+#   make docs     build the site of docs/ into build/site; it can be opened as files, or served by any server
 #
 # PYTHON=python3.12           another interpreter
 # TORCH_INDEX_URL=<url>       another wheel index for torch, for example PyTorch's CPU wheels
@@ -15,10 +16,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
-.PHONY: help venv dev demo serve test check fix bench bench-serving clean
+.PHONY: help venv dev demo serve test check fix docs bench bench-serving clean
 
 help:
-	@sed -n '3,8s/^# \{0,1\}//p' Makefile
+	@sed -n '3,9s/^# \{0,1\}//p' Makefile
 
 venv: $(VENV)/.installed
 
@@ -54,14 +55,18 @@ check: dev
 fix: dev
 	scripts/fix
 
+docs: dev
+	$(BIN)/python scripts/docs_site.py
+
 bench: dev
 	scripts/bench
 
-# Needs wrk. ARGS="--net m3 --rounds 5 --keys" and so on; --help tells all.
+# Needs wrk; installs the peers. ARGS="--peers echo mosec --cases m1 --rounds 5" and so on; benchmarks/serving/README.md.
 bench-serving: dev
-	$(BIN)/python benchmarks/serving/run.py $(ARGS)
+	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" $(BIN)/python -m benchmarks.serving.run $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage
+	rm -rf benchmarks/serving/.cache
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find service tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Figures of a running build, as ratios within one run where two things are compared.
 
 Starts a server of its own over a temporary store.
-Usage: scripts/bench [--rounds N] [jobs] [predict] [train] [architecture] [training] [data]
+Usage: scripts/bench [--rounds N] [jobs] [predict] [train] [architecture] [training] [data] [overload]
+       scripts/bench [--minutes N] soak
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import bench_architecture
 import bench_data
+import bench_load
 import bench_training
 import httpx
 import torch
@@ -49,23 +51,28 @@ CIFAR: dict[str, Any] = {
 }
 
 
-BENCHMARKS = ("jobs", "train", "predict", "architecture", "training", "data")
+BENCHMARKS = ("jobs", "train", "predict", "architecture", "training", "data", "overload")
 
 
 def main() -> int:
     """Run the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHMARKS)}; all of them by default")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of soak")
+    parser.add_argument("what", nargs="*", help=f"{', '.join((*BENCHMARKS, 'soak'))}; all but the last by default")
     asked = parser.parse_args()
     chosen = asked.what or list(BENCHMARKS)
-    if unknown := set(chosen) - set(BENCHMARKS):
+    if unknown := set(chosen) - {*BENCHMARKS, "soak"}:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     if "architecture" in chosen:
         bench_architecture.run(asked.rounds)
     if "training" in chosen:
         bench_training.run(asked.rounds)
-    if set(chosen) <= {"architecture", "training"}:
+    if "overload" in chosen:
+        bench_load.overload(asked.rounds)
+    if "soak" in chosen:
+        bench_load.soak(asked.minutes)
+    if set(chosen) <= {"architecture", "training", "overload", "soak"}:
         return 0
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as folder:
         server = Server(Path(folder) / "store")
