@@ -210,10 +210,10 @@ def flower_job(run: Command, flowers: Path) -> dict[str, Any]:
     return done
 
 
-def kept_datasets(run: Command) -> set[str]:
-    """Those that were not deleted."""
+def ready_datasets(run: Command) -> set[str]:
+    """Those that can be used: neither refused nor deleted."""
     found = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
-    return {one["id"] for one in found if one["state"] != "deleted"}
+    return {one["id"] for one in found if one["state"] == "ready"}
 
 
 class TestFromDataToPredictions:
@@ -268,12 +268,12 @@ class TestFromDataToPredictions:
 
     def test_columns_are_left_out_at_a_wish(self, run: Command, flowers: Path) -> None:
         common = ("train", flowers, "--target", "species", "--model", "narrow", "--epochs", 2, "--alias", "")
-        before = kept_datasets(run)
+        before = ready_datasets(run)
         job = run.json(*common, "--exclude", "sepal_length,petal_width", "--wait", operation="GET /v1/jobs/{job_id}")
         refused = run(*common, "--exclude", "sepal_size", code=7)
 
         assert "--exclude names no input: sepal_size. Inputs: " in refused.stderr
-        assert kept_datasets(run) - before == {job["dataset"]["id"]}  # nothing else is left behind
+        assert ready_datasets(run) - before == {job["dataset"]["id"]}  # nothing else is left behind
         shown = json.loads(run("models", "show", "narrow/1", "-o", "json").stdout)
         assert not {"sepal_length", "petal_width"} & set(shown["signature"]["columns"])
         assert "petal_length" in shown["signature"]["columns"]
@@ -400,7 +400,7 @@ class TestWhatIsThere:
     def test_aliases_move_and_versions_go(self, run: Command, tmp_path: Path) -> None:
         request = {**examples.TRAIN, "budget": {"epochs": 1}, "output": {"model": "moved"}}
         (tmp_path / "short.json").write_text(json.dumps(request))
-        for _ in range(2):
+        for _ in range(3):
             run("train", tmp_path / "short.json", "--wait")
         path = "/v1/models/{name}/aliases/{alias}"
         made = run.json("models", "alias", "moved", "champion", 1, operation=f"PUT {path}")
@@ -408,14 +408,13 @@ class TestWhatIsThere:
         back = run.json("models", "rollback", "moved", operation=f"POST {path}/rollback")
 
         assert [found["version"] for found in (made, moved, back)] == [1, 2, 1]
-        options = ("--canary", 2, "--percent", 10, "--shadow", 2, "--error-rate", 0.02, "--latency", 0.5)
+        options = ("--canary", 2, "--percent", 10, "--shadow", 3, "--error-rate", 0.02, "--latency", 0.5)
         tried = run.json("models", "alias", "moved", "champion", 1, *options, operation=f"PUT {path}")
-        assert (tried["canary"], tried["shadow"]) == ({"version": 2, "percent": 10.0}, [2])
+        assert (tried["canary"], tried["shadow"]) == ({"version": 2, "percent": 10.0}, [3])
         assert (tried["guard"]["error_rate"], tried["guard"]["latency_s"]) == (0.02, 0.5)
         shown = run("models", "alias", "moved", "champion", 1, "--canary", 2).stdout
         assert "version 2 answers 5 %" in shown
         run("models", "alias", "moved", "champion", 1)  # the canary ends
-        run("models", "rollback", "moved")
         run("models", "rollback", "moved", code=5)
         run("models", "delete", "moved/1", "--yes", code=5)
         run("models", "delete", "moved/2", stdin="n\n", code=1)
