@@ -116,18 +116,21 @@ class Company:
 
 def follow(staging: Path, datasets: DatasetStore, models: ModelStore | None) -> None:
     """See to what the dead process before this one was doing, while the others go on; to versions where it led."""
+    ended = True
     for entry in entries(staging):
         if entry.is_dir():
             try:
                 reader = adopt(entry)
             except TimeoutError:
                 _log.exception("What a dead process was reading could not be ended.", action="follow")
-                return
+                ended = False
+                continue
             if reader is not None:
                 reader.signal(signal.SIGKILL)
                 reader.ended(_END_S)
                 reader.close()
     datasets.take_over()
-    empty(staging)
+    if ended:
+        empty(staging)
     if models is not None:
         models.take_over()

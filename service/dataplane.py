@@ -33,10 +33,10 @@ from service.errors import (
     DeadlinePassed,
     Entry,
     InvalidName,
-    ModelQuarantined,
     NotFound,
     Overloaded,
     ServiceError,
+    StoreError,
     ValidationFailed,
     shorten,
 )
@@ -333,7 +333,7 @@ class DataPlane:
             if routed.version != found.version:
                 try:
                     return self._runtime.get(routed.model, routed.version), routed
-                except (ModelQuarantined, NotFound):
+                except (NotFound, StoreError):  # damaged, deleted, or without room
                     self._judge(routed, failed=True, seconds=0.0)
         return self._runtime.get(found.model, found.version), found
 
@@ -391,7 +391,8 @@ class DataPlane:
             present = None
         try:
             hot = present is not None and self._runtime.peek(model, present) is not None
-            if hot or not self._runtime.preflight(model, version).evicts:
+            flight = self._runtime.preflight(model, version)
+            if hot or not flight.evicts or not flight.fits:  # where it does not fit, that is told now
                 self._runtime.get(model, version)
             else:
                 self._runtime.check(model, version)
@@ -462,13 +463,14 @@ class DataPlane:
         sources = [each.source for each in self._runtime.loaded()]
         return [(source.model, source.version) for source in sources if isinstance(source, Manifest)]
 
-    async def unload(self, model: str, version: int, *, everywhere: bool = False) -> bool:
+    async def unload(self, model: str, version: int, *, unpin: bool = True, everywhere: bool = False) -> bool:
         """Let a version go, pinned or not, and wait until the requests that it has begun to answer have ended.
 
         The next request loads it again.
 
         Args:
-            model, version: which.
+            model, version: which; it may have been deleted since it was loaded.
+            unpin: whether to end its pin, which is one for all processes.
             everywhere: the other processes of this server shall do so too; they are not waited for.
 
         Returns:
@@ -477,7 +479,12 @@ class DataPlane:
         Raises:
             NotFound: there is no such version.
         """
-        await asyncio.wrap_future(self.submit(partial(self._models.pin, model, version, pinned=False)))
+        if unpin:
+            try:
+                await asyncio.wrap_future(self.submit(partial(self._models.pin, model, version, pinned=False)))
+            except NotFound:
+                if (model, version) not in self.loaded():
+                    raise
         if everywhere:
             self.tell("unload", f"{model}/{version}")
         leaving = self._runtime.forget(model, version)

@@ -329,21 +329,21 @@ class OpenInference:
         model, _, number = name.partition("/")
         try:
             if not number:
-                await (self._load(name) if word == "load" else self._unload(name))
+                await (self._load(name) if word == "load" else self._unload(name, unpin=False))
             elif word == "load":
                 await run_sync(self._plane.keep, model, int(number))
             else:
-                await self._plane.unload(model, int(number))
+                await self._plane.unload(model, int(number), unpin=False)
         except ServiceError as error:
             _log.info("A model was not loaded or unloaded here.", action=word, model=name, error=error.message)
 
-    async def _unload(self, name: str) -> None:
+    async def _unload(self, name: str, *, unpin: bool = True) -> None:
         reference = self.reference(name, None)
         numbers = await run_sync(self._ready_versions, reference.model)
         self._let_go |= {(reference.model, int(number)) for number in numbers}
         for model, version in self._plane.loaded():
             if model == reference.model:
-                await self._plane.unload(model, version)
+                await self._plane.unload(model, version, unpin=unpin)
 
     async def statistics(self, reference: Reference | None) -> list[dict[str, Any]]:
         """The figures of a version, of all versions of a model, or of all; those that were never asked have zeros.

@@ -41,7 +41,7 @@ from service.telemetry import configure_logging, log
 _log = log(__name__)
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _STARTS: Final = 3
-"""So often in a row a process may die before it is ready; then the server gives up."""
+"""So often in a row the first process at a place may die before it is ready; then the server gives up."""
 _STEADY_S: Final = 10.0
 """Who has lived so long is started again at once."""
 _LONGEST_PAUSE_S: Final = 10.0
@@ -69,10 +69,13 @@ def run(settings: Settings) -> int:
         stack.callback(_close, held)
         try:
             port = Port(settings.host, settings.port)
+            stack.callback(_close, port.claims)
             if settings.grpc_port is not None:
                 # Held, not listened at: so nobody else takes it before the processes do.
-                held += Port(settings.host, settings.grpc_port).bind()
+                other = Port(settings.host, settings.grpc_port)
+                held += other.bind()
                 settings = settings.model_copy(update={"grpc_port": held[0].getsockname()[1]})
+                held += other.claims
         except OSError as error:
             _log.error(f"The server cannot listen: {error}.", action="unbindable")
             return server.STARTUP_FAILURE
@@ -82,7 +85,6 @@ def run(settings: Settings) -> int:
 
 def _import_all() -> None:
     """Pay once for what every process and every worker would pay; it is shared by all of them."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # as for a fork server, before torch comes
     with contextlib.suppress(AttributeError):  # not a file
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a worker prints is in its log
     import service.app  # noqa: F401
@@ -107,11 +109,27 @@ class Port:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self._addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
         self._port = port
+        self.claims: list[socket.socket] = []
         _close(self._bound(shared=False))  # sharing would let us listen beside another server, unseen
 
     def bind(self) -> list[socket.socket]:
         """Sockets for one more process."""
-        return self._bound(shared=True)
+        found = self._bound(shared=True)
+        if not self.claims:
+            try:
+                self._claim(found)
+            except OSError:
+                _close(found)
+                raise
+        return found
+
+    def _claim(self, sockets: list[socket.socket]) -> None:
+        """Keep other servers like this one off by a name of the kernel's: until we listen, they could share a port."""
+        for each in sockets:
+            claim = socket.socket(socket.AF_UNIX)
+            self.claims.append(claim)
+            host, port = each.getsockname()[:2]
+            claim.bind(f"\0modelyard:{host}:{port}".encode())
 
     def _bound(self, *, shared: bool) -> list[socket.socket]:
         sockets: list[socket.socket] = []
@@ -284,7 +302,8 @@ class _Parent:
 
     def _stop(self, number: int = signal.SIGTERM) -> None:
         if self._kill_at is None:
-            drain_s = self._settings.drain_delay_s + self._settings.drain_timeout_s
+            drains = 1 if self._settings.grpc_port is None else 2  # a process drains HTTP, then gRPC
+            drain_s = self._settings.drain_delay_s + drains * self._settings.drain_timeout_s
             self._kill_at = time.monotonic() + drain_s + _KILL_AFTER_S
             for place in self._places:
                 place.start_at = None
@@ -315,7 +334,7 @@ class _Parent:
     def _ended(self, child: _Child, code: int) -> None:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         if self._kill_at is not None:
-            unready = child.ready_at is None and code == -signal.SIGTERM
+            unready = child.ready_at is None and code in (-signal.SIGTERM, -signal.SIGINT)
             if code and not unready:
                 self._status = self._status or 1
                 _log.error("A server process did not end well.", action="process_ended", place=child.place, how=how)
@@ -325,7 +344,7 @@ class _Parent:
             place.failed_starts += 1
         if child.failure is not None and not place.has_been_ready:
             self._refusal = child.failure
-        if self._refusal is not None or place.failed_starts >= _STARTS:
+        if self._refusal is not None or (place.failed_starts >= _STARTS and not place.has_been_ready):
             last = child.failure["message"] if child.failure is not None else f"The last one ended with {how}."
             _log.error(
                 f"Process {child.place} of the server ended at its start, so the server ends. {last}",
@@ -337,7 +356,7 @@ class _Parent:
             return
         steady = child.ready_at is not None and now - child.ready_at >= _STEADY_S
         place.short_lives = 0 if steady else place.short_lives + 1
-        pause = 0.0 if place.short_lives < 2 else min(0.1 * 2.0**place.short_lives, _LONGEST_PAUSE_S)
+        pause = 0.0 if place.short_lives < 2 else min(0.1 * 2.0 ** min(place.short_lives, 10), _LONGEST_PAUSE_S)
         place.start_at = now + pause
         if pause > _UNBOUND_S:
             _close(place.sockets)
@@ -426,7 +445,7 @@ class _Parent:
 
     def _descriptors(self) -> list[int]:
         """Those of ours that no worker may keep: the lock would outlive the server, and the port too."""
-        sockets = [*self._held, *(each for place in self._places for each in place.sockets)]
+        sockets = [*self._held, *self._port.claims, *(each for place in self._places for each in place.sockets)]
         sockets += [end for child in self._children.values() for end in child.ends.values()]
         found = [self._waker, self._wakened, *self._mailboxes.descriptors(), *(each.fileno() for each in sockets)]
         return found if self._lock.descriptor is None else [*found, self._lock.descriptor]

@@ -7,6 +7,7 @@ of a registry, and not what they mean.
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 from array import array
@@ -53,7 +54,7 @@ class Tallies:
             length = page[at : at + 8].cast("Q")[0]
             number = at + 8 + _padded(length)
             name = bytes(page[at + 8 : at + 8 + length]).decode()
-            found[tuple(name.split("\0"))] = page[number : number + 8].cast("d")
+            found[tuple(json.loads(name))] = page[number : number + 8].cast("d")
             at = number + 8
         self._seen[place] = at
         return found
@@ -65,7 +66,7 @@ class Tallies:
             known[0] = value
             return
         page, at = self._pages[place], self._seen[place]
-        text = "\0".join(name).encode()
+        text = json.dumps(name).encode()  # labels are any text: columns have names that clients choose
         number = at + 8 + _padded(len(text))
         if number + 8 > len(page):
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 import sys
 import threading
@@ -228,7 +229,9 @@ class Mean:
         self._weight = 0.0
 
     def observe(self, value: float, weight: int) -> None:
-        """Take the mean of `weight` values in."""
+        """Take the mean of `weight` values in; what is no number is passed over."""
+        if not math.isfinite(value):
+            return
         self._weight = min(self._weight + weight, max(_REMEMBERED, weight))
         self.value += weight / self._weight * (value - self.value)
 

@@ -257,8 +257,13 @@ def engaged(
     with (folder / record.file).open("rb") as file:
         if known is None or hashlib.file_digest(file, "sha256").hexdigest() != known:
             raise EngineUnusableError("its file is not the one of the manifest")
-    other = predictor.by(_opened(record, folder, predictor), name=record.type)
-    _held(other, predictor, golden)
+    try:
+        other = predictor.by(_opened(record, folder, predictor), name=record.type)
+        _held(other, predictor, golden)
+    except (EngineUnusableError, MemoryError, OSError):
+        raise
+    except Exception as error:  # of a package that is not ours; the plan can serve all the same
+        raise EngineUnusableError(str(error).strip().partition("\n")[0]) from error
     return other
 
 

@@ -31,6 +31,8 @@ Array = npt.NDArray[Any]
 MOST_INPUTS: Final = 16
 """Columns that are told apart; those that come later are told together."""
 OTHER: Final = "other"
+_FARTHEST: Final = 100.0
+"""Standard deviations; what lies farther counts as this."""
 _SAMPLED: Final = 16
 """The means of one batch in so many are taken."""
 
@@ -151,7 +153,8 @@ class _Part:
         gaps = np.isnan(flat)  # where a number may be missing
         if gaps.any():
             flat = np.where(gaps, mean, flat)
-        shift = (flat.mean(axis=0) - mean) / std
+        far = np.clip((flat - mean) / std, -_FARTHEST, _FARTHEST)  # one absurd value is not to be told for days
+        shift = far.mean(axis=0)
         return [(self.names[place], value) for place, value in zip(places, shift.tolist(), strict=True)]
 
 

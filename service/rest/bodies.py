@@ -107,6 +107,12 @@ class Share:
             self.bytes = size
 
 
+def declared(request: Request) -> int:
+    """The length that a request gives its body; 0 where it gives none. Memory is counted as bytes come, not by this."""
+    said = request.headers.get("content-length", "")
+    return int(said.lstrip("0")[:20] or 0) if said.isascii() and said.isdigit() else 0
+
+
 async def stream(request: Request, *, limit: int, share: Share | None = None, weight: int = 1) -> AsyncIterator[bytes]:
     """The body in pieces as they come, at most `limit` bytes; each counts `weight` times in `share`."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
@@ -122,12 +128,8 @@ async def stream(request: Request, *, limit: int, share: Share | None = None, we
                 )
             ]
         )
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+    if declared(request) > limit:
         raise too_large(limit)
-    size = int(declared[:20]) if share is not None and declared.isascii() and declared.isdigit() else 0
-    if share is not None:
-        share.reach(size * weight)
     size = 0
     async for piece in request.stream():
         size += len(piece)

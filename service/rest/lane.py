@@ -27,7 +27,8 @@ from service.rest.receiving import Connections, Deadlines, Part, ReceivingProtoc
 _MOST_HEAD: Final = 8 * 1024
 _HEADS: Final = 4096
 """Heads that are remembered; they come from clients, so there must be an end."""
-_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+_READ: Final = (b"content-type", b"content-encoding", b"accept-encoding", b"inference-header-content-length")
+"""Headers that lanes ask for; of a remembered head nothing else is kept."""
 _EACH_TIME: Final = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Headers that are another in each request: such heads are not worth remembering."""
 _ELSEWHERE: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"trailer", b"te"})
@@ -40,7 +41,7 @@ class Known(NamedTuple):
     """What a head says.
 
     Args:
-        lane, named, table: as `FastPath.recognise` gives them; once remembered, without credentials.
+        lane, named, table: as `FastPath.recognise` gives them; once remembered, with what lanes read alone.
         path: as it was sent.
         length: bytes of the body.
         keep_alive: whether the connection stays open.
@@ -84,7 +85,7 @@ class Heads:
         if found is None:
             self._remember(digest, None)
         elif not _EACH_TIME & found.table.keys():
-            table = {name: value for name, value in found.table.items() if name not in _CREDENTIALS}
+            table = {name: found.table[name] for name in _READ if name in found.table}
             if self.front.guard.open:
                 self._remember(digest, found._replace(table=table, headers=[]))
             else:
@@ -107,7 +108,7 @@ class Heads:
         if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r"):
             return None
         reader = _Reader()
-        parser = httptools.HttpRequestParser(reader)
+        parser = reader.parser = httptools.HttpRequestParser(reader)
         try:
             parser.feed_data(head)
             if not reader.complete or parser.get_http_version() != "1.1" or parser.should_upgrade():
@@ -123,14 +124,17 @@ class Heads:
             return None
         lane, named, table = found
         length = int(table[b"content-length"])
-        return Known(lane, named, table, path, length, parser.should_keep_alive(), None, reader.headers)
+        return Known(lane, named, table, path, length, reader.keep_alive, None, reader.headers)
 
 
 class _Reader:
     """What the parser tells."""
 
+    parser: httptools.HttpRequestParser
+
     def __init__(self) -> None:
         self.url = b""
+        self.keep_alive = False
         self.headers: Lines = []
         self.complete = False
 
@@ -142,6 +146,7 @@ class _Reader:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+        self.keep_alive = self.parser.should_keep_alive()  # when a message without a body is over, it has forgotten
 
 
 class _Nobody:
@@ -270,8 +275,8 @@ class LaneProtocol(ReceivingProtocol):
         if known is None:
             return False
         missing = end + known.length - len(data)
-        if missing < 0:
-            return False
+        if missing < 0 or (missing and not self.heads.front.guard.open and known.admission is None):
+            return False  # who has shown no key yet is not waited for: elsewhere they are refused before their body
         turn = Turn(self, known, missing)
         self._turn = turn
         self.cycle = turn  # type: ignore[assignment]  # has what uvicorn asks of it

@@ -521,11 +521,8 @@ def _nothing(_: int) -> None:
 async def _read(request: Request, *, most: int, share: Share | None = None, weight: int = 1) -> bytes:
     """The body as it came, at most `most` bytes, each counted `weight` times in `share`."""
     share = share or Share()
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit():
-        if int(declared[:20]) > most:
-            raise bodies.too_large(most)
-        share.reach(int(declared) * weight)
+    if bodies.declared(request) > most:
+        raise bodies.too_large(most)
     pieces = []
     size = 0
     async for piece in request.stream():

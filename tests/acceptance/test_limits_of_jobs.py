@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
+import pytest
 
 from service.schemas import examples
 from tests.live import Server, run_job, wait_for
@@ -14,9 +15,16 @@ from tests.long_jobs import LONG, act, in_state, job_of, with_checkpoint
 from tests.problems import assert_problem
 
 
-def test_jobs_are_started_by_priority_which_can_be_changed_while_they_wait(make_server: Callable[..., Server]) -> None:
-    server = make_server(job_slots="1")
-    with server.client() as client:
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one slot, and a short queue."""
+    server = Server(tmp_path_factory.mktemp("narrow") / "store", job_slots="1", max_queued_jobs="3").start()
+    yield server
+    assert server.stop() == 0
+
+
+def test_jobs_are_started_by_priority_which_can_be_changed_while_they_wait(narrow: Server) -> None:
+    with narrow.client() as client:
         first = with_checkpoint(client)
         waiting = [client.post("/v1/jobs", json=examples.IMPORT).json()["id"] for _ in range(3)]
         last = client.get(f"/v1/jobs/{waiting[2]}")
@@ -62,15 +70,12 @@ def test_a_job_that_needs_too_much_memory_fails_and_the_server_goes_on(make_serv
     assert after["state"] == "succeeded"
 
 
-def test_no_worker_evaluates_files_that_were_changed_after_the_job_was_taken(
-    make_server: Callable[..., Server],
-) -> None:
-    server = make_server(job_slots="1")
-    with server.client() as client:
+def test_no_worker_evaluates_files_that_were_changed_after_the_job_was_taken(narrow: Server) -> None:
+    with narrow.client() as client:
         run_job(client, examples.TRAIN)
         long = client.post("/v1/jobs", json=LONG).json()
         waiting = client.post("/v1/jobs", json=examples.EVALUATE).json()
-        [weights] = server.store.glob("models/quadratic/1/weights.pt")
+        [weights] = narrow.store.glob("models/quadratic/1/weights.pt")
         content = bytearray(weights.read_bytes())
         content[len(content) // 2] ^= 1
         weights.chmod(0o644)
@@ -88,13 +93,15 @@ def test_no_worker_evaluates_files_that_were_changed_after_the_job_was_taken(
     assert version["state"] == "quarantined"
 
 
-def test_a_full_queue_says_when_to_come_back(make_server: Callable[..., Server]) -> None:
-    server = make_server(max_queued_jobs="1", job_slots="1")
-    with server.client() as client:
+def test_a_full_queue_says_when_to_come_back(narrow: Server) -> None:
+    with narrow.client() as client:
         first = client.post("/v1/jobs", json=LONG).json()
-        wait_for(lambda: client.get(f"/v1/jobs/{first['id']}").json()["state"] == "running")
-        client.post("/v1/jobs", json=LONG)
+        in_state(client, first["id"], "running")
+        waiting = [client.post("/v1/jobs", json=LONG).json() for _ in range(3)]
         refused = client.post("/v1/jobs", json=LONG)
+        for job in [*reversed(waiting), first]:
+            act(client, job["id"], "cancel")
+        in_state(client, first["id"], "cancelled")
 
         assert_problem(refused, 429, "queue-full")
         assert int(refused.headers["retry-after"]) >= 1

@@ -21,11 +21,11 @@ def opened() -> Iterator[list[socket.socket]]:
 
 def test_each_process_has_sockets_of_its_own_at_one_port(opened: list[socket.socket]):
     port = Port("127.0.0.1", 0)
-    opened += [*port.bind(), *port.bind()]
+    first, second = [*port.bind(), *port.bind()]
+    opened += [first, second, *port.claims]
 
-    first, second = opened
     assert first.getsockname() == second.getsockname()
-    for each in opened:
+    for each in (first, second):
         each.listen()
         each.setblocking(True)
         each.settimeout(10)
@@ -47,9 +47,21 @@ def test_each_process_has_sockets_of_its_own_at_one_port(opened: list[socket.soc
 
 
 def test_a_name_is_bound_by_all_of_its_addresses_at_one_port(opened: list[socket.socket]):
-    opened += Port("localhost", 0).bind()
+    port = Port("localhost", 0)
+    found = port.bind()
+    opened += [*found, *port.claims]
 
-    assert len({each.getsockname()[1] for each in opened}) == 1
+    assert len({each.getsockname()[1] for each in found}) == 1
+
+
+def test_a_port_that_another_such_server_is_about_to_listen_at_is_refused(opened: list[socket.socket]):
+    one = Port("127.0.0.1", 0)
+    [bound] = one.bind()
+    other = Port("127.0.0.1", bound.getsockname()[1])  # nobody listens yet
+    opened += [bound, *one.claims]
+    with pytest.raises(OSError, match="in use"):
+        other.bind()
+    opened += other.claims
 
 
 def test_a_port_where_somebody_listens_is_refused(opened: list[socket.socket]):

@@ -676,10 +676,19 @@ function uploadForm(make) {
   return h("div", { class: "stack" }, zone, form);
 }
 
+/** The names in the first line of a CSV text, and what parts them; what stands in quotes parts nothing. */
 function header(text) {
   const line = text.split(/\r?\n/)[0].replace(/^\ufeff/, "");
-  const delimiter = [",", ";", "\t", "|"].sort((a, b) => line.split(b).length - line.split(a).length)[0];
-  return { names: line.split(delimiter).map((name) => name.trim().replace(/^"|"$/g, "")), delimiter };
+  const bare = line.replace(/"[^"]*"/g, "");
+  const delimiter = [",", ";", "\t", "|"].sort((a, b) => bare.split(b).length - bare.split(a).length)[0];
+  const names = [""];
+  let quoted = false;
+  for (const sign of line) {
+    if (sign === '"') quoted = !quoted;
+    else if (sign === delimiter && !quoted) names.push("");
+    else names[names.length - 1] += sign;
+  }
+  return { names: names.map((name) => name.trim()), delimiter };
 }
 
 function jsonKeys(text) {
