@@ -87,7 +87,7 @@ def test_an_enormous_net_is_refused_by_arithmetic_at_once(client: httpx.Client, 
     found = client.post("/v1/architectures/validate", json=document).json()
     refused = client.post("/v1/architectures", json=document)
 
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
     assert found["valid"] is False
     assert_problem(refused, 422, refused.json()["code"])
 

@@ -126,7 +126,7 @@ def test_a_wrong_job_is_refused(
     started = time.perf_counter()
     answer = client.post("/v1/jobs", json=body)
 
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
     assert_problem(answer, status, code or answer.json()["code"], pointer=pointer)
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_prediction_is_refused(
     started = time.perf_counter()
     answer = client.post(path, content=content, headers=JSON)
 
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
     assert_problem(answer, status, code or "validation-failed", pointer=pointer)
 
 

@@ -601,7 +601,7 @@ def test_a_long_sequence_is_confirmed_at_once():
 
     confirm(judgement.architecture)
 
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10
 
 
 def test_fractional_pools_are_random_in_training_alone():

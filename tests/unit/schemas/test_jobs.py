@@ -160,4 +160,4 @@ def test_of_very_many_mistakes_the_first_are_told_and_the_others_counted() -> No
 
     assert len(error.errors) == 100
     assert error.more == 100_000 + 6 - 100  # six members are missing
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10
