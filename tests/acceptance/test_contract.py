@@ -35,7 +35,7 @@ def test_every_operation_keeps_the_openapi_document(make_server: Callable[..., S
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml")),
                 *("run", f"{server.url}/openapi.json", "--exclude-path", UNENDING),
                 *("--header", f"Authorization: Bearer {key}", "--header", f"X-API-Key: {key}"),
-                *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "3", "--seed", "1"),
+                *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5", "--seed", "1"),
                 *("--max-response-time", "5", "--generation-database", "none", "--continue-on-failure", "--no-color"),
             ],
             cwd=tmp_path,  # it leaves a folder where it runs
