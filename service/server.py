@@ -18,12 +18,14 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from service.errors import ServiceError, ValidationFailed
+from service.jobs import forkserver
 from service.jobs.launchers import ForkLauncher, InheritedLauncher, Launcher
 from service.rest.health import Lifecycle
 from service.rest.lane import lane
 from service.rest.receiving import Connections, Deadlines
 from service.settings import Settings
 from service.siblings import Seat
+from service.store.files import StoreLock, make_folder
 from service.telemetry import configure_logging, log, name_process
 
 _log = log(__name__)
@@ -42,7 +44,21 @@ def run(settings: Settings) -> int:
         StoreError: the store cannot be opened.
     """
     configure_logging(level=settings.log_level, style=settings.log_format)
-    return _serve(settings, ForkLauncher())  # first of all: it warms up beside the import of torch in this process
+    make_folder(settings.store, parents=True)
+    with StoreLock(settings.store / "LOCK"):  # told now, not after seconds of importing
+        pass
+    import_all()
+    return _serve(settings, ForkLauncher(forkserver.fork()))
+
+
+def import_all() -> None:
+    """Pay once for what a server process and every worker would pay; who is forked from here shares it.
+
+    No thread is started, if the environment's OMP_NUM_THREADS and its kin say 1.
+    """
+    import service.app  # noqa: F401
+
+    forkserver.warm()
 
 
 def take(seat: Seat, settings: Settings) -> int:

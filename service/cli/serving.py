@@ -57,8 +57,8 @@ def serve(
     if refused is not None:
         typer.echo(refused, err=True)
         raise typer.Exit(exits.CONFLICT)
-    if settings.workers > 1:  # the parent forks, so no library may start threads in it when it is loaded
-        os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # The server forks, so no library may start threads in it when it is loaded.
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # By name, so that nothing but this command ever loads torch.
     server = importlib.import_module("service.server" if settings.workers == 1 else "service.processes")
     try:

@@ -4,7 +4,8 @@ It takes one request a message over an inherited socket, with the worker's lock 
 with the worker's pid and a pidfd, or with an error. When the server goes away it ends; its workers go on. It knows no
 queue and no database, and it never runs a backward pass, since autograd's threads would not survive a fork.
 
-Run as `python -m service.jobs.forkserver FD`.
+It is forked from the server before that has threads (`fork`), so that torch is imported once for both; later on, when
+it has to be replaced, it is run as `python -m service.jobs.forkserver FD`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,57 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 def main(descriptor: int) -> None:
     """Warm up, then serve fork requests from the socket `descriptor` until the other end is closed."""
+    _leave_terminal()
+    warm()
+    _serve(socket.socket(fileno=descriptor))
+
+
+def fork() -> tuple[int, socket.socket]:
+    """Fork this process, which is warm and has no thread, into a fork server; gives its pid and our end of its socket.
+
+    It keeps all descriptors of this process, so it is made before there are any that matter.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_fork_server(ours, theirs)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid, ours
+
+
+def _become_fork_server(ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    try:
+        _leave_terminal()
+        ours.close()
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.close(null)
+        _serve(theirs)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _leave_terminal() -> None:
     os.setsid()  # a Ctrl-C at the terminal is for the server, which tells the workers itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A worker is born with SIGTERM blocked and unblocks it when it can obey: told to stop in its first millisecond, it
     # still keeps a checkpoint. The fork server itself ends with the server, not before.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    server = socket.socket(fileno=descriptor)
-    warm()
+
+
+def _serve(server: socket.socket) -> None:
+    descriptor = server.fileno()
     waker, wakened = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakened, warn_on_full_buffer=False)
@@ -166,6 +211,8 @@ def _become_worker(request: dict[str, Any], *, drop: Iterable[int]) -> NoReturn:
             os.dup2(source, target)
         os.close(null)
         os.close(log)
+        with contextlib.suppress(AttributeError):  # not a file
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what it prints is in its log
         _limit(request["memory_bytes"])
         keep_freed_memory()
         from service.jobs import worker

@@ -139,16 +139,61 @@ def _named(folder: Path) -> WorkerHandle | None:
         return None
 
 
-class ForkLauncher:
-    """Starts workers by the fork server; starts the fork server at once and again whenever it is gone."""
+class _Process(Protocol):
+    """A child of this process, as `subprocess` has it."""
 
-    def __init__(self) -> None:
+    @property
+    def pid(self) -> int: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class _ForkedProcess:
+    """A child that was forked, not started as a command; nobody else waits for it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle: WorkerHandle | None = WorkerHandle(pid, os.pidfd_open(pid))
+
+    def kill(self) -> None:
+        """Send SIGKILL; a process that is gone is no error."""
+        if self._handle is not None:
+            self._handle.signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Collect it.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on.
+        """
+        if self._handle is None:
+            return 0
+        if timeout is not None and not self._handle.ended(timeout):
+            raise subprocess.TimeoutExpired("the fork server", timeout)
+        _, status = os.waitpid(self.pid, 0)
+        self._handle.close()
+        self._handle = None
+        return os.waitstatus_to_exitcode(status)
+
+
+class ForkLauncher:
+    """Starts workers by the fork server; starts the fork server at once and again whenever it is gone.
+
+    Args:
+        forked: the first fork server, where this process has forked it: its pid, and the socket to it.
+    """
+
+    def __init__(self, forked: tuple[int, socket.socket] | None = None) -> None:
         self._mutex = threading.Lock()
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: _Process | None = None
         self._socket: socket.socket | None = None
         self._warm = False
         self._closed = False
-        self._start()
+        if forked is None:
+            self._start()
+        else:
+            pid, self._socket = forked
+            self._server = _ForkedProcess(pid)
 
     @property
     def pid(self) -> int | None:
@@ -190,7 +235,7 @@ class ForkLauncher:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
             try:
                 self._server = subprocess.Popen(

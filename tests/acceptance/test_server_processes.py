@@ -27,6 +27,8 @@ from tests.live import Server, end_worker, wait_for
 PLACES = (0, 1)
 PLACE = "x-modelyard-process"
 ENDED = ("succeeded", "failed", "cancelled")
+REFUSED = {401, 429}
+"""A wrong key, and one from an address that has tried too many of them already."""
 SHORTER: dict[str, Any] = {**LONG, "budget": {"epochs": 60}}
 
 
@@ -334,7 +336,7 @@ def test_keys_that_come_and_go_do_so_in_both(pair: Pair, ask: Callable[[int], ht
     wait_for(lambda: statuses() == [200, 200])
     kept, _ = keys.revoke(keys.read(pair.keys_file), "guest")
     keys.write(pair.keys_file, kept)
-    wait_for(lambda: statuses() == [401, 401], every=0.3)
+    wait_for(lambda: set(statuses()) <= REFUSED, every=0.3)
 
 
 def counted(client: httpx.Client, model: str) -> float:

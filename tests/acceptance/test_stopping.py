@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import httpx
@@ -76,4 +79,29 @@ def test_a_draining_server_is_alive_but_not_ready(make_server: Callable[..., Ser
         assert int(answer.headers["retry-after"]) >= 1
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/models").status_code == 200
+    assert server.stop() == 0
+
+
+def test_what_a_server_has_forked_outlives_neither_its_lock_nor_its_port(make_server: Callable[..., Server]) -> None:
+    """The fork server is forked before the server opens anything, so no worker can hold what the next server needs."""
+    server = make_server(job_attempts="1")
+    with server.client() as client:
+        job = client.post("/v1/jobs", json=LONG).json()
+        wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")
+        fork_server, worker = server.descendants()
+        held = {str(each.readlink()) for each in Path(f"/proc/{worker}/fd").iterdir()}
+        own = tuple(str(server.store / folder) for folder in ("jobs", "datasets"))
+        assert {name for name in held if not name.startswith(own)} <= {os.devnull}
+        assert len(list(Path(f"/proc/{fork_server}/task").iterdir())) == 1
+
+        os.kill(fork_server, signal.SIGKILL)
+        again = client.post("/v1/jobs", json=LONG).json()  # waits for a slot
+        assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+        wait_for(lambda: client.get(f"/v1/jobs/{again['id']}").json()["state"] == "running")  # from another fork server
+        assert fork_server not in server.descendants()
+
+    server.port = int(server.url.rpartition(":")[2])
+    server.kill()
+    server.start()  # at the same port and store, while the worker goes on
+
     assert server.stop() == 0

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -189,8 +189,16 @@ def test_an_unload_waits_for_those_that_are_being_answered(server: Server, clien
             return asking.post("/predict", json=many).status_code
 
     with ThreadPoolExecutor(2) as threads:
-        asked = [threads.submit(ask, place) for place in range(2)]
-        wait_for(lambda: metric(client, "modelyard_predictions_in_flight") == 2)
+
+        def both_are_computed() -> list[Future[int]] | None:
+            asked = [threads.submit(ask, place) for place in range(2)]
+            while not all(future.done() for future in asked):
+                if metric(client, "modelyard_predictions_in_flight") == 2:
+                    return asked
+            assert [future.result() for future in asked] == [200, 200]
+            return None  # they were answered before both could be seen
+
+        asked = wait_for(both_are_computed)
         told = client.post("/v1/models/slow/versions/1/unload").json()
         left = metric(client, "modelyard_predictions_in_flight")
 
