@@ -16,6 +16,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
+# As pip does, but on all cores, and ours too, which it does not copy. Files that do not compile are nobody's modules.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib service || true
+
 .PHONY: help venv dev demo serve test check fix docs bench bench-serving clean
 
 help:
@@ -29,15 +32,16 @@ dev: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
-	PYTHONWARNINGS='ignore:Editable installation' $(PIP) install -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
-	$(BIN)/python -m compileall -q service  # as pip does with what it copies; else each start compiles it
+	PYTHONWARNINGS='ignore:Editable installation' $(PIP) install --no-compile -c constraints.txt $(TORCH_INDEX) --editable '.[all]'
+	$(COMPILE)
 	touch $@
 
 # mlxtend and foolbox are there for their pictures only; what they depend on would be 300 MB. tritonclient asks for older
 # releases of protobuf, greenlet and ml_dtypes than others here; it works with theirs.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install -c constraints.txt $(TORCH_INDEX) --group dev
-	$(PIP) install --no-deps 'mlxtend>=0.25' 'foolbox>=3.3.4' 'tritonclient>=2.73'
+	$(PIP) install --no-compile -c constraints.txt $(TORCH_INDEX) --group dev
+	$(PIP) install --no-compile --no-deps 'mlxtend>=0.25' 'foolbox>=3.3.4' 'tritonclient>=2.73'
+	$(COMPILE)
 	touch $@
 
 demo: venv

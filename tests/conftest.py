@@ -31,8 +31,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Servers of a test's own, each with its store; whatever still runs is ended afterwards, workers included."""
     servers: list[Server] = []
 
-    def make(name: str = "store", **settings: str) -> Server:
-        server = Server(tmp_path / name, **settings)
+    def make(name: str = "store", *, anew: bool = False, **settings: str) -> Server:
+        server = Server(tmp_path / name, anew=anew, **settings)
         servers.append(server)
         return server.start()
 

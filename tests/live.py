@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -13,24 +15,32 @@ import time
 from collections.abc import Callable
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
 
 from service.jobs.launchers import adopt
+from tests.nursery import Forked, Nursery
 
 START_S = 60.0
 _KEY = re.compile(rb"msk_[a-z0-9]{12}_[0-9a-f]{16}")
 
 
 class Server:
-    """A server process over a store; it can be stopped, killed and started again."""
+    """A server process over a store; it can be stopped, killed and started again.
 
-    def __init__(self, store: Path, **settings: str) -> None:
+    Args:
+        store: its folder.
+        anew: start the command in a new interpreter, not a fork of one.
+        settings: members of `service.settings.Settings`.
+    """
+
+    def __init__(self, store: Path, *, anew: bool = False, **settings: str) -> None:
         self.store = store
         self.settings = settings
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._anew = anew
         self.port = 0  # any free one, unless a test starts it again where it was
         self.url = ""
         self.log = store.parent / f"{store.name}.log"
@@ -42,14 +52,7 @@ class Server:
         environment |= {"MODELYARD_STORE": str(self.store), "MODELYARD_LOG_FORMAT": "json"}
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(self.port)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                cwd=self.store.parent,
-            )
+            self.process = self._start(["--host", "127.0.0.1", "--port", str(self.port)], environment, log)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with self.log.open("rb") as log:
@@ -62,6 +65,20 @@ class Server:
                 break
             time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log.read_text()[-3000:]}")
+
+    def _start(
+        self, arguments: list[str], environment: dict[str, str], log: BinaryIO
+    ) -> subprocess.Popen[bytes] | Forked:
+        if not self._anew:
+            return _nursery().serve(arguments, environment=environment, folder=self.store.parent, log=log)
+        return subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve", *arguments],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=self.store.parent,
+        )
 
     def stop(self, timeout: float = 30) -> int:
         """SIGTERM, and the exit status."""
@@ -105,6 +122,13 @@ class Server:
     def client(self) -> httpx.Client:
         """A client of this server."""
         return httpx.Client(base_url=self.url, timeout=60)
+
+
+@functools.cache
+def _nursery() -> Nursery:
+    found = Nursery()
+    atexit.register(found.close)
+    return found
 
 
 def send_raw(server: Server, request: bytes) -> tuple[int, bytes]:

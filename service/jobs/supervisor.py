@@ -717,7 +717,8 @@ class Supervisor:
             offset = self._queue.offset(job.id, job.attempt)
             now = self._clock()
             announced = handle is None or job.state is not JobState.STARTING
-            device = (_read(folder / "task.json") or {}).get("device")
+            # Whoever lives has read its task; that of a worker which never began may be half written.
+            device = None if handle is None else (_read(folder / "task.json") or {}).get("device")
             self._running[job.id] = _Running(job, folder, handle, offset, now, now, announced=announced, device=device)
             if handle is not None:
                 _log.info("A running job was adopted.", action="job_adopted", job=job.id, pid=handle.pid)

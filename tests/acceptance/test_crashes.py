@@ -162,7 +162,7 @@ def uninterrupted(shared_server: Server) -> str:
 
 
 def test_a_killed_server_adopts_its_worker_at_the_next_start(make_server: MakeServer, uninterrupted: str) -> None:
-    server = make_server()
+    server = make_server(anew=True)
     seen: list[int] = []
     with server.client() as client:
         job_id = submit(client, LONG)
@@ -300,7 +300,7 @@ def test_whatever_is_killed_while_versions_are_published_each_is_whole_or_absent
 
 
 def test_a_stopped_server_lets_its_job_go_on_at_the_next_start(make_server: MakeServer, uninterrupted: str) -> None:
-    server = make_server(drain_timeout_s="20")
+    server = make_server(anew=True, drain_timeout_s="20")
     ends: list[float] = []
     seen: list[int] = []
     with server.client() as client:

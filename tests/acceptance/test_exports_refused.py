@@ -37,7 +37,7 @@ def test_without_its_packages_an_export_is_refused_at_once(
         "util.find_spec = lambda name, *rest: None if name == 'onnxscript' else find(name, *rest)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with make_server().client() as client:
+    with make_server(anew=True).client() as client:
         run_job(client, examples.TRAIN)
 
         problem = assert_problem(

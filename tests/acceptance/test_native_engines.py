@@ -25,7 +25,7 @@ def answers(client: httpx.Client, version: int) -> np.ndarray:
 
 @pytest.mark.timeout(900)  # the compiler takes ten seconds of a processor that is free
 def test_native_code_serves_and_only_the_bytes_that_the_job_made(make_server: Callable[..., Server]) -> None:
-    server = make_server(job_timeout_s="600", job_stall_s="300")
+    server = make_server(anew=True, job_timeout_s="600", job_stall_s="300")
     with server.client() as client:
         job = client.post("/v1/jobs", json=TRAIN).json()
         while job["state"] not in ("succeeded", "failed"):
@@ -57,7 +57,7 @@ def test_without_a_compiler_the_request_is_refused(
     make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    server = make_server()
+    server = make_server(anew=True)
     with server.client() as client:
         refused = client.post("/v1/jobs", json=TRAIN)
 

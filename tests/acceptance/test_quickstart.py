@@ -26,7 +26,7 @@ def test_the_quickstart_leads_to_a_prediction_within_seconds(
     assert blocks.pop(0) == "make serve\n"
 
     began = time.monotonic()
-    server = make_server()
+    server = make_server(anew=True)
     served = time.monotonic() - began
     for block in blocks:
         script = block.replace("http://127.0.0.1:8000", server.url).replace("curl -s", "curl -sS --fail-with-body")

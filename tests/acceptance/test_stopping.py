@@ -32,7 +32,7 @@ def stream(
 @pytest.mark.parametrize("busy", [True, False], ids=["with a job", "with nothing to tell"])
 def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Callable[..., Server], busy: bool) -> None:
     """A stream that is cut raises in `follow`, and leaves an error in the server's log."""
-    server = make_server()
+    server = make_server(anew=True)
     opened: list[str] = []
     ended: list[float] = []
 
@@ -66,7 +66,7 @@ def test_a_stopping_server_ends_its_streams_promptly_and_whole(make_server: Call
 
 
 def test_a_draining_server_is_alive_but_not_ready(make_server: Callable[..., Server]) -> None:
-    server = make_server(drain_delay_s="1.5")
+    server = make_server(anew=True, drain_delay_s="1.5")
     with server.client() as client:
         assert client.get("/readyz").status_code == 200
         assert server.process is not None
@@ -84,7 +84,7 @@ def test_a_draining_server_is_alive_but_not_ready(make_server: Callable[..., Ser
 
 def test_what_a_server_has_forked_outlives_neither_its_lock_nor_its_port(make_server: Callable[..., Server]) -> None:
     """The fork server is forked before the server opens anything, so no worker can hold what the next server needs."""
-    server = make_server(job_attempts="1")
+    server = make_server(anew=True, job_attempts="1")
     with server.client() as client:
         job = client.post("/v1/jobs", json=LONG).json()
         wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running")

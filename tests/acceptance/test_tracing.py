@@ -101,7 +101,7 @@ def test_a_traced_server_tells_a_collector_which_version_has_answered(
     monkeypatch.setenv(SWITCH, "true")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-    server = make_server()
+    server = make_server(anew=True)
     asked = {"model": "quadratic", "inputs": [[0.5], [0.7]]}
     tensors = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [0.5, 0.7]}]}
     traces = {name: f"{number:032x}" for number, name in enumerate(["train", "fast", "framework", "v2"], start=1)}

@@ -689,6 +689,21 @@ def test_a_crash_before_the_worker_was_started_costs_no_attempt(world: World) ->
     assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped", "running"]
 
 
+@pytest.mark.parametrize("written", ["", '{"spec": {'])
+def test_a_crash_while_the_task_was_written_hinders_no_start(world: World, written: str) -> None:
+    job_id = world.add()
+    claimed = world.queue.claim()
+    assert claimed is not None
+    folder = folder_of_job(world.root, job_id) / f"attempt-{claimed.attempt}"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(written)
+
+    world.restart().turn()
+
+    assert world.state(job_id) == "running"
+    assert [attempt["state"] for attempt in world.job(job_id).attempts] == ["stopped", "running"]
+
+
 def test_a_crash_between_interrupted_and_queued_puts_the_job_back(world: World) -> None:
     job_id, worker = world.start()
     worker.end()
