@@ -453,7 +453,7 @@ class OpenInference:
         self._back(found)
         if request.outputs is None:
             return [
-                Answered(name, DATATYPE_OF[array.dtype.name], array, request.binary)
+                Answered(name, tensors.datatype_of(array), array, request.binary)
                 for name, array in found.outputs.items()
             ]
         answered = []
@@ -464,7 +464,7 @@ class OpenInference:
                 best = tensors.classify(array, one.classification, labels=labels)
                 answered.append(Answered(one.name, "BYTES", best, binary))
             else:
-                answered.append(Answered(one.name, DATATYPE_OF[array.dtype.name], array, binary))
+                answered.append(Answered(one.name, tensors.datatype_of(array), array, binary))
         return answered
 
     def _back(self, found: Inference) -> None:

@@ -681,7 +681,9 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 width = texts[name].codes
                 if type(value) is str:
                     codes[place, text : text + width] = texts[name].encode(value)
-                elif value is not None or name not in optional:
+                elif value is None and name not in optional:
+                    mistakes.add(cell, "dtype-mismatch", _no_value(name), hint="Send a text.", got="null")
+                elif value is not None:
                     mistakes.add(
                         cell, "dtype-mismatch", f"Column {name!r} takes texts.", expected="a string", got=shorten(value)
                     )
@@ -689,6 +691,9 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
             else:
                 if value is None and name in optional:
                     numbers[place, number] = np.nan
+                elif value is None:
+                    hint = 'Send a number, or train with gaps and the step {"type": "impute"}.'
+                    mistakes.add(cell, "dtype-mismatch", _no_value(name), hint=hint, got="null")
                 elif type(value) not in (int, float):
                     mistakes.add(
                         cell,
@@ -710,3 +715,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 number += 1
     mistakes.end()
     return Raw(numbers, codes if texts else None, rows, at)
+
+
+def _no_value(name: str) -> str:
+    return f"Column {name!r} has no value, and this version fills none in."

@@ -59,8 +59,7 @@ class Trial:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(NamedTuple):
     """The answer to one request: arrays [N, …] by output name, what a classifier adds, and the times.
 
     Args:

@@ -30,6 +30,7 @@ from service.errors import (
     ValidationFailed,
     shorten,
 )
+from service.inference.codec import surely_within
 
 Array = npt.NDArray[Any]
 Kind = Literal["bool", "int", "float", "bytes"]
@@ -108,6 +109,13 @@ DATATYPE_OF: Final[Mapping[str, str]] = {
     "float64": "FP64",
 }
 """The datatype of each dtype of a signature."""
+
+_OF_ARRAYS: Final = {np.dtype(name): datatype for name, datatype in DATATYPE_OF.items() if name != "bfloat16"}
+
+
+def datatype_of(array: Array) -> str:
+    """The datatype of an array that a version has answered."""
+    return _OF_ARRAYS[array.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -794,7 +802,7 @@ def encode(
             tensor["data"] = [text.decode(errors="replace") for text in one.array.reshape(-1)]
         else:
             flat = np.ascontiguousarray(one.array).reshape(-1)
-            if flat.dtype.kind == "f":
+            if flat.dtype.kind == "f" and not surely_within(flat):
                 lost = flat.size - int(np.count_nonzero(np.isfinite(flat)))
                 if lost:
                     tensor["parameters"] = {"nonfinite": lost}  # written as null

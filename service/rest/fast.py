@@ -352,12 +352,12 @@ BEGUN: Final = "modelyard.begun"
 
 def headers_of(reply: Reply, question: Question) -> list[tuple[bytes, bytes]]:
     """All headers of an answer, but for those that the server puts in front."""
-    return [
-        *reply.headers,
-        (b"content-length", b"%d" % len(reply.body)),
-        (b"x-request-id", question.request_id),
-        *security_headers(https=question.https),
-    ]
+    return [*own_headers(reply, question), *security_headers(https=question.https)]
+
+
+def own_headers(reply: Reply, question: Question) -> list[tuple[bytes, bytes]]:
+    """Those of them that only this answer has."""
+    return [*reply.headers, (b"content-length", b"%d" % len(reply.body)), (b"x-request-id", question.request_id)]
 
 
 async def _waited(lane: Lane, incoming: Incoming, begin: Callable[[Promise], Begun | None]) -> Reply | None:

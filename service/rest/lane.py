@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from service.inference.runtime import Slice
 from service.keys import Admission
-from service.rest.fast import BEGUN, CHARGED, PRINCIPAL, Begun, FastPath, Incoming, Lane, Question, headers_of
+from service.rest.fast import BEGUN, CHARGED, PRINCIPAL, Begun, FastPath, Incoming, Lane, Question, own_headers
+from service.rest.middleware import security_headers
 from service.rest.receiving import Connections, Deadlines, Part, ReceivingProtocol, receiving
 
 _MOST_HEAD: Final = 8 * 1024
@@ -32,6 +33,9 @@ _READ: Final = (b"content-type", b"content-encoding", b"accept-encoding", b"infe
 _EACH_TIME: Final = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Headers that are another in each request: such heads are not worth remembering."""
 _ELSEWHERE: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"trailer", b"te"})
+_SECURED: Final = {
+    https: b"".join(b"%b: %b\r\n" % pair for pair in security_headers(https=https)) for https in (False, True)
+}
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 
 Lines = list[tuple[bytes, bytes]]
@@ -354,7 +358,8 @@ class LaneProtocol(ReceivingProtocol):
         if reply is None:
             self._hand_on(turn)
         else:
-            self._write(turn, reply.status, headers_of(reply, turn.question), reply.body)
+            secured = _SECURED[turn.question.https]
+            self._write(turn, reply.status, own_headers(reply, turn.question), reply.body, secured=secured)
 
     def fail(self, turn: Turn, error: BaseException) -> None:
         """There is no answer."""
@@ -369,7 +374,7 @@ class LaneProtocol(ReceivingProtocol):
         response = self.heads.front.refusal(error, turn.question)
         self._write(turn, response.status_code, response.raw_headers, bytes(response.body))
 
-    def _write(self, turn: Turn, status: int, headers: Lines, body: bytes) -> None:
+    def _write(self, turn: Turn, status: int, headers: Lines, body: bytes, *, secured: bytes = b"") -> None:
         front = self.heads.front
         turn.over = True
         turn.begun = None
@@ -385,7 +390,7 @@ class LaneProtocol(ReceivingProtocol):
             pieces = [prefix]
             for name, value in headers:
                 pieces += (name, b": ", value, b"\r\n")
-            pieces += (b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", body)
+            pieces += (secured, b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", body)
             self.transport.write(b"".join(pieces))
         front.note(turn.question, status)
         self.server_state.total_requests += 1

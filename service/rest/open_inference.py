@@ -30,7 +30,7 @@ from service.errors import (
 from service.inference import tensors
 from service.inference.dispatch import Promise
 from service.inference.runtime import Inference, Slice
-from service.inference.tensors import DATATYPE_OF, DATATYPES, Answered, Tensor
+from service.inference.tensors import DATATYPES, Answered, Tensor
 from service.keys import Guard
 from service.openinference import Described, OpenInference, said
 from service.rest import bodies
@@ -118,7 +118,7 @@ class Exchange:
         content, header = self._written(found, outputs, name, request.id)
         out = {
             "Content-Type": "application/json" if header is None else _BINARY,
-            "Server-Timing": _timing(found),
+            "Server-Timing": _timing(found).decode(),
         }
         if header is not None:
             out["Inference-Header-Content-Length"] = str(header)
@@ -176,11 +176,11 @@ class Exchange:
         name, identity, request, accepts = begun.asked
         if request is None:
             found = self._view.plainly(begun.ticket, part)
-            outputs = [Answered(name, DATATYPE_OF[array.dtype.name], array) for name, array in found.outputs.items()]
+            outputs = [Answered(name, tensors.datatype_of(array), array) for name, array in found.outputs.items()]
         else:
             found, outputs = self._view.inferred(begun.ticket, request, part)
         content, header = self._written(found, outputs, name, identity)
-        told = [_TYPE if header is None else _BYTES, (b"server-timing", _timing(found).encode())]
+        told = [_TYPE if header is None else _BYTES, (b"server-timing", _timing(found))]
         if header is not None:
             told.append((_LENGTH, b"%d" % header))
         if found.version is not None:
@@ -209,8 +209,8 @@ class Exchange:
         return reference
 
 
-def _timing(found: Inference) -> str:
-    return f"queue;dur={found.queue_s * 1000:.3f}, infer;dur={found.infer_s * 1000:.3f}"
+def _timing(found: Inference) -> bytes:
+    return b"queue;dur=%.3f, infer;dur=%.3f" % (found.queue_s * 1000, found.infer_s * 1000)
 
 
 def decompress(body: bytes, encoding: str, most: int) -> bytes:
