@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import re
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,8 +24,16 @@ TABLES: Final = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl",
 """Files of tables, by their suffix."""
 _OTHERS: Final = {".npz": "npz", ".npy": "npy", ".zip": "images", ".gz": "idx"}
 _DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+_MARKS: Final = {"point": ".", "comma": ","}
+_LOOKED_AT: Final = 1000
+"""Lines of a file whose numbers show their decimal mark."""
+_WITH_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+_WITH_POINT: Final = re.compile(r"[+-]?[0-9,]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 Delimiter = Annotated[
     str | None, typer.Option(help="Of a CSV file: comma, semicolon, tab or bar. By default as its first line has it.")
+]
+Decimal = Annotated[
+    str | None, typer.Option(help="Of the numbers in a CSV file: point or comma. By default as its numbers have it.")
 ]
 
 
@@ -36,6 +48,7 @@ def add(
     type: Annotated[str | None, typer.Option(help="What kind of source it is; by default after the suffix.")] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Empty cells are missing values.")] = False,
     delimiter: Delimiter = None,
+    decimal: Decimal = None,
 ) -> None:
     """Upload a file and make a dataset of it."""
     upload = session.client.uploads.add(file)
@@ -47,7 +60,7 @@ def add(
     if kind in TABLES.values():
         source |= {"inputs": inputs.split(",") if inputs else "*"}
         source |= {"missing": "keep"} if missing else {}
-        source |= delimited(kind, file, delimiter)
+        source |= dialect(kind, file, delimiter, decimal)
     elif inputs:
         source["inputs"] = inputs
     if target is not None:
@@ -56,20 +69,46 @@ def add(
     _show(session, dataset)
 
 
-def delimited(kind: str, file: Path, delimiter: str | None) -> dict[str, str]:
-    """What a CSV source says of its delimiter: what was asked for, else what parts the first line most often."""
+def dialect(kind: str, file: Path, delimiter: str | None, decimal: str | None) -> dict[str, str]:
+    """What a CSV source says of its delimiter and its decimal mark: what was asked for, else what the file shows.
+
+    The delimiter is what parts the first line most often. A decimal comma that was only found is told.
+    """
     if kind != "csv":
         return {}
-    if delimiter is not None:
-        if delimiter not in _DELIMITERS and delimiter not in _DELIMITERS.values():
-            say(f"--delimiter is one of {', '.join(_DELIMITERS)}.")
-            raise typer.Exit(exits.USAGE)
-        found = _DELIMITERS.get(delimiter, delimiter)
-    else:
-        with file.open(encoding="utf-8-sig", errors="replace") as lines:
+    parts, mark = _asked("--delimiter", delimiter, _DELIMITERS), _asked("--decimal", decimal, _MARKS)
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        if parts is None:
             first = lines.readline(65536)
-        found = max(_DELIMITERS.values(), key=first.count)
-    return {} if found == "," else {"delimiter": found}
+            parts = max(_DELIMITERS.values(), key=first.count)
+            lines.seek(0)
+        if mark is None:
+            try:
+                shown = decimal_comma(islice(csv.reader(lines, delimiter=parts), 1, _LOOKED_AT), parts)
+            except csv.Error:  # the server says what is wrong, and where
+                shown = None
+            if shown is not None:
+                say(f"{file.name} has numbers with a decimal comma, such as {shown}. If that is none: --decimal point.")
+            mark = "." if shown is None else ","
+    return ({} if parts == "," else {"delimiter": parts}) | ({} if mark == "." else {"decimal": mark})
+
+
+def decimal_comma(rows: Iterable[Iterable[str]], delimiter: str) -> str | None:
+    """The first number with a decimal comma; None where there is none, some have a point, or commas part the values."""
+    found = None
+    for cell in (cell.strip() for row in rows for cell in row) if delimiter != "," else ():
+        if _WITH_POINT.fullmatch(cell):
+            return None
+        if found is None and _WITH_COMMA.fullmatch(cell):
+            found = cell
+    return found
+
+
+def _asked(option: str, value: str | None, known: dict[str, str]) -> str | None:
+    if value is not None and value not in known and value not in known.values():
+        say(f"{option} is one of {', '.join(known)}.")
+        raise typer.Exit(exits.USAGE)
+    return None if value is None else known.get(value, value)
 
 
 @app.command("list")

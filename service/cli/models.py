@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,17 +21,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="So many at most.")]
 After = Annotated[str | None, typer.Option(help="The `next` of the page before.")]
 Reason = Annotated[str | None, typer.Option(help="Why, for the alias's history.")]
-
-_VERSIONS: list[Column] = [
-    ("version", lambda found: found.version),
-    ("aliases", lambda found: found.aliases),
-    ("state", lambda found: found.state),
-    ("loss", lambda found: found.metrics.get("val_loss", found.metrics.get("loss"))),
-    ("accuracy", lambda found: found.metrics.get("val_accuracy", found.metrics.get("accuracy"))),
-    ("r2", lambda found: found.metrics.get("val_r2", found.metrics.get("r2"))),
-    ("size", lambda found: size(found.size_bytes)),
-    ("created", lambda found: moment(found.created_at)),
-]
 
 
 @app.command("list")
@@ -67,7 +57,7 @@ def one(session: Session, model: Reference) -> None:
     show_one(session.format, found, told)
     if session.format is Format.TABLE:
         page = session.client.versions.list(model, limit=20)
-        show(session.format, page, page.data, _VERSIONS)
+        show(session.format, page, page.data, _columns(page.data))
         if page.next is not None:
             say(f"There are more: modelyard models versions {model}")
 
@@ -77,7 +67,7 @@ def one(session: Session, model: Reference) -> None:
 def versions(session: Session, name: Name, limit: Limit = 50, after: After = None) -> None:
     """List a model's versions, the newest first."""
     page = session.client.versions.list(name, limit=limit, after=after)
-    show(session.format, page, page.data, _VERSIONS)
+    show(session.format, page, page.data, _columns(page.data))
     _more(session, page.next)
 
 
@@ -235,6 +225,31 @@ def unload(session: Session, model: Reference) -> None:
     version = session.client.versions.resolve(model)
     found = session.client.versions.unload(version.model, version.version)
     show_one(session.format, found, {"version": version.reference, "drained": found.drained})
+
+
+def _columns(versions: Sequence[Version]) -> list[Column]:
+    """What is told of each in a list: of its metrics those that are measured on held-out rows, under their own names.
+
+    Versions that had no such rows show what was measured on the others, in a column beside.
+    """
+
+    def value(found: Version, name: str) -> float | None:
+        return None if f"val_{name}" in found.metrics else found.metrics.get(name)
+
+    names = [name for kind in ("loss", "accuracy", "r2") for name in (f"val_{kind}", kind)]
+    metrics: list[Column] = [
+        (name, lambda found, name=name: value(found, name))  # type: ignore[misc]
+        for name in names
+        if any(value(one, name) is not None for one in versions)
+    ]
+    return [
+        ("version", lambda found: found.version),
+        ("aliases", lambda found: found.aliases),
+        ("state", lambda found: found.state),
+        *metrics,
+        ("size", lambda found: size(found.size_bytes)),
+        ("created", lambda found: moment(found.created_at)),
+    ]
 
 
 def _show_version(session: Session, version: Version) -> None:

@@ -7,23 +7,29 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from service.cli import exits
+from service.cli.datasets import decimal_comma
 from service.cli.output import Format, plain, say, table, write_csv
-from service.cli.session import Session, talks
+from service.cli.session import Session, exit_code, talks
 
 if TYPE_CHECKING:
     from service.client import Prediction, Version
+    from service.errors import InvalidInput
 
 _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
 _SHOWN: Final = 50
 """Rows of a table for people."""
+_LINES: Final = 3
+"""Lines of a file that are named with one mistake; the others with the same are counted."""
 _MISSING: Final = ("na", "nan", "null")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -45,8 +51,11 @@ def predict(
     """Ask a model.
 
     Rows are raw: the version scales and encodes them itself. Columns of a CSV file are found by their names, others are
-    passed through. -o csv writes each row with its prediction; -o json answers what the HTTP interface does.
+    passed through; numbers may have a decimal comma where another character parts the values. -o csv writes each row
+    with its prediction; -o json answers what the HTTP interface does.
     """
+    from service.errors import InvalidInput
+
     if (file is None) == (inputs is None):
         say("Name a file (- is stdin), or give --inputs '[[0.5], [0.7]]'.")
         raise typer.Exit(exits.USAGE)
@@ -54,13 +63,19 @@ def predict(
     kind = "json" if inputs is not None else form or _form(file, text)
     if kind == "csv":
         version = None if model.startswith("job_") else session.client.versions.resolve(model)
-        shown, rows = _table_rows(text, version)
+        lines, shown, rows = _table_rows(text, version)
     else:
-        shown, rows = [], _json_rows(text, kind)
+        lines, shown, rows = [], [], _json_rows(text, kind)
     if rows == []:
         say("There are no rows.")
         raise typer.Exit(exits.INVALID)
-    answers = list(_ask(session, model, rows))
+    try:
+        answers = list(_ask(session, model, rows))
+    except InvalidInput as refused:
+        if not lines:
+            raise
+        _tell(refused, lines, list(shown[0]))
+        raise typer.Exit(exit_code(refused)) from None
     _show(session.format, shown, rows, answers)
 
 
@@ -94,34 +109,53 @@ def _json_rows(text: str, kind: str) -> Any:
     return found["inputs"] if isinstance(found, dict) and "inputs" in found else found
 
 
-def _table_rows(text: str, version: Version | None) -> tuple[list[dict[str, str]], list[Any]]:
-    """The rows of a CSV text as they are shown, and as the version takes them."""
+def _table_rows(text: str, version: Version | None) -> tuple[list[int], list[dict[str, str]], list[Any]]:
+    """The rows of a CSV text: the line each begins on, the rows as they are shown, and as the version takes them."""
     first = text[: text.find("\n") + 1] or text
     delimiter = max(",;\t|", key=first.count)
-    lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
+    places, lines = _records(text, delimiter)
     if not lines:
-        return [], []
+        return [], [], []
     names = None if version is None else version.signature.columns
     if names is None:
-        head, lines = _head(lines)
-        rows = [[_number(cell) for cell in line] for line in lines]
+        number = _reader(lines, delimiter)
+        head, lines = _head(lines, number)
+        rows = [[number(cell) for cell in line] for line in lines]
         shape = [] if version is None else [int(size) for size in version.signature.inputs[0].shape[1:] if size != "B"]
         folded = [_fold(row, shape) for row in rows] if len(shape) > 1 else rows
-        return [dict(zip(head, line, strict=False)) for line in lines], folded
+        return places[-len(lines) :], [dict(zip(head, line, strict=False)) for line in lines], folded
     assert version is not None
-    head, lines = lines[0], lines[1:]
+    head, lines, places = lines[0], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
     if absent:
         say(f"The file has no column {', '.join(map(repr, absent))}. {version.reference} takes: {', '.join(names)}.")
         raise typer.Exit(exits.INVALID)
-    uneven = next((place for place, line in enumerate(lines, start=2) if len(line) != len(head)), None)
+    uneven = next((row for row, line in enumerate(lines) if len(line) != len(head)), None)
     if uneven is not None:
-        say(f"Row {uneven} has {len(lines[uneven - 2])} values, the first line has {len(head)} names.")
+        say(f"Line {places[uneven]} has {len(lines[uneven])} values, the first line has {len(head)} names.")
         raise typer.Exit(exits.INVALID)
     texts = _texts(version)
     shown = [dict(zip(head, line, strict=True)) for line in lines]
-    asked = [{name: line[name] if name in texts else _number(line[name]) for name in names} for line in shown]
-    return shown, asked
+    number = _reader([[line[name] for name in names if name not in texts] for line in shown], delimiter)
+    asked = [{name: line[name] if name in texts else number(line[name]) for name in names} for line in shown]
+    return places, shown, asked
+
+
+def _records(text: str, delimiter: str) -> tuple[list[int], list[list[str]]]:
+    """The lines of a CSV text that are not empty, each with its number; a quoted cell may go over several."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    places, lines, begins = [], [], 1
+    for line in reader:
+        if line:
+            places.append(begins)
+            lines.append(line)
+        begins = reader.line_num + 1
+    return places, lines
+
+
+def _reader(rows: Sequence[Sequence[str]], delimiter: str) -> Callable[[str], Any]:
+    """How the numbers among these cells are read."""
+    return partial(_number, decimal="." if decimal_comma(rows, delimiter) is None else ",")
 
 
 def _texts(version: Version) -> set[str]:
@@ -130,20 +164,22 @@ def _texts(version: Version) -> set[str]:
     return {column["name"] for column in row.get("columns", ()) if column.get("kind") != "number"}
 
 
-def _head(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and the lines of numbers: the first line may be either."""
-    if all(isinstance(_number(cell), (int, float)) for cell in lines[0]):
+    if all(isinstance(number(cell), (int, float)) for cell in lines[0]):
         return [f"x{place}" for place in range(len(lines[0]))], lines
     return lines[0], lines[1:]
 
 
-def _number(cell: str) -> Any:
+def _number(cell: str, decimal: str = ".") -> Any:
     """A cell as the number that it is; an empty one is missing, and what is no number is refused by the server."""
     text = cell.strip()
     if not text or text.lower() in _MISSING:
         return None
     if _WHOLE.fullmatch(text):
         return int(text)
+    if decimal == "," and "." not in text:
+        text = text.replace(",", ".")
     return float(text) if _DECIMAL.fullmatch(text) else cell
 
 
@@ -155,15 +191,61 @@ def _fold(row: list[Any], shape: Sequence[int]) -> Any:
 
 
 def _ask(session: Session, model: str, rows: Any) -> Iterator[Prediction]:
+    from service.errors import InvalidInput
+
     client = session.client
     if not isinstance(rows, list) or len(rows) <= _ROWS:
         yield client.predict(model, rows)
         return
     for start in range(0, len(rows), _ROWS):
-        answer = client.predict(model, rows[start : start + _ROWS])
+        try:
+            answer = client.predict(model, rows[start : start + _ROWS])
+        except InvalidInput as refused:
+            refused.errors = tuple(replace(entry, pointer=_moved(entry.pointer, start)) for entry in refused.errors)
+            raise
         if answer.version is not None:  # the alias may move meanwhile: one file gets the answers of one version
             model = f"{answer.model}/{answer.version}"
         yield answer
+
+
+def _moved(pointer: str, start: int) -> str:
+    """The place in the whole of what is at `pointer` in the piece that begins with the row `start`."""
+    parts = pointer.split("/")
+    if len(parts) > 2 and parts[1] == "inputs" and parts[2].isdecimal():
+        parts[2] = str(int(parts[2]) + start)
+    return "/".join(parts)
+
+
+def _tell(refused: InvalidInput, lines: Sequence[int], head: Sequence[str]) -> None:
+    """Say what is wrong with the rows of a file, by its lines and columns; what is the same in many lines, once."""
+    say(refused.message)
+    places: dict[tuple[str, str], list[str]] = {}
+    for entry in refused.errors:
+        expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
+        detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
+        found = re.fullmatch(r"/inputs/([0-9]+)(?:/(.*))?", entry.pointer)
+        if found is None or int(found[1]) >= len(lines):
+            say(f"{entry.pointer}: {detail}")
+            continue
+        column = _column(found[2], head)
+        got = f" ({entry.got})" if entry.got not in (None, "null") else ""
+        key = ("" if repr(column) in entry.detail else column, detail)
+        places.setdefault(key, []).append(f"{lines[int(found[1])]}{got}")
+    for (column, detail), where in places.items():
+        start = "Line" if len(where) == 1 else "Lines"
+        more = f" and {len(where) - _LINES} more" if len(where) > _LINES else ""
+        about = f", column {column!r}" if column else ""
+        say(f"{start} {', '.join(where[:_LINES])}{more}{about}: {detail}")
+    if refused.more:
+        say(f"There are {refused.more} more mistakes.")
+
+
+def _column(part: str | None, head: Sequence[str]) -> str:
+    """The name of the column that the last part of a pointer names or counts; a row of another shape has none."""
+    if part is None or "/" in part:
+        return ""
+    name = part.replace("~1", "/").replace("~0", "~")
+    return head[int(name)] if name not in head and name.isdecimal() and int(name) < len(head) else name
 
 
 def _show(format: Format, shown: list[dict[str, str]], rows: Any, answers: list[Prediction]) -> None:
@@ -216,8 +298,5 @@ def _joined(answers: list[Prediction]) -> Any:
             if found.get(name) is not None:
                 found[name] += getattr(answer, name)
         for warning in answer.warnings:
-            parts = warning.pointer.split("/")
-            if len(parts) > 2 and parts[1] == "inputs" and parts[2].isdecimal():
-                parts[2] = str(int(parts[2]) + start * _ROWS)
-            found["warnings"].append({**plain(warning), "pointer": "/".join(parts)})
+            found["warnings"].append({**plain(warning), "pointer": _moved(warning.pointer, start * _ROWS)})
     return found

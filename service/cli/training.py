@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from service.cli import exits, requests
-from service.cli.datasets import TABLES, Delimiter, delimited
+from service.cli.datasets import TABLES, Decimal, Delimiter, dialect
 from service.cli.jobs import started
 from service.cli.output import Column, Format, say, show, show_one
 from service.cli.session import Session, talks
@@ -64,6 +65,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and split.")] = 0,
     delimiter: Delimiter = None,
+    decimal: Decimal = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show a bar until it has ended.")] = False,
 ) -> None:
@@ -84,41 +86,49 @@ def train(
         say("Name a table, as in: modelyard train data.csv --target y --model name --wait; or a file with a request.")
         raise typer.Exit(exits.USAGE)
     client = session.client
-    if path.suffix.lower() in requests.SUFFIXES:
-        request = requests.complete(
-            requests.read(path), folder=path.parent, upload=lambda one: client.uploads.add(one).id
-        )
-        request.setdefault("kind", "train")
-        if model is not None:
-            request["output"] = {**request.get("output", {}), "model": model}
-    else:
-        if path.suffix.lower() not in TABLES:
-            say(f"{path.name} is neither a table ({', '.join(TABLES)}) nor a request ({', '.join(requests.SUFFIXES)}).")
-            raise typer.Exit(exits.USAGE)
-        absent = [f"--{name}" for name, value in (("target", target), ("model", model)) if value is None]
-        if absent:
-            say(f"A table needs {' and '.join(absent)} too, as in: modelyard train {path} --target y --model name.")
-            raise typer.Exit(exits.USAGE)
-        if task not in ("auto", "classes", "numbers"):
-            say("--task is auto, classes or numbers.")
-            raise typer.Exit(exits.USAGE)
-        dataset = _dataset(client, path, str(target), inputs, exclude, delimiter)
-        request = _request(client, dataset, task=task)
-        request["architecture"] = _architecture(arch, dataset, request)
-        request["optimizer"]["lr"] = lr
-        request["budget"] = {"epochs": epochs, "max_seconds": 60 * minutes}
-        request["seed"] = seed
-        if batch_size is not None:
-            request["batch_size"] = batch_size
-        request["output"] = {"model": model, **({"alias_on_success": alias} if alias else {})}
-    if dry_run:
-        examination = client.jobs.examine(request)
-        fitted = _fitted(request, examination.warnings)
-        if fitted != request:
-            request, examination = fitted, client.jobs.examine(fitted)
-        _show_examination(session, request, examination)
-        return
-    job = _submit(client, request)
+    with ExitStack() as undo:  # nothing stays behind of a table that is refused, or whose request is
+        if path.suffix.lower() in requests.SUFFIXES:
+            request = requests.complete(
+                requests.read(path), folder=path.parent, upload=lambda one: client.uploads.add(one).id
+            )
+            request.setdefault("kind", "train")
+            if model is not None:
+                request["output"] = {**request.get("output", {}), "model": model}
+        else:
+            if path.suffix.lower() not in TABLES:
+                known = f"a table ({', '.join(TABLES)}) nor a request ({', '.join(requests.SUFFIXES)})"
+                say(f"{path.name} is neither {known}.")
+                raise typer.Exit(exits.USAGE)
+            absent = [f"--{name}" for name, value in (("target", target), ("model", model)) if value is None]
+            if absent:
+                say(f"A table needs {' and '.join(absent)} too, as in: modelyard train {path} --target y --model name.")
+                raise typer.Exit(exits.USAGE)
+            if task not in ("auto", "classes", "numbers"):
+                say("--task is auto, classes or numbers.")
+                raise typer.Exit(exits.USAGE)
+            kind = TABLES[path.suffix.lower()]
+            source: dict[str, Any] = {"type": kind, "target": target, **dialect(kind, path, delimiter, decimal)}
+            source["upload"] = client.uploads.add(path).id
+            undo.callback(_discard, client, source["upload"])
+            dataset = _dataset(client, path, source, inputs, exclude)
+            request = _request(client, dataset, task=task)
+            request["architecture"] = _architecture(arch, dataset, request)
+            request["optimizer"]["lr"] = lr
+            request["budget"] = {"epochs": epochs, "max_seconds": 60 * minutes}
+            request["seed"] = seed
+            if batch_size is not None:
+                request["batch_size"] = batch_size
+            request["output"] = {"model": model, **({"alias_on_success": alias} if alias else {})}
+        if dry_run:
+            examination = client.jobs.examine(request)
+            fitted = _fitted(request, examination.warnings)
+            if fitted != request:
+                request, examination = fitted, client.jobs.examine(fitted)
+            undo.pop_all()
+            _show_examination(session, request, examination)
+            return
+        job = _submit(client, request)
+        undo.pop_all()
     session.detached = f"Detached: the job goes on. Watch it with: modelyard jobs watch {job.id}"
     started(session, job, wait=wait)
     if wait and session.format is Format.TABLE:
@@ -160,21 +170,18 @@ def validate(
         raise typer.Exit(exits.INVALID)
 
 
-def _dataset(
-    client: Client, path: Path, target: str, inputs: str | None, exclude: str | None, delimiter: str | None
-) -> Dataset:
+def _dataset(client: Client, path: Path, source: dict[str, Any], inputs: str | None, exclude: str | None) -> Dataset:
     """The table as a dataset, without the columns that are no categories and those that are to be left out."""
     from service.errors import DatasetRefused
 
-    kind = TABLES[path.suffix.lower()]
-    source: dict[str, Any] = {"type": kind, "upload": client.uploads.add(path).id, "target": target}
-    source |= {"inputs": inputs.split(",") if inputs else "*"} | delimited(kind, path, delimiter)
+    source["inputs"] = inputs.split(",") if inputs else "*"
     name = path.stem[:63].lower()
     try:
         found = client.datasets.add(source, name=name, wait_s=600)
     except DatasetRefused as refused:
         if not any('"missing": "keep"' in (entry.hint or "") for entry in refused.errors):
             raise
+        _discard(client, source["upload"], datasets_only=True)
         source["missing"] = "keep"
         found = client.datasets.add(source, name=name, wait_s=600)
     while found.state == "processing":
@@ -182,9 +189,9 @@ def _dataset(
     unwanted = exclude.split(",") if exclude else []
     absent = [one for one in unwanted if one not in {column.name for column in _inputs(found)}]
     if absent:
-        client.datasets.delete(found.id)
         say(f"--exclude names no input: {', '.join(absent)}. Inputs: {', '.join(one.name for one in _inputs(found))}.")
         raise typer.Exit(exits.INVALID)
+    _tell(found.warnings)
     left_out = list(unwanted)
     if inputs is None:
         rest = [one for one in _inputs(found) if one.name not in unwanted]
@@ -199,6 +206,18 @@ def _dataset(
     source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
     client.datasets.delete(found.id)
     return client.datasets.add(source, name=name, wait_s=600)
+
+
+def _discard(client: Client, upload: str, *, datasets_only: bool = False) -> None:
+    """Remove an upload of this command, and what was made of it: a refused dataset too is kept until it is deleted."""
+    from service.errors import ServiceError
+
+    with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
+        for made in client.datasets.list(limit=200).data:
+            if made.source.get("upload") == upload:
+                client.datasets.delete(made.id)
+        if not datasets_only:
+            client.uploads.delete(upload)
 
 
 def _inputs(dataset: Dataset) -> list[ColumnView]:

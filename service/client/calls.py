@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service import __version__
 from service.client.files import Source
-from service.client.refusals import UnexpectedAnswer, Unreachable, refusal
+from service.client.refusals import UnexpectedAnswer, Unreachable, refusal, worded
 from service.errors import ServiceError
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Call(Generic[T]):
         except ValidationError as error:
             detail = f"The answer of {response.request.url} cannot be read: {error.errors()[0]['msg']}."
             hint = "Is another program listening there, or a newer release?"
-            raise UnexpectedAnswer(detail, hint=hint) from error
+            raise worded(UnexpectedAnswer(detail, hint=hint)) from error
         if hasattr(found, "_etag"):
             found._etag = response.headers.get("etag")
         return cast("T", found)
@@ -216,10 +216,10 @@ def unreachable(url: str, error: httpx.TransportError) -> ServiceError:
     if isinstance(error, httpx.ConnectError):
         detail = f"No server answers at {url}."
         hint = "Start one with `modelyard serve`, or name another: --url, MODELYARD_URL."
-        return Unreachable(detail, hint=hint)
+        return worded(Unreachable(detail, hint=hint))
     if isinstance(error, httpx.TimeoutException):
         detail = f"The server at {url} did not answer in time."
-        return Unreachable(detail, hint="Give it more time, or ask /readyz whether it is well.")
+        return worded(Unreachable(detail, hint="Give it more time, or ask /readyz whether it is well."))
     told = str(error).rstrip(".") or type(error).__name__
     return Unreachable(f"The connection to {url} was lost: {told}.")
 

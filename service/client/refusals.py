@@ -7,7 +7,7 @@ only HTTP knows (`RequestRefused`). Knows no socket.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import httpx
 import orjson
@@ -16,8 +16,12 @@ from service import errors
 from service.errors import CheckpointReason, CheckpointRefused, Entry, Forbidden, JobFailed, ServiceError
 from service.schemas.views import JobSummary
 
+E = TypeVar("E", bound=ServiceError)
+
 MEDIA_TYPE: Final = "application/problem+json"
 _ENTRY: Final = ("pointer", "code", "detail", "layer", "hint", "expected", "got")
+_TOLD: Final = 5
+"""So many mistakes are in the text of an exception; all are in its `errors`."""
 
 
 class Unreachable(ServiceError):
@@ -64,14 +68,12 @@ def refusal(response: httpx.Response) -> ServiceError:
     body = _problem(response)
     if body is None:
         told = f"{response.status_code} {response.reason_phrase}".strip()
-        return _noted(
-            UnexpectedAnswer(
-                f"The answer of {response.request.url} is {told}, and no problem of this service.",
-                hint="Is another program, or a proxy, listening there?",
-                retry_after_s=retry_after(response),
-            ),
-            response,
+        found: ServiceError = UnexpectedAnswer(
+            f"The answer of {response.request.url} is {told}, and no problem of this service.",
+            hint="Is another program, or a proxy, listening there?",
+            retry_after_s=retry_after(response),
         )
+        return _noted(worded(found), response)
     found = of_problem(body, retry_after_s=retry_after(response))
     return _noted(found, response)
 
@@ -103,7 +105,27 @@ def of_problem(body: Mapping[str, Any], *, retry_after_s: float | None = None) -
             retry_after_s=retry_after_s,
             hint=hint,
         )
-    return found
+    return worded(found)
+
+
+def worded(error: E) -> E:
+    """The error with the first of its mistakes in its text (`str`), one a line, which all tracebacks and logs show.
+
+    Its `message` stays the one sentence.
+    """
+    own = error.hint if error.hint not in [entry.hint for entry in error.errors] else None
+    lines = [f"{error.message} {own}" if own else error.message]
+    if [entry.detail for entry in error.errors] == lines:
+        lines = []
+    for entry in error.errors[:_TOLD]:
+        place = f"{entry.pointer}: " if entry.pointer else ""
+        expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
+        lines.append(f"{place}{entry.detail}{expected}" + (f" {entry.hint}" if entry.hint else ""))
+    more = max(0, len(error.errors) - _TOLD) + error.more
+    if more:
+        lines.append(f"There are {more} more mistakes." if more > 1 else "There is one more mistake.")
+    error.args = ("\n".join(lines),)
+    return error
 
 
 def failure(job: JobSummary) -> JobFailed | None:
@@ -114,7 +136,7 @@ def failure(job: JobSummary) -> JobFailed | None:
         return None
     told = job.error.model_dump() if job.error is not None else {}
     code = told.get("code")
-    return JobFailed(
+    found = JobFailed(
         code if code in errors.FAILURE_CODES else "internal",
         told.get("detail") or f"The job {job.id} failed.",
         hint=told.get("hint"),
@@ -124,6 +146,7 @@ def failure(job: JobSummary) -> JobFailed | None:
         reason=told.get("reason"),
         errors=[_entry(found) for found in told.get("errors") or ()],
     )
+    return worded(found)
 
 
 def retry_after(response: httpx.Response) -> float | None:
@@ -159,7 +182,4 @@ def _noted(error: ServiceError, response: httpx.Response) -> ServiceError:
     request_id = response.headers.get("x-request-id")
     if request_id:
         error.add_note(f"Request id: {request_id}")
-    for entry in error.errors:
-        place = f"{entry.pointer}: " if entry.pointer else ""
-        error.add_note(f"{place}{entry.detail}" + (f" {entry.hint}" if entry.hint else ""))
     return error

@@ -1,7 +1,8 @@
 """The reader of CSV files: strict rules of our own over the standard library's parser.
 
 Knows no dataset folder and no tensor. A column is numbers when every cell is one, else texts; nothing is guessed,
-skipped or filled in. Each mistake is told with its line and column.
+skipped or filled in, not even which mark numbers have: that the source says. Each mistake is told with its line and
+column.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from service.engine.mapped import Array, Shelf
 from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
-from service.errors import MAX_ENTRIES, Entry, shorten
+from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
 from service.schemas.datasets import Csv
 
 
@@ -46,20 +47,21 @@ def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | Non
     return replace(assembled(source, columns, names, shelf, at=at), warnings=tuple(odd[:MAX_ENTRIES]))
 
 
-def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], keep: bool, at: str) -> list[Entry]:
+def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source: Csv, at: str) -> list[Entry]:
     """Give the cells of one block to a column: numbers until a cell is none, then texts. What is wrong comes back."""
     found: list[Entry] = []
-    keep = keep and column.role != "target"
+    decimal = source.decimal
+    keep = source.missing == "keep" and column.role != "target"
     if column.late:
         return found
     if not column.is_text:
-        numbers = _parse(cells)
+        numbers = _parse(cells, decimal)
         if numbers is None and keep:
-            numbers = _parse(["nan" if _is_missing(cell) else cell for cell in cells], missing=True)
+            numbers = _parse(["nan" if _is_missing(cell) else cell for cell in cells], decimal, missing=True)
         if numbers is not None:
             column.add_numbers(numbers)
             return found
-        kinds = [_cell_kind(cell) for cell in cells]
+        kinds = [_cell_kind(cell, decimal) for cell in cells]
         if "text" not in kinds:
             for line, cell, kind in zip(lines, cells, kinds, strict=True):
                 where = f"line {line}, column {shorten(column.name)}"
@@ -75,21 +77,27 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], keep: 
         if column.late:
             return found
     texts: list[str | None] = [cell.strip() or (None if keep else cell) for cell in cells]
-    column.add_texts(texts, [f"line {line}" for line in lines], found, at=f"{at}/upload")
+    try:
+        column.add_texts(texts, [f"line {line}" for line in lines], found, at=f"{at}/upload")
+    except DatasetRefused as refused:  # too many categories, which may be numbers of another mark
+        if _has_decimal_commas(column.lookup, source):
+            refuse([replace(entry, hint=_comma_hint(source, next(iter(column.lookup)))) for entry in refused.errors])
+        raise
     return found
 
 
 def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> Entry | None:
-    """A warning about a column that a few cells make one of texts; of all others they are numbers."""
+    """A warning about a column that a few cells, or a decimal comma in all of them, make one of texts, not numbers."""
     if not column.is_text or column.free or column.role == "kept" or (column.role == "target" and source.classes):
         return None
-    odd = {text: code for text, code in column.lookup.items() if _cell_kind(text) == "text"}
-    if 3 * len(odd) > len(column.lookup):
+    odd = {text: code for text, code in column.lookup.items() if _cell_kind(text, source.decimal) == "text"}
+    commas = _has_decimal_commas(column.lookup, source)
+    if 3 * len(odd) > len(column.lookup) and not commas:
         return None
     codes = column.values.whole()
     cells = int((codes >= 0).sum())
     count = int(np.isin(codes, list(odd.values())).sum())
-    if 3 * count > cells:
+    if 3 * count > cells and not commas:
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = islice(_records(file, source.delimiter, at), 1, None)
@@ -98,9 +106,29 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
     where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r})"
     detail = f"Column {shorten(column.name)} is taken as texts: {where}."
     hint = "Mend it in the file, or leave the column out."
-    if re.fullmatch(r"\s*[+-]?[0-9]+,[0-9]+\s*", cell):
+    if commas:
+        hint = _comma_hint(source, cell)
+    elif source.decimal == "." and _DECIMAL_COMMA.fullmatch(cell.strip()):
         hint = f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
+    elif source.decimal == "," and re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", cell.strip()):
+        hint = f"By the source, numbers have a decimal comma: {cell.strip().replace('.', ',')}."
     return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint)
+
+
+_DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+
+
+def _has_decimal_commas(texts: Iterable[str], source: Csv) -> bool:
+    """Whether these texts would be numbers, all of them, if the source said that these have a decimal comma."""
+    if source.decimal == ",":
+        return False
+    return all(_cell_kind(text.strip(), ",") in ("number", "missing") for text in texts)
+
+
+def _comma_hint(source: Csv, cell: str) -> str:
+    if source.delimiter == ",":
+        return f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
+    return 'Are these numbers with a decimal comma? Write "decimal": "," in the source.'
 
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
@@ -135,7 +163,6 @@ def _header(path: Path, source: Csv, at: str) -> list[str]:
 def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableColumn], at: str) -> int:
     """Feed the file to `columns` in blocks; the number of rows."""
     rows = 0
-    keep = source.missing == "keep"
     all_numbers = not any(column.is_text for column in columns)
     block_rows = max(1, 400_000 // width)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -162,7 +189,7 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableCo
                 block = [(line, cells) for line, cells in block if len(cells) == width]
                 lines = [line for line, _ in block]
             if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
-                matrix = _parse(list(chain.from_iterable(cells for _, cells in block)))
+                matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), source.decimal)
                 all_numbers = matrix is not None
                 if matrix is not None:
                     matrix = matrix.reshape(-1, width)
@@ -172,7 +199,7 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableCo
                         continue
             by_column = list(zip(*(cells for _, cells in block), strict=True))
             for column in columns if block else ():
-                told = _add(column, by_column[column.index], lines, keep, at)
+                told = _add(column, by_column[column.index], lines, source, at)
                 found += [(_line_of(entry), entry) for entry in told]
             if found:
                 found.sort(key=lambda item: item[0])
@@ -224,11 +251,15 @@ def _lines(file: TextIO, at: str) -> Iterator[str]:
         yield line
 
 
-def _parse(cells: Sequence[str], *, missing: bool = False) -> Array | None:
+def _parse(cells: Sequence[str], decimal: str, *, missing: bool = False) -> Array | None:
     """The cells as float64, or None when one is not a number that fits float32; NaN passes if some may be missing."""
     text = "".join(cells)
     if not text.isascii() or "_" in text:  # float() would take 1_000 and digits of other scripts
         return None
+    if decimal == ",":
+        if "." in text:
+            return None
+        cells = [cell.replace(",", ".") for cell in cells]
     try:
         numbers = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
@@ -244,13 +275,15 @@ def _is_missing(cell: str) -> bool:
     return cell.strip().lower() in _MISSING
 
 
-def _cell_kind(cell: str) -> Literal["number", "missing", "infinite", "text"]:
+def _cell_kind(cell: str, decimal: str) -> Literal["number", "missing", "infinite", "text"]:
     if _is_missing(cell):
         return "missing"
-    if _parse((cell,)) is not None:
+    if _parse((cell,), decimal) is not None:
         return "number"
+    if decimal == "," and "." in cell:
+        return "text"
     try:
-        float(cell)
+        float(cell.replace(decimal, "."))
     except ValueError:
         return "text"
     return "infinite" if cell.isascii() and "_" not in cell else "text"

@@ -146,10 +146,22 @@ class _Table(Document):
 
 
 class Csv(_Table):
-    """An uploaded CSV file with a header line; a cell is a number, a text, or empty."""
+    """An uploaded CSV file with a header line; a cell is a number, a text, or empty.
+
+    `decimal` "," reads 12,5 as a number, and 12.5 as a text; it needs another delimiter than a comma.
+    """
 
     type: Literal["csv"]
     delimiter: Literal[",", ";", "\t", "|"] = ","
+    decimal: Annotated[Literal[".", ","], Field(exclude_if=lambda mark: mark == ".")] = "."  # older digests have none
+
+    @model_validator(mode="after")
+    def _two_marks(self) -> Csv:
+        if self.decimal == "," == self.delimiter:
+            detail = "A comma cannot part the values and be in the numbers too."
+            hint = 'Write "delimiter": ";" if that is what parts the values.'
+            raise disagreement(Entry("/decimal", "invalid", detail, hint=hint, got=self.decimal))
+        return self
 
 
 class JsonLines(_Table):

@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 from service import __version__
 from service.cli import app
 from service.cli.session import exit_code
+from service.client import Client
 from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
 from service.schemas import examples
 from tests.live import Server, run_job, wait_for
@@ -164,6 +165,7 @@ class Command:
     def __init__(self, server: Server, document: dict[str, Any]) -> None:
         self._server = server
         self._document = document
+        self.url = server.url
 
     def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, url: str | None = None) -> Result:
         done = CliRunner().invoke(
@@ -290,6 +292,46 @@ class TestFromDataToPredictions:
         assert job["spec"]["preprocessing"][-1] == {"type": "standardize", "of": "target"}
         assert job["metrics"]["last"]["val_r2"] > 0.5
 
+    def test_decimal_commas_are_found_told_and_read(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "rents.csv"
+        rows = "".join(f"{x / 50:.2f};{('Ulm', 'Bonn')[x % 2]};{3 * x / 50 + 1:.2f}\n" for x in range(100))
+        path.write_text(f"area;town;rent\n{rows}".replace(".", ","))
+        common = ("--target", "rent", "--epochs", 30, "--alias", "")
+        done = run("train", path, *common, "--model", "rents", "--wait")
+        shown = json.loads(run("models", "show", "rents/1", "-o", "json").stdout)
+        asked = run("predict", "rents/1", path, "-o", "csv").stdout
+        as_texts = run("datasets", "add", path, "--target", "rent", "--decimal", "point").stderr
+
+        assert "rents.csv has numbers with a decimal comma, such as 0,00." in done.stderr
+        assert (shown["signature"]["columns"], shown["classes"]) == (["area", "town"], None)
+        assert shown["metrics"]["val_r2"] > 0.5
+        assert [line["area"] for line in csv.DictReader(io.StringIO(asked))][1] == "0,02"
+        assert "Are these numbers with a decimal comma?" in as_texts
+        assert (
+            "--decimal is one of point, comma."
+            in run("train", path, *common, *("--model", "rents", "--decimal", "x"), code=2).stderr
+        )
+
+    def test_a_table_that_is_refused_leaves_nothing_behind(self, run: Command, flowers: Path, tmp_path: Path) -> None:
+        lines = flowers.read_text().splitlines()
+        path = tmp_path / "gap.csv"
+        path.write_text("\n".join([*lines[:9], lines[9].replace("setosa", ""), *lines[10:]]) + "\n")
+        common = ("--target", "species", "--model", "gap")
+
+        def there() -> tuple[list[str], list[str]]:
+            datasets = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
+            with Client(run.url) as client:
+                return [one["id"] for one in datasets], [one.id for one in client.uploads.list(limit=200).data]
+
+        before = there()
+        refused = run("train", path, *common, code=7)
+        run("train", flowers, *common, "--task", "numbers", code=7)
+
+        assert "line 10, column 'species': A value is missing" in refused.stderr
+        assert there() == before
+        job = run.json("train", flowers, *common, "--epochs", 1, operation="POST /v1/jobs", status="202")
+        assert set(there()[0]) - set(before[0]) == {job["dataset"]["id"]}  # none of the first try without missing cells
+
     @pytest.mark.parametrize("suffix", ["json", "yaml", "toml"])
     def test_a_request_may_be_a_file_that_names_other_files(
         self, run: Command, flowers: Path, tmp_path: Path, suffix: str
@@ -396,6 +438,9 @@ class TestWhatIsThere:
         assert verified["ok"]
         assert "The nets are equal." in run("models", "compare", "flowers", "flowers/1").stdout
         assert "champion" in run("models", "show", "flowers").stdout
+        listed = next(csv.DictReader(io.StringIO(run("models", "versions", "flowers", "-o", "csv").stdout)))
+        assert {"val_loss", "val_accuracy"} <= set(listed) & set(version["metrics"])  # under one name in both
+        assert float(listed["val_loss"]) == version["metrics"]["val_loss"]
 
     def test_aliases_move_and_versions_go(self, run: Command, tmp_path: Path) -> None:
         request = {**examples.TRAIN, "budget": {"epochs": 1}, "output": {"model": "moved"}}
@@ -512,6 +557,24 @@ class TestExitCodes:
         run("predict", "flowers", "--inputs", "[[1, ", code=7)
         (tmp_path / "latin.csv").write_bytes("größe\n1\n".encode("latin-1"))
         run("predict", "flowers", tmp_path / "latin.csv", code=7)
+
+    def test_mistakes_in_a_file_of_rows_are_told_by_its_lines_and_together(
+        self, run: Command, tmp_path: Path, flower_job: Any
+    ) -> None:
+        head, whole = ",".join([*HEADS, "garden"]), "5.1,3.5,1.4,0.2,north"
+        gap, word = "5.1,3.5,,0.2,north", 'old,3.5,1.4,0.2,"no\nrth"'
+        path = tmp_path / "gaps.csv"
+        path.write_text("\n".join([head, whole, "", word, gap, *[whole, gap] * 4]) + "\n")
+        lines = run("predict", "flowers", path, code=7).stderr.splitlines()
+        path.write_text("\n".join([head, *[whole] * 1200, gap]) + "\n")
+
+        assert lines == [
+            "The values do not have the type that is expected.",
+            "Line 4 ('old'): Column 'sepal_length' takes numbers. Expected a number.",
+            "Lines 6, 8, 10 and 2 more: Column 'petal_length' has no value, and this version fills none in. "
+            'Send a number, or train with gaps and the step {"type": "impute"}.',
+        ]
+        assert "Line 1202: Column 'petal_length' has no value" in run("predict", "flowers", path, code=7).stderr
 
     def test_every_mistake_is_one_line_with_its_place(self, run: Command, tmp_path: Path) -> None:
         (tmp_path / "wrong.json").write_text(json.dumps({**examples.TRAIN, "optimizer": {"type": "SGD"}, "sede": 1}))

@@ -52,6 +52,23 @@ def test_a_loss_over_many_magnitudes_has_a_logarithmic_axis() -> None:
     assert [go.Figure(each).layout.yaxis.type for each in (steep, flat, negative)] == ["log", None, None]
 
 
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        pytest.param([3.0, 0.02], {"dtick": "D2", "tickformat": "~g"}, id="plain numbers over few powers"),
+        pytest.param([1.0, 1e-5], {"dtick": 1, "exponentformat": "power"}, id="powers where numbers would be long"),
+        pytest.param([1e35, 1.0], {"dtick": 5, "exponentformat": "power"}, id="some powers of many"),
+        pytest.param([1e308, 5e-324], {"dtick": 79, "exponentformat": "power"}, id="as far as floats go"),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_that_can_be_read(values: list[float], ticks: dict[str, Any]) -> None:
+    figure = figures.draw("loss", Material({"loss": curve(values)}))
+
+    assert isinstance(figure, dict)
+    assert figure["layout"]["yaxis"] == {"title": {"text": "loss"}, "type": "log", **ticks}
+    go.Figure(figure)  # which refuses what plotly does not know
+
+
 def test_names_of_classes_are_no_markup() -> None:
     part = {
         "kind": "classes",

@@ -161,6 +161,30 @@ class TestRefusals:
 
         assert (found.errors, found.more, found.limit, found.hint) == ((entry,), 3, {"name": "rows"}, "Mend it.")
 
+    def test_the_text_of_an_exception_has_the_first_mistakes_with_their_places(self) -> None:
+        entries = [
+            {"pointer": f"/inputs/{place}", "code": "invalid", "detail": "It is wrong.", "expected": "a number"}
+            for place in range(7)
+        ]
+        body = {"code": "validation-failed", "detail": "The body is wrong.", "errors": entries, "more": 2}
+        found = of_problem(body)
+
+        assert str(found).splitlines() == [
+            "The body is wrong.",
+            *(f"/inputs/{place}: It is wrong. Expected a number." for place in range(5)),
+            "There are 4 more mistakes.",
+        ]
+        assert found.message == "The body is wrong."
+        assert len(found.errors) == 7
+
+    def test_a_mistake_that_is_all_there_is_to_say_is_said_once(self) -> None:
+        entry = {"pointer": "/model", "code": "not-found", "detail": "There is no such model.", "hint": "Train it."}
+
+        assert str(of_problem({"code": "not-found", "detail": "There is no such model.", "errors": [entry]})) == (
+            "/model: There is no such model. Train it."
+        )
+        assert str(of_problem({"code": "not-found", "detail": "It is gone."})) == "It is gone."
+
     def test_what_is_no_problem_of_the_service_is_told_as_such(self) -> None:
         page = httpx.Response(502, text="<h1>Bad gateway</h1>")
         with client_of(scripted([page], [])) as client, pytest.raises(UnexpectedAnswer, match="502 Bad Gateway"):
@@ -180,6 +204,7 @@ class TestRefusals:
 
         assert isinstance(found, JobFailed)
         assert (found.failure, found.message, found.hint) == ("data_error", "Row 3 is broken.", "x")
+        assert str(found) == "Row 3 is broken. x"
 
 
 class TestWhoAsksWhom:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from service.engine.csv_files import read_csv
 from service.errors import DatasetRefused
@@ -247,6 +248,69 @@ def test_a_file_with_another_delimiter_is_told_to_name_it(read):
         'Are values parted by another character? Write "delimiter": ";" in the source.',
     )
     assert read("x;y\n1;2.5\n", target="y", delimiter=";").target == "number"
+
+
+GERMAN = "area;rooms;town;rent\n46,1;1;Ulm;565,11\n-,5;2;Bonn;1e3\n50;3;Ulm;7,5e2\n"
+
+
+def test_numbers_have_a_decimal_comma_where_the_source_says_so(read):
+    raw = read(GERMAN, delimiter=";", decimal=",", target="rent")
+
+    assert [(c.name, c.dtype) for c in raw.columns] == [
+        ("area", "float"),
+        ("rooms", "int"),
+        ("town", "text"),
+        ("rent", "float"),
+    ]
+    assert raw.arrays["numeric"].tolist() == [[np.float32(46.1), 1], [-0.5, 2], [50, 3]]
+    assert raw.arrays["targets"].tolist() == [565.11, 1000, 750]
+    assert raw.warnings == ()
+    assert read("x;y\n1,5;2,5\n3;4,5\n", delimiter=";", decimal=",").arrays["numeric"].tolist() == [
+        [1.5, 2.5],
+        [3, 4.5],
+    ]
+    assert refusal(read, "x;y\n1e39;2,5\n", delimiter=";", decimal=",")[1].endswith("is not a finite float32 number.")
+    assert read("x;y\n;2,5\n1,5;2\n", delimiter=";", decimal=",", missing="keep").columns[0].missing == 1
+
+
+def test_beside_decimal_commas_a_point_makes_no_number(read):
+    rows = "".join(f"{i},5;{i}\n" for i in range(9))
+    raw = read(f"x;y\n{rows}1.5;1\n1.234,5;1\n", delimiter=";", decimal=",", target="y")
+
+    assert [(column.name, column.dtype) for column in raw.columns] == [("x", "text"), ("y", "int")]
+    assert [(each.detail, each.hint) for each in raw.warnings] == [
+        (
+            "Column 'x' is taken as texts: 2 of 11 cells are no number (line 11: '1.5').",
+            "By the source, numbers have a decimal comma: 1,5.",
+        )
+    ]
+
+
+def test_decimal_commas_that_the_source_does_not_tell_are_warned_of(read):
+    warnings = read(GERMAN, delimiter=";", target="rent").warnings
+    many = "x;y\n" + "".join(f"{i // 10},{i % 10}1;{i}\n" for i in range(10_001))
+
+    assert [each.detail for each in warnings] == [
+        "Column 'area' is taken as texts: 2 of 3 cells are no number (line 2: '46,1').",
+        "Column 'rent' is taken as texts: 2 of 3 cells are no number (line 2: '565,11').",
+    ]
+    hint = 'Are these numbers with a decimal comma? Write "decimal": "," in the source.'
+    assert {each.hint for each in warnings} == {hint}
+    assert refusal(read, many, delimiter=";") == (
+        "/source/upload",
+        "Column 'x' has more than 10000 different texts.",
+        hint,
+    )
+
+
+def test_a_comma_cannot_part_values_and_be_in_numbers():
+    with pytest.raises(ValidationError, match="do not agree"):
+        source(decimal=",")
+
+
+def test_a_decimal_point_leaves_no_trace_so_that_older_sources_keep_their_digests():
+    assert "decimal" not in source(decimal=".").model_dump(mode="json")
+    assert source(delimiter=";", decimal=",").model_dump(mode="json")["decimal"] == ","
 
 
 def test_a_file_whose_lines_ran_together_is_told_so(read):

@@ -162,6 +162,19 @@ def test_a_wrong_row_of_columns_is_refused_with_its_place(row: object, expected:
     assert refusal([row], spec(4), table=TABLE)[1] == expected
 
 
+def test_a_value_that_is_missing_is_told_as_such() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode([[None, None, 3]], specs=(spec(4),), table=TABLE, limits=LIMITS)
+
+    assert [(entry.detail, entry.hint) for entry in caught.value.errors] == [
+        (
+            "Column 'age' has no value, and this version fills none in.",
+            'Send a number, or train with gaps and the step {"type": "impute"}.',
+        ),
+        ("Column 'city' has no value, and this version fills none in.", "Send a text."),
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "name"),
     [([[1]] * 4097, "rows"), ([[0] * 1001] * 1000, "elements")],
