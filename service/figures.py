@@ -28,6 +28,11 @@ _WEIGHTS_SHOWN: Final = 12
 _COUNTS_WRITTEN: Final = 20
 _LOG_FROM: Final = 100.0
 """A loss whose largest value is so many times its smallest is drawn over a logarithmic axis."""
+_PLAIN_POWERS: Final = 3.0
+_PLAIN_FROM: Final = 1e-4
+_PLAIN_TO: Final = 1e5
+"""Over at most so many powers of ten, between these, a logarithmic axis has plain numbers at its ticks."""
+_POWERS_SHOWN: Final = 8
 _COLOURS: Final = (
     "#1f77b4",
     "#ff7f0e",
@@ -152,8 +157,16 @@ def _loss(material: Material, wish: Wish) -> Figure:
     traces = [_line(name, curve, wish.points, place) for place, (name, curve) in enumerate(told)]
     values = [value for _, curve in told for value in curve.values]
     low, high = min(values), max(values)
-    log = {"type": "log"} if low > 0 and high / low >= _LOG_FROM else {}
+    log = _logarithmic(low, high) if low > 0 and high / low >= _LOG_FROM else {}
     return _figure(traces, f"Loss{_until(material)}", "step", "loss", yaxis=log)
+
+
+def _logarithmic(low: float, high: float) -> dict[str, Any]:
+    """An axis with 1, 2 and 5 of each power as plain numbers; powers of ten where those would be long or many."""
+    powers = math.log10(high) - math.log10(low)
+    if powers <= _PLAIN_POWERS and low >= _PLAIN_FROM and high <= _PLAIN_TO:
+        return {"type": "log", "dtick": "D2", "tickformat": "~g"}
+    return {"type": "log", "dtick": math.ceil(powers / _POWERS_SHOWN), "exponentformat": "power"}
 
 
 def _no_metrics(material: Material) -> Absent | None:

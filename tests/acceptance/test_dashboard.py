@@ -264,6 +264,35 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(page: Pa
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
 
 
+def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: Server) -> None:
+    """Decimal commas, a text before the numbers, and categories that are only among the rows that are held out."""
+    rows = [f"{('Süd', 'Nord')[i % 2]};{20 + i},5;{1900 + i};{300 + 9 * i},25" for i in range(60)]
+    rows += [f"Ort {i};{30 + i},5;1990;{400 + 9 * i},25" for i in range(8)]
+    text = "\r\n".join(["\ufeffStadtteil;Fläche;Baujahr;Miete", *rows, ""])
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "mieten.csv", "mimeType": "text/csv", "buffer": text.encode()}
+    )
+    expect(page.get_by_label("Numbers have a decimal comma")).to_be_checked()
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("20.5 to 79.5")
+    expect(page.get_by_label("Standardize the target")).to_be_checked()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.get_by_role("heading", name="Training of mieten")).to_contain_text("succeeded")
+
+    go(page, server, "#/playground/mieten")
+    expect(page.get_by_label("Fläche")).to_have_accessible_description(
+        re.compile(r"Seen in training: 2\d\.5 to 7\d\.5")
+    )
+    expect(page.get_by_label("Baujahr")).to_have_accessible_description(
+        re.compile(r"Seen in training: 19\d\d to 19\d\d")
+    )
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("[data-answer]")).to_be_visible()
+
+
 def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, server: Server) -> None:
     job = {
         **examples.CLASSIFY,
@@ -337,6 +366,89 @@ def test_hostile_names_are_text(page: Page, server: Server) -> None:
 
         assert page.locator("main img, main script").count() == 0
         assert page.evaluate("window.hit") is None
+
+
+def test_the_first_page_counts_what_it_says_needs_a_hand(page: Page, server: Server) -> None:
+    with server.client() as client:
+        run_job(client, {**examples.TRAIN, "output": {"model": "unpromoted"}})
+    go(page, server, "#/")
+    listed = page.get_by_role("region", name="Needs a hand").get_by_role("listitem")
+    expect(listed.filter(has_text="unpromoted has no champion")).to_be_visible()
+    tile = page.locator(".tile").last
+    expect(tile).to_have_text(re.compile(r"\d+Needs? a hand"))
+    assert int(tile.locator(".tile-number").text_content() or "") >= listed.count()
+
+
+def test_where_nothing_needs_a_hand_the_first_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    quiet = Server(tmp_path / "store").start()
+    try:
+        with quiet.client() as client:
+            run_job(client, examples.TRAIN)
+        with opened(browser, quiet.url) as page:
+            go(page, quiet, "#/")
+            expect(page.get_by_text("Nothing needs a hand")).to_be_visible()
+            expect(page.locator(".tile.bad")).to_have_count(0)
+            expect(page.get_by_role("heading", name="Needs a hand")).to_have_count(0)
+    finally:
+        assert quiet.stop() == 0
+
+
+def test_a_wide_net_scrolls_in_its_box_where_it_would_be_too_small(page: Page, server: Server) -> None:
+    with server.client() as client:
+        run_job(client, {"kind": "import", "architecture": _wide(10), "output": {"model": "wide"}})
+    sizes = """() => { const box = document.querySelector('.graph'), svg = box.querySelector('svg');
+                return { drawn: svg.getBoundingClientRect().width, natural: Number(svg.getAttribute('width')),
+                         inside: box.clientWidth, scrolled: box.scrollLeft, reach: box.scrollWidth - box.clientWidth,
+                         page: document.documentElement.scrollWidth - innerWidth } }"""
+    found = []
+    for width in (1440, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto("about:blank")
+        go(page, server, "#/models/wide")
+        expect(page.locator(".graph svg")).to_be_visible()
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        found.append(page.evaluate(sizes))
+    wide, narrow = found
+
+    assert wide["reach"] == 0
+    assert narrow["reach"] > 0
+    assert narrow["scrolled"] == pytest.approx(narrow["reach"] / 2, abs=2)
+    for one in found:
+        assert one["drawn"] >= 0.74 * one["natural"]
+        assert one["page"] <= 0
+
+
+def test_a_refused_prediction_says_which_input_is_missing(browser: Browser, server: Server) -> None:
+    with server.client() as client:
+        run_job(client, {"kind": "import", "architecture": _wide(3), "output": {"model": "three"}})
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/playground/three")
+        page.get_by_label("Rows as JSON").fill('{"in0": [[0, 0, 0, 0]], "in2": [[0, 0, 0, 0]]}')
+        page.get_by_role("button", name="Predict").click()
+        expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(
+            ["/inputs/in1 This input is missing."]
+        )
+
+
+def _wide(branches: int) -> dict[str, Any]:
+    """A net with so many inputs, a layer for each, and one that takes all."""
+    called = ", ".join(f"branch{i}(in{i})" for i in range(branches))
+    return {
+        "schema": "arch/1",
+        "inputs": [{"name": f"in{i}", "shape": ["B", 4]} for i in range(branches)],
+        "root": {
+            "type": "Graph",
+            "inputs": [f"in{i}" for i in range(branches)],
+            "layers": [
+                *(
+                    {"name": f"branch{i}", "type": "Linear", "in_features": 4, "out_features": 8}
+                    for i in range(branches)
+                ),
+                {"name": "head", "type": "Linear", "in_features": 8 * branches, "out_features": 2},
+            ],
+            "forward": [f"x = cat(({called}), dim=1)", "return head(x)"],
+        },
+    }
 
 
 def test_no_page_breaks_a_rule_of_accessibility(page: Page, server: Server) -> None:

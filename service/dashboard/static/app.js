@@ -80,7 +80,13 @@ async function show() {
     });
   } catch (error) {
     if (mine !== turn) return;
-    replace(place, h("h1", {}, found?.title ?? "Not found"), failure(error));
+    const back = PAGES.find(([title]) => title === found?.title) ?? PAGES[0];
+    replace(
+      place,
+      h("h1", {}, found?.title ?? "Not found"),
+      failure(error),
+      error.status === 404 ? h("p", {}, h("a", { href: back[1] }, `Go to ${back[0]}`)) : null,
+    );
     watch([], () => {}, null);
   }
   if (mine !== turn) return;

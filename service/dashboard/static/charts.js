@@ -143,10 +143,11 @@ function axis(given = {}) {
     gridcolor: css("--line"),
     linecolor: css("--line-2"),
     tickcolor: css("--line-2"),
-    tickfont: { color: css("--muted"), size: 12 },
+    tickfont: { color: css("--muted"), size: given.exponentformat === "power" ? 10 : 12 }, // powers are drawn larger
     ...given,
     title: given.title
       ? {
+          standoff: 10, // beside the numbers, however long they are
           ...(typeof given.title === "string" ? { text: given.title } : given.title),
           font: { size: 12.5, color: css("--muted") },
         }
@@ -233,15 +234,32 @@ export function curves(series, names) {
     data.length > 0 &&
     names.every((name) => name.endsWith("loss")) &&
     data.every((trace) => trace.y.every((value) => value === null || value > 0));
-  const wide = positive && spread(data) > 20;
+  const few = data.every(({ x }) => x.at(-1) - x[0] < 8); // or a half step would have a number
+  const [low, high] = range(data);
+  const wide = positive && high / low >= LOG_FROM;
   return {
     data,
     layout: {
-      xaxis: { title: { text: "step" }, tickformat: ",d" },
-      yaxis: { title: { text: names[0] }, ...(wide ? { type: "log", dtick: spread(data) > 300 ? 1 : "D2" } : {}) },
+      xaxis: { title: { text: "step" }, tickformat: ",d", ...(few ? { dtick: 1 } : {}) },
+      yaxis: { title: { text: axisName(names) }, ...(wide ? logarithmic(low, high) : {}) },
       showlegend: data.length > 1,
     },
   };
+}
+
+const LOG_FROM = 100; // as in the server's figure, so that a loss looks the same in both
+const POWERS_SHOWN = 8;
+
+/** An axis with 1, 2 and 5 of each power as plain numbers; powers of ten where those would be long or many. */
+function logarithmic(low, high) {
+  const powers = Math.log10(high) - Math.log10(low);
+  if (powers <= 3 && low >= 1e-4 && high <= 1e5) return { type: "log", dtick: "D2", tickformat: "~g" };
+  return { type: "log", dtick: Math.ceil(powers / POWERS_SHOWN), exponentformat: "power" };
+}
+
+function axisName(names) {
+  if (names.every((name) => name.endsWith("loss"))) return "loss";
+  return names.length > 1 ? "value" : names[0];
 }
 
 const DRAWN = 4000;
@@ -261,7 +279,7 @@ function thinned(steps, points) {
   return found;
 }
 
-function spread(data) {
+function range(data) {
   let low = Infinity;
   let high = 0;
   for (const { y } of data)
@@ -270,5 +288,5 @@ function spread(data) {
         low = Math.min(low, value);
         high = Math.max(high, value);
       }
-  return high / low;
+  return [low, high];
 }

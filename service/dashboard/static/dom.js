@@ -121,7 +121,7 @@ export function table(caption, columns, rows, { empty = "Nothing here yet.", sho
           heads.map((head) =>
             h(
               "th",
-              { scope: "col", class: head.numeric ? "num" : null },
+              { scope: "col", class: head.numeric ? "num" : head.hidden ? "act" : null },
               head.hidden ? h("span", { class: "sr" }, head.label) : head.label,
             ),
           ),

@@ -7,6 +7,8 @@ const GROUP = /^subgraph (s\d+)\["(.*)"\]$/;
 const EDGE = /^(n\d+) -->(?:\|"(.*)"\|)? (n\d+)$/;
 const KINDS = { "([": "port", "[/": "tensor", "[": "layer", "(": "operation" };
 const MANY = 36;
+const WIDE = 640; // has the page's width for itself
+const SMALLEST = 0.75;
 
 const plain = (text) => text.replace(/#(\d+);/g, (_, code) => String.fromCodePoint(Number(code)));
 
@@ -67,7 +69,16 @@ export function drawing(mermaid, label) {
   const whole = parse(mermaid);
   const many = whole.nodes.size > MANY;
   const place = h("div", { class: "graph", tabindex: "0", role: "region", "aria-label": `${label}, scrolls` });
-  const show = (open) => place.replaceChildren(svg(open ? whole : folded(whole), label));
+  const show = (open) => {
+    const picture = svg(open ? whole : folded(whole), label);
+    const width = Number(picture.getAttribute("width"));
+    picture.style.minWidth = `${Math.round(width * SMALLEST)}px`; // smaller could not be read: then it scrolls
+    place.classList.toggle("wide", width > WIDE);
+    place.replaceChildren(picture);
+    requestAnimationFrame(() => {
+      place.scrollLeft = (place.scrollWidth - place.clientWidth) / 2;
+    });
+  };
   show(!many);
   if (!many || folded(whole).nodes.size === whole.nodes.size) return place;
   const button = h(
@@ -91,11 +102,17 @@ const CHAR = 7.1;
 const HEIGHT = 44;
 const GAP_X = 26;
 const GAP_Y = 40;
+const LETTER = 6.2; // of an edge's text
 
 function svg({ nodes, edges }, label) {
   const ranks = ranked(nodes, edges);
   const boxes = placed(nodes, edges, ranks);
-  const right = Math.max(...[...boxes.values()].map((box) => box.x + box.width / 2));
+  const links = routes(edges, boxes);
+  const texts = edgeTexts(links);
+  const right = Math.max(
+    ...[...boxes.values()].map((box) => box.x + box.width / 2),
+    ...texts.filter((one) => !one.before).map((one) => one.x + one.text.length * LETTER - 12),
+  );
   const bottom = Math.max(...[...boxes.values()].map((box) => box.y + HEIGHT));
   const marker = newId("arrow");
   const width = Math.ceil(right + 24);
@@ -111,7 +128,7 @@ function svg({ nodes, edges }, label) {
       ),
     ),
   ];
-  for (const { points, label: text } of routes(edges, boxes)) {
+  for (const { points } of links) {
     const [first, ...others] = points;
     let path = `M${first.x} ${first.y}`;
     let from = first;
@@ -121,11 +138,9 @@ function svg({ nodes, edges }, label) {
       from = to;
     }
     parts.push(s("path", { d: path, class: "edge", "marker-end": `url(#${marker})` }));
-    if (text)
-      parts.push(
-        s("text", { x: (first.x + others[0].x) / 2 + 7, y: (first.y + others[0].y) / 2 + 4, class: "edge-text" }, text),
-      );
   }
+  for (const { x, y, text, before } of texts)
+    parts.push(s("text", { x, y, class: `edge-text${before ? " before" : ""}` }, text));
   for (const node of nodes.values()) {
     const box = boxes.get(node.id);
     parts.push(
@@ -150,6 +165,18 @@ function svg({ nodes, edges }, label) {
     );
   }
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label }, parts);
+}
+
+/** A value's shape, once, below the node that it comes from: on the side to which its edge does not go. */
+function edgeTexts(links) {
+  const texts = new Map();
+  for (const { from, points, label: text } of links) {
+    const [first, next] = points;
+    if (!text || texts.has(`${from} ${text}`)) continue;
+    const before = next.x > first.x + 24 && first.x - 7 > text.length * LETTER;
+    texts.set(`${from} ${text}`, { x: first.x + (before ? -7 : 7), y: first.y + 20, text, before });
+  }
+  return [...texts.values()];
 }
 
 const short = (text) => (text.length > 38 ? `${text.slice(0, 37)}…` : text);
@@ -194,7 +221,7 @@ function placed(nodes, edges, ranks) {
   const items = new Map();
   for (const node of nodes.values()) {
     const width = Math.max(84, ...node.lines.map((line) => short(line).length * CHAR + 28));
-    items.set(node.id, put(ranks.get(node.id), { id: node.id, width, links: [], x: 0 }));
+    items.set(node.id, put(ranks.get(node.id), { id: node.id, width, links: [], x: 0, rank: ranks.get(node.id) }));
   }
   for (const edge of edges) {
     const [low, high] = [ranks.get(edge.from), ranks.get(edge.to)];
@@ -234,12 +261,16 @@ function placed(nodes, edges, ranks) {
     }
   }
   const left = Math.min(...rows.flat().map((item) => item.x - item.width / 2)) - 12;
-  rows.forEach((row, rank) =>
-    row.forEach((item) => {
-      item.x -= left;
-      item.y = 10 + rank * (HEIGHT + GAP_Y);
-    }),
-  );
+  let y = 10;
+  for (const row of rows) {
+    const aside = row.flatMap((item) =>
+      item.links.filter((link) => link.rank < item.rank).map((link) => Math.abs(link.x - item.x)),
+    );
+    y += Math.min(60, Math.max(0, ...aside) / 10); // edges that go far aside need height to be told apart
+    for (const item of row) item.y = y;
+    y += HEIGHT + GAP_Y;
+  }
+  for (const item of rows.flat()) item.x -= left;
   return items;
 }
 
@@ -254,6 +285,6 @@ function routes(edges, boxes) {
       ]),
       { x: to.x, y: to.y - 2 },
     ];
-    return { points, label: edge.label };
+    return { from: edge.from, points, label: edge.label };
   });
 }

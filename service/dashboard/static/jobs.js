@@ -106,15 +106,35 @@ export async function list(place, { query, onLeave }) {
   await load();
 }
 
+/** Do `work` soon after it was asked for, and never twice at a time: an older answer must not come after a newer one. */
 function debounce(work, wait, onLeave) {
   let timer = null;
-  onLeave(() => clearTimeout(timer));
-  return () => {
-    timer ??= setTimeout(() => {
-      timer = null;
-      work();
-    }, wait);
+  let working = false;
+  let again = false;
+  let left = false;
+  onLeave(() => {
+    left = true;
+    clearTimeout(timer);
+  });
+  const ask = () => {
+    if (left) return;
+    if (working) again = true;
+    else timer ??= setTimeout(run, wait);
   };
+  const run = async () => {
+    timer = null;
+    working = true;
+    try {
+      await work();
+    } finally {
+      working = false;
+      if (again) {
+        again = false;
+        ask();
+      }
+    }
+  };
+  return ask;
 }
 
 export async function page(place, { params: [id], onLeave }) {

@@ -46,9 +46,14 @@ export async function list(place) {
             "div",
             { class: "empty-state" },
             h("p", {}, "No model yet."),
-            h("a", { href: "#/train" }, "Train one"),
-            " or ",
-            h("a", { href: "#/import" }, "import one"),
+            h(
+              "p",
+              {},
+              h("a", { href: "#/train" }, "Train one"),
+              " or ",
+              h("a", { href: "#/import" }, "import one"),
+              ".",
+            ),
           ),
     );
   };

@@ -57,14 +57,31 @@ export const prose = (text) =>
     .split("`")
     .map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
-/** A whole page's or section's failure. */
-export const failure = (error) =>
-  h(
+/** A whole page's or section's failure; mistakes in what was sent stand each with its place. */
+export function failure(error) {
+  const placed = (error.entries ?? []).filter((entry) => entry.pointer && error.status !== 404);
+  const more = placed.length - CAUSES;
+  return h(
     "div",
     { class: "callout bad", role: "alert" },
     h("strong", {}, error.status === 404 ? "Not found" : "That did not work"),
-    h("p", {}, prose(problemText(error))),
+    h("p", {}, prose(placed.length ? error.message : problemText(error))),
+    placed.length
+      ? h(
+          "ul",
+          { class: "causes" },
+          placed
+            .slice(0, CAUSES)
+            .map(({ pointer, detail, hint }) =>
+              h("li", {}, h("code", {}, pointer), " ", prose([detail, hint].filter(Boolean).join(" "))),
+            ),
+          more > 0 ? h("li", {}, `And ${number(more)} more.`) : null,
+        )
+      : null,
   );
+}
+
+const CAUSES = 5;
 
 /** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}` or null. */
 export function entries(list, { go, mend } = {}) {

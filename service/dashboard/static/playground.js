@@ -26,9 +26,14 @@ export async function page(place, { params: [name], query }) {
           "div",
           { class: "empty-state" },
           h("p", {}, "There is no model to ask yet."),
-          h("a", { href: "#/train" }, "Train one"),
-          " or ",
-          h("a", { href: "#/import" }, "import one"),
+          h(
+            "p",
+            {},
+            h("a", { href: "#/train" }, "Train one"),
+            " or ",
+            h("a", { href: "#/import" }, "import one"),
+            ".",
+          ),
         ),
       ),
     );
@@ -120,11 +125,15 @@ export async function ask({ version, job, reference }) {
 function rowOf(version) {
   const row = version.preprocessing?.row;
   const range = version.preprocessing?.training_range;
-  if (row?.layout === "table")
-    return {
-      kind: "table",
-      columns: row.columns.map((column, i) => ({ ...column, low: range?.low?.[i], high: range?.high?.[i] })),
-    };
+  if (row?.layout === "table") {
+    let place = 0; // ranges are those of the columns of numbers
+    const columns = row.columns.map((column) => {
+      if (column.kind !== "number") return column;
+      const at = place++;
+      return { ...column, low: range?.low?.[at], high: range?.high?.[at] };
+    });
+    return { kind: "table", columns };
+  }
   const inputs = version.signature.inputs;
   const sizes = row?.row_shape ?? (inputs.length === 1 ? inputs[0].shape.slice(1) : null);
   if (inputs.length !== 1 || !sizes || !sizes.every(Number.isInteger)) return { kind: "json", inputs };

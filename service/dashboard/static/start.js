@@ -38,6 +38,8 @@ const QUICK = {
   output: { model: "quadratic", alias_on_success: "champion" },
 };
 
+const SHOWN = 5; // of each kind of need
+
 export async function page(place, { onLeave }) {
   const running = h("div", {});
   const serving = h("div", {});
@@ -66,7 +68,7 @@ export async function page(place, { onLeave }) {
   let models = [];
   let queued = null;
   const draw = () => {
-    const active = jobs.filter((job) => !isOver(job.state));
+    const active = jobs.filter((job) => !isOver(job.state) && job.state !== "paused"); // which needs a hand
     const trouble = jobs.filter(
       (job) => job.state === "failed" && Date.now() - Date.parse(job.finished_at) < 86_400_000,
     );
@@ -81,8 +83,8 @@ export async function page(place, { onLeave }) {
       tiles,
       tile("Running", active.filter((job) => isActive(job.state)).length, "#/jobs"),
       tile("Waiting", active.filter((job) => ["queued", "interrupted"].includes(job.state)).length, "#/jobs"),
-      tile("Models", models.length, "#/models"),
-      tile("Need a hand", trouble.length + paused.length, null, trouble.length > 0),
+      tile(models.length === 1 ? "Model" : "Models", models.length, "#/models"),
+      handTile(trouble.length + paused.length + without.length + behind.length, trouble.length > 0),
     );
     replace(
       running,
@@ -144,9 +146,11 @@ export async function page(place, { onLeave }) {
             h("p", {}, "No model yet. The first version appears here when a training or an import succeeds."),
           ),
     );
+    const needy = [trouble, paused, without, behind];
+    const more = needy.reduce((sum, list) => sum + Math.max(0, list.length - SHOWN), 0);
     const items = [
       ...trouble
-        .slice(0, 5)
+        .slice(0, SHOWN)
         .map((job) =>
           h(
             "li",
@@ -160,7 +164,7 @@ export async function page(place, { onLeave }) {
             h("span", { class: "muted nowrap" }, ago(job.finished_at)),
           ),
         ),
-      ...paused.slice(0, 5).map((job) =>
+      ...paused.slice(0, SHOWN).map((job) =>
         h(
           "li",
           { class: "warn" },
@@ -181,7 +185,7 @@ export async function page(place, { onLeave }) {
         ),
       ),
       ...without
-        .slice(0, 5)
+        .slice(0, SHOWN)
         .map((model) =>
           h(
             "li",
@@ -195,7 +199,7 @@ export async function page(place, { onLeave }) {
           ),
         ),
       ...behind
-        .slice(0, 5)
+        .slice(0, SHOWN)
         .map((model) =>
           h(
             "li",
@@ -209,7 +213,16 @@ export async function page(place, { onLeave }) {
           ),
         ),
     ];
-    replace(hand, items.length ? card("Needs a hand", h("ul", { class: "list hand" }, items)) : null);
+    replace(
+      hand,
+      items.length
+        ? card(
+            "Needs a hand",
+            h("ul", { class: "list hand" }, items),
+            more ? h("p", { class: "hint more" }, `And ${number(more)} more.`) : null,
+          )
+        : null,
+    );
   };
   const refresh = async () => {
     [jobs, models] = await Promise.all([get("/v1/jobs?limit=50").then((found) => found.data), all("/v1/models", 200)]);
@@ -233,10 +246,29 @@ export async function page(place, { onLeave }) {
 const nameOf = (job) =>
   `${{ train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" }[job.kind]}${job.output?.model ? ` of ${job.output.model}` : ""}`;
 
-const tile = (label, count, href, bad = false) => {
-  const inside = [h("span", { class: "tile-number" }, number(count)), h("span", { class: "tile-label" }, label)];
-  return href ? h("a", { class: "tile", href }, inside) : h("div", { class: `tile${bad ? " bad" : ""}` }, inside);
-};
+const tile = (label, count, href) =>
+  h(
+    "a",
+    { class: "tile", href },
+    h("span", { class: "tile-number" }, number(count)),
+    h("span", { class: "tile-label" }, label),
+  );
+
+/** What the card below tells one by one; calm where that is nothing. */
+const handTile = (count, bad) =>
+  count
+    ? h(
+        "div",
+        { class: `tile${bad ? " bad" : ""}` },
+        h("span", { class: "tile-number" }, number(count)),
+        h("span", { class: "tile-label" }, count === 1 ? "Needs a hand" : "Need a hand"),
+      )
+    : h(
+        "div",
+        { class: "tile calm" },
+        h("span", { class: "tile-number", "aria-hidden": "true" }, "✓"),
+        h("span", { class: "tile-label" }, "Nothing needs a hand"),
+      );
 
 function empty() {
   return h(

@@ -169,6 +169,7 @@ export async function page(place, { onLeave }) {
         : null,
     );
     if (!draft.touched) suggest(draft, dataset, profile);
+    draft.fitted = false;
     if (!draft.body.output.model) draft.body.output.model = plainName(dataset.name ?? "model");
     draft.mode = null;
     drawEditor();
@@ -188,7 +189,7 @@ export async function page(place, { onLeave }) {
       }
       await useDataset(dataset);
     } catch (error) {
-      replace(about, failure(error), error.entries?.length ? entries(error.entries) : null);
+      replace(about, failure(error));
     }
   };
   const drawData = async () => {
@@ -372,7 +373,12 @@ export async function page(place, { onLeave }) {
   };
 
   // -- training --------------------------------------------------------------------------------------------------------
-  const drawTraining = () => replace(training, trainingForm(draft.body, changed, drawTraining));
+  const drawTraining = () => {
+    const fields = () => [...training.querySelectorAll("input, select")];
+    const at = fields().indexOf(document.activeElement);
+    replace(training, trainingForm(draft.body, changed, drawTraining));
+    fields()[at]?.focus();
+  };
 
   // -- the doctor ------------------------------------------------------------------------------------------------------
   const submit = h(
@@ -417,6 +423,18 @@ export async function page(place, { onLeave }) {
     doctor.setAttribute("aria-busy", "true");
     try {
       const found = await post("/v1/jobs?dry_run=true", body, { signal });
+      // A net of ours that has the sizes of all rows may have to have those of the training rows.
+      const fit = found.warnings.find(
+        (warning) =>
+          warning.severity === "error" && warning.patch?.every((step) => step.path.startsWith("/architecture/")),
+      );
+      if (fit && !draft.touched && !draft.fitted) {
+        draft.fitted = true;
+        draft.body = patched(body, fit.patch);
+        drawEditor();
+        changed();
+        return;
+      }
       const bad = found.warnings.some((warning) => warning.severity === "error");
       submit.disabled = !found.valid;
       replace(
@@ -578,6 +596,7 @@ function uploadForm(make) {
     const start = ["csv", "jsonl"].includes(type) ? await file.slice(0, 65_536).text() : "";
     const { names: columns, delimiter } =
       type === "csv" ? header(start) : { names: type === "jsonl" ? jsonKeys(start) : null };
+    const decimal = { comma: type === "csv" && hasDecimalCommas(start, delimiter) };
     const target = { value: columns?.at(-1) ?? "" };
     const left = new Set();
     const inputs = h("div", { class: "checks" });
@@ -656,6 +675,7 @@ function uploadForm(make) {
                         target: target.value,
                         missing: "keep",
                         ...(delimiter && delimiter !== "," ? { delimiter } : {}),
+                        ...(decimal.comma ? { decimal: "," } : {}),
                       };
               await make(name.value.trim() || file.name, source);
             } finally {
@@ -670,7 +690,16 @@ function uploadForm(make) {
       ? h("fieldset", { class: "inputs" }, h("legend", {}, "What it is predicted from"), inputs)
       : null;
     if (chosen) drawInputs();
-    replace(form, h("div", { class: "row" }, parts), chosen, button);
+    const comma = decimal.comma
+      ? h(
+          "div",
+          { class: "checks" },
+          check("Numbers have a decimal comma", true, (taken) => {
+            decimal.comma = taken;
+          }),
+        )
+      : null;
+    replace(form, h("div", { class: "row" }, parts), chosen, comma, button);
     button.focus();
   }
   return h("div", { class: "stack" }, zone, form);
@@ -689,6 +718,20 @@ function header(text) {
     else names[names.length - 1] += sign;
   }
   return { names: names.map((name) => name.trim()), delimiter };
+}
+
+/** Whether the numbers of a CSV text have a decimal comma: some have, and none has a point. */
+function hasDecimalCommas(text, delimiter) {
+  if (delimiter === ",") return false;
+  const cells = text
+    .split(/\r?\n/)
+    .slice(1, -1) // the last line may be cut
+    .flatMap((line) => line.split(delimiter))
+    .map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
+  return (
+    cells.some((cell) => /^[+-]?\d*,\d+(e[+-]?\d+)?$/i.test(cell)) &&
+    !cells.some((cell) => /^[+-]?[\d,]*\.\d+(e[+-]?\d+)?$/i.test(cell))
+  );
 }
 
 function jsonKeys(text) {
@@ -711,6 +754,10 @@ function datasetView(dataset, preview, profile) {
         : value === null
           ? "missing"
           : String(value);
+  // Numbers are standardized by what is filled in below.
+  const warnings = profile.warnings.filter(
+    (one) => one.code !== "unscaled-inputs" || !one.hint?.includes('"standardize"'),
+  );
   return h(
     "div",
     { class: "dataset" },
@@ -719,7 +766,7 @@ function datasetView(dataset, preview, profile) {
       ["Rows", number(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
-    profile.warnings.length ? entries(profile.warnings.map((warning) => ({ severity: "warning", ...warning }))) : null,
+    warnings.length ? entries(warnings.map((warning) => ({ severity: "warning", ...warning }))) : null,
     h("h3", {}, "Profile"),
     table(
       "Columns",
@@ -772,6 +819,7 @@ function suggest(draft, dataset, profile) {
   if (!image && !generated && inputs.some((column) => column.dtype !== "text"))
     body.preprocessing.push({ type: "standardize" });
   if (texts.length) body.preprocessing.push({ type: "one_hot" });
+  if (!classes && !generated && target?.shape.length === 0) body.preprocessing.push({ type: "standardize", of: "target" });
   body.objective = { type: classes ? "cross_entropy" : "mse" };
   const outputs = classes ?? (target?.shape?.length === 1 ? target.shape[0] : 1);
   const width = inputs.reduce(
@@ -791,8 +839,10 @@ function suggest(draft, dataset, profile) {
   body.checkpoint = { every_s: 2 }; // what the pictures and the predictions before the end are made of
   if (dataset.rows >= 200) body.batch_size = image ? 16 : 32;
   else delete body.batch_size;
-  if (dataset.rows >= 50) body.split = { type: "random", validation: 0.2, seed: 1 };
-  else delete body.split;
+  if (dataset.rows >= 50) {
+    body.split = { type: "random", validation: 0.2, seed: 1 };
+    body.checkpoint.publish = "best";
+  } else delete body.split;
 }
 
 /** What rows the net must take and how many numbers it must answer: of the data, else of the net as it is. */
@@ -1061,7 +1111,7 @@ function catalogueForm(draft, set) {
         },
         "Use this net",
       ),
-      h("p", { class: "hint" }, "It replaces the net above."),
+      h("p", { class: "hint" }, "It replaces the net that you have."),
     );
     first.hidden = Boolean(draft.body.architecture?.catalogue);
     const write = () => {
@@ -1155,7 +1205,10 @@ function trainingForm(body, changed, redraw) {
     if (value === undefined) delete owner[name];
     else owner[name] = value;
   };
-  const has = (type) => (body.preprocessing ?? []).some((step) => step.type === type);
+  const has = (type) => (body.preprocessing ?? []).some((step) => step.type === type && step.of !== "target");
+  const scaled = () => (body.preprocessing ?? []).some((step) => step.of === "target");
+  const classifies = () => ["cross_entropy", "bce_with_logits"].includes(body.objective?.type);
+  const unscaled = () => (body.preprocessing ?? []).filter((step) => step.of !== "target");
   const objectives = OBJECTIVES.some(([key]) => key === body.objective?.type)
     ? OBJECTIVES
     : [...OBJECTIVES, [body.objective?.type, body.objective?.type]];
@@ -1173,7 +1226,10 @@ function trainingForm(body, changed, redraw) {
           objectives,
           body.objective?.type,
           set((value) => {
+            const before = classifies();
             body.objective = { type: value };
+            if (classifies()) body.preprocessing = unscaled();
+            if (before !== classifies()) redraw();
           }),
         ),
         { hint: "What is made small." },
@@ -1239,11 +1295,22 @@ function trainingForm(body, changed, redraw) {
           const filling = steps.filter((step) => step.type === "impute"); // which comes first
           body.preprocessing = on
             ? [...filling, { type: "standardize" }, ...steps.filter((step) => step.type !== "impute")]
-            : body.preprocessing.filter((step) => step.type !== "standardize");
+            : body.preprocessing.filter((step) => step.type !== "standardize" || step.of === "target");
           redraw();
         }),
         { hint: "To mean 0 and spread 1; part of the version, so predict does it too." },
       ),
+      classifies()
+        ? null
+        : check(
+            "Standardize the target",
+            scaled(),
+            set((on) => {
+              body.preprocessing = [...unscaled(), ...(on ? [{ type: "standardize", of: "target" }] : [])];
+              redraw();
+            }),
+            { hint: "Answers come in its own units all the same." },
+          ),
       check(
         "Fill missing numbers",
         has("impute"),
