@@ -29,7 +29,11 @@ MIB = 1024 * 1024
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with room for two of the large versions, and the small ones."""
-    settings: dict[str, Any] = {"model_memory_bytes": str(2_500_000), "batch_rows": "4", "max_bodies_bytes": str(2 * MIB)}
+    settings: dict[str, Any] = {
+        "model_memory_bytes": str(2_500_000),
+        "batch_rows": "4",
+        "max_bodies_bytes": str(2 * MIB),
+    }
     running = Server(tmp_path_factory.mktemp("load") / "store", **settings).start()
     with running.client() as client:
         run_job(client, slow_net("slow"))
