@@ -13,7 +13,7 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, moment, say, show, show_one, size
-from service.cli.session import Session, talks
+from service.cli.session import Session, sentences, talks
 
 if TYPE_CHECKING:
     from service.client import Dataset
@@ -51,6 +51,7 @@ def add(
     decimal: Decimal = None,
 ) -> None:
     """Upload a file and make a dataset of it."""
+    session.places = {"/source/upload": file.name, "/source/target": "--target", "/source/inputs": "--inputs"}
     upload = session.client.uploads.add(file)
     kind = type or TABLES.get(file.suffix.lower()) or _OTHERS.get(file.suffix.lower())
     if kind is None:
@@ -160,5 +161,5 @@ def _show(session: Session, dataset: Dataset) -> None:
         "size": size(dataset.size_bytes),
     }
     show_one(session.format, dataset, told)
-    for warning in dataset.warnings:
-        say(f"{warning.pointer}: {warning.detail}{f' {warning.hint}' if warning.hint else ''}")
+    for line in sentences(dataset.warnings, session.places):
+        say(line)

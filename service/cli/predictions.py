@@ -19,6 +19,7 @@ from service.cli import exits
 from service.cli.datasets import decimal_comma
 from service.cli.output import Format, plain, say, table, write_csv
 from service.cli.session import Session, exit_code, talks
+from service.cli.session import lines as lines_told
 
 if TYPE_CHECKING:
     from service.client import Prediction, Version
@@ -28,8 +29,6 @@ _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
 _SHOWN: Final = 50
 """Rows of a table for people."""
-_LINES: Final = 3
-"""Lines of a file that are named with one mistake; the others with the same are counted."""
 _MISSING: Final = ("na", "nan", "null")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -54,16 +53,21 @@ def predict(
     passed through; numbers may have a decimal comma where another character parts the values. -o csv writes each row
     with its prediction; -o json answers what the HTTP interface does.
     """
-    from service.errors import InvalidInput
+    from service.errors import Forbidden, InvalidInput
 
     if (file is None) == (inputs is None):
         say("Name a file (- is stdin), or give --inputs '[[0.5], [0.7]]'.")
         raise typer.Exit(exits.USAGE)
     text = inputs if inputs is not None else _read(file)
     kind = "json" if inputs is not None else form or _form(file, text)
+    unseen = False
     if kind == "csv":
-        version = None if model.startswith("job_") else session.client.versions.resolve(model)
-        lines, shown, rows = _table_rows(text, version)
+        version = None
+        try:
+            version = None if model.startswith("job_") else session.client.versions.resolve(model)
+        except Forbidden:  # a key for predictions alone: the file's own names have to do
+            unseen = True
+        lines, shown, rows = _rows_by_head(text) if unseen else _table_rows(text, version)
     else:
         lines, shown, rows = [], [], _json_rows(text, kind)
     if rows == []:
@@ -75,6 +79,11 @@ def predict(
         if not lines:
             raise
         _tell(refused, lines, list(shown[0]))
+        if unseen:
+            say(
+                "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out "
+                "what it does not take, send rows with --inputs, or use a key of the scope read."
+            )
         raise typer.Exit(exit_code(refused)) from None
     _show(session.format, shown, rows, answers)
 
@@ -128,17 +137,53 @@ def _table_rows(text: str, version: Version | None) -> tuple[list[int], list[dic
     head, lines, places = lines[0], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
     if absent:
-        say(f"The file has no column {', '.join(map(repr, absent))}. {version.reference} takes: {', '.join(names)}.")
+        _tell_absent(absent, head)
+        say(f"{version.reference} takes: {', '.join(names)}.")
         raise typer.Exit(exits.INVALID)
+    texts = _texts(version)
+    shown = _by_name(head, lines, places)
+    number = _reader([[line[name] for name in names if name not in texts] for line in shown], delimiter)
+    asked = [{name: line[name] if name in texts else number(line[name]) for name in names} for line in shown]
+    return places, shown, asked
+
+
+def _rows_by_head(text: str) -> tuple[list[int], list[dict[str, str]], list[Any]]:
+    """As `_table_rows`, for a version that cannot be seen: what looks like a number is one; all columns are sent."""
+    first = text[: text.find("\n") + 1] or text
+    delimiter = max(",;\t|", key=first.count)
+    places, lines = _records(text, delimiter)
+    if not lines:
+        return [], [], []
+    number = _reader(lines, delimiter)
+    head, rows = _head(lines, number)
+    shown = _by_name(head, rows, places[-len(rows) :])
+    if len(rows) == len(lines):  # no line of names
+        return places, shown, [[number(cell) for cell in line] for line in rows]
+    kinds = {name: {type(number(line[name])) for line in shown} for name in head}
+    texts = {name for name in head if str in kinds[name] and not kinds[name] & {int, float}}
+    asked = [{name: cell if name in texts else number(cell) for name, cell in line.items()} for line in shown]
+    return places[1:], shown, asked
+
+
+def _by_name(head: Sequence[str], lines: Sequence[Sequence[str]], places: Sequence[int]) -> list[dict[str, str]]:
+    """The rows by the names of their columns; a row of another length ends the command."""
     uneven = next((row for row, line in enumerate(lines) if len(line) != len(head)), None)
     if uneven is not None:
         say(f"Line {places[uneven]} has {len(lines[uneven])} values, the first line has {len(head)} names.")
         raise typer.Exit(exits.INVALID)
-    texts = _texts(version)
-    shown = [dict(zip(head, line, strict=True)) for line in lines]
-    number = _reader([[line[name] for name in names if name not in texts] for line in shown], delimiter)
-    asked = [{name: line[name] if name in texts else number(line[name]) for name in names} for line in shown]
-    return places, shown, asked
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
+    """Say which columns the file lacks, and which of its own may be meant."""
+    from service.schemas.document import nearest_hint
+
+    *most, last = map(repr, absent)
+    say(f"The file has no columns {', '.join(most)} and {last}." if most else f"The file has no column {last}.")
+    for name in absent:
+        hint = nearest_hint(name, head)
+        if hint is not None:
+            say(f"{name}: {hint}")
 
 
 def _records(text: str, delimiter: str) -> tuple[list[int], list[list[str]]]:
@@ -232,10 +277,8 @@ def _tell(refused: InvalidInput, lines: Sequence[int], head: Sequence[str]) -> N
         key = ("" if repr(column) in entry.detail else column, detail)
         places.setdefault(key, []).append(f"{lines[int(found[1])]}{got}")
     for (column, detail), where in places.items():
-        start = "Line" if len(where) == 1 else "Lines"
-        more = f" and {len(where) - _LINES} more" if len(where) > _LINES else ""
         about = f", column {column!r}" if column else ""
-        say(f"{start} {', '.join(where[:_LINES])}{more}{about}: {detail}")
+        say(f"{lines_told(where)}{about}: {detail}")
     if refused.more:
         say(f"There are {refused.more} more mistakes.")
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,7 +19,8 @@ from service.cli.output import Format, say
 
 if TYPE_CHECKING:
     from service.client import Client
-    from service.errors import ServiceError
+    from service.errors import Entry, ServiceError
+    from service.schemas.views import EntryView
 
 Url = Annotated[
     str | None,
@@ -37,6 +39,13 @@ Output = Annotated[
     typer.Option("--output", "-o", help="For people, or for programs.", rich_help_panel="Server and output"),
 ]
 
+_LINES: Final = 3
+"""Lines of a file that are named with one mistake; the others with the same are counted."""
+_OF_A_LINE: Final = re.compile(r"line ([0-9]+)(: |, column .+?: )(.*)", re.DOTALL)
+_NOTHING: Final = "There is no such model."
+_LISTS: Final = re.compile(r"GET /v1/(models|jobs|datasets)(?:/([^/ ]+)/(versions))? lists .*")
+"""Where the server says what there is; the command has a word of its own for each."""
+
 
 class Session:
     """One run of a command: its client and the form of its output."""
@@ -48,6 +57,8 @@ class Session:
         self._client: Client | None = None
         self.detached: str | None = None
         """What to say on Ctrl-C: how to go on with what the server does meanwhile."""
+        self.places: dict[str, str] = {}
+        """Options in the place of pointers, of a request that the command made."""
 
     @property
     def client(self) -> Client:
@@ -104,7 +115,7 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
             say(f"The rows are no CSV: {error}.")
             raise typer.Exit(exits.INVALID) from None
         except Exception as error:
-            raise typer.Exit(told(error)) from None
+            raise typer.Exit(told(error, session.places)) from None
         finally:
             session.close()
 
@@ -114,24 +125,64 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def told(error: Exception) -> int:
-    """Say what went wrong, one mistake a line, and with which exit code that ends; what is no such error is raised."""
-    from service.errors import ServiceError, Unauthenticated
+def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
+    """Say what went wrong, one mistake a line, and with which exit code that ends; what is no such error is raised.
+
+    Args:
+        error: what was raised.
+        places: options in the place of pointers.
+    """
+    from service.errors import Forbidden, NotFound, ServiceError, Unauthenticated
 
     if not isinstance(error, ServiceError):
         raise error
-    entries = error.errors
-    if len(entries) != 1 or entries[0].detail != error.message:
-        say(error.message + (f" {error.hint}" if error.hint and not entries else ""))
-    for entry in entries:
-        expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
-        place = f"{entry.pointer}: " if entry.pointer else ""
-        say(f"{place}{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}")
+    entries, only = error.errors, error.errors[0] if len(error.errors) == 1 else None
+    if isinstance(error, (Forbidden, Unauthenticated)) and only is not None:
+        say(error.message + (f" {only.hint}" if only.hint and isinstance(error, Forbidden) else ""))
+    elif isinstance(error, NotFound) and only is not None and only.detail in (error.message, _NOTHING):
+        lists = _LISTS.fullmatch(only.hint or "")
+        words = "" if lists is None else f"{lists[1]} {f'{lists[3]} {lists[2]}' if lists[3] else 'list'}"
+        hint = f"See what there is with: modelyard {words}" if words else only.hint
+        say(error.message + (f" {hint}" if hint else ""))
+    else:
+        first = entries[0].detail if entries else ""
+        head = error.message.removesuffix(first).rstrip()  # the first mistake often ends the message too
+        if head and (only is None or head == error.message):
+            say(head + (f" {error.hint}" if error.hint and not entries else ""))
+        for line in sentences(entries, places or {}):
+            say(line)
     if error.more:
         say(f"There are {error.more} more mistakes.")
     if isinstance(error, Unauthenticated):
         say("The command takes the key from MODELYARD_API_KEY.")
     return exit_code(error)
+
+
+def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -> list[str]:
+    """Mistakes or warnings as lines, each with its place; what is the same in many lines of a file, once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
+        place = _place(entry.pointer, places)
+        start = f"{place}: " if place else ""
+        detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
+        of_a_line = _OF_A_LINE.fullmatch(detail)
+        if of_a_line is None:
+            found[start, detail] = []
+        else:
+            found.setdefault((start, f"{of_a_line[2]}{of_a_line[3]}"), []).append(of_a_line[1])
+    return [f"{start}{lines(numbers).lower() if numbers else ''}{rest}" for (start, rest), numbers in found.items()]
+
+
+def lines(numbers: Sequence[str]) -> str:
+    """The lines that have the same mistake: the first few, and how many more."""
+    more = f" and {len(numbers) - _LINES} more" if len(numbers) > _LINES else ""
+    return f"Line{'' if len(numbers) == 1 else 's'} {', '.join(numbers[:_LINES])}{more}"
+
+
+def _place(pointer: str, places: Mapping[str, str]) -> str:
+    """The option that a pointer stands for, else the pointer."""
+    return next((option for start, option in places.items() if f"{pointer}/".startswith(f"{start}/")), pointer)
 
 
 def exit_code(error: ServiceError) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -19,11 +20,11 @@ from service.cli import exits, requests
 from service.cli.datasets import TABLES, Decimal, Delimiter, dialect
 from service.cli.jobs import started
 from service.cli.output import Column, Format, say, show, show_one
-from service.cli.session import Session, talks
+from service.cli.session import Session, sentences, talks
 from service.schemas.versions import DEFAULT_ALIAS
 
 if TYPE_CHECKING:
-    from service.client import Client, Dataset, Job
+    from service.client import Client, Dataset, Job, Version
     from service.errors import Entry
     from service.schemas.views import ColumnView, EntryView, ExaminationView
 
@@ -41,6 +42,22 @@ _IDS: Final = re.compile(r"(?:^|_)(?:id|index|row|no|nr)$", re.IGNORECASE)
 """Whole numbers under such a name number the rows: a net would learn them by heart."""
 MOST_CATEGORIES: Final = 50
 """A column with more different texts is left out: that is no category."""
+_NEARLY: Final = re.compile(r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*)\)", re.DOTALL)
+"""Within the warning `nearly-numbers`: how many cells of how many, and the first of them."""
+_TOLD_METRICS: Final = ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss", "loss")
+"""The first that both versions have is told when an alias moves."""
+_OPTIONS: Final = {
+    "/source/target": "--target",
+    "/source/inputs": "--inputs",
+    "/output/model": "--model",
+    "/output/alias_on_success": "--alias",
+    "/optimizer/lr": "--lr",
+    "/batch_size": "--batch-size",
+    "/budget/epochs": "--epochs",
+    "/budget/max_seconds": "--minutes",
+    "/seed": "--seed",
+}
+"""Members of the request that are made of one option alone."""
 
 
 @talks
@@ -56,7 +73,16 @@ def train(
     arch: Annotated[
         str, typer.Option(help="auto, catalogue:NAME, or a file with an architecture document.", metavar="ARCH")
     ] = "auto",
-    alias: Annotated[str, typer.Option(help="The alias that gets the version; empty for none.")] = "champion",
+    alias: Annotated[
+        str, typer.Option(help="The alias that gets the version; '' for none. See --if-better too.")
+    ] = "champion",
+    if_better: Annotated[
+        bool,
+        typer.Option(
+            "--if-better",
+            help="The alias moves only to a version that is better, by accuracy or r2 on held-out rows.",
+        ),
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="So many at most.")] = EPOCHS,
     minutes: Annotated[float, typer.Option(min=0.01, help="So long at most.")] = MINUTES,
     lr: Annotated[float, typer.Option(min=0.0, help="The learning rate.")] = LEARNING_RATE,
@@ -79,7 +105,7 @@ def train(
     name such as id, row_id or index. The net is the catalogue's
     mlp with hidden layers of 64 and 64. Adam with the rate 0.003 runs until the loss on a held-out fifth of the rows,
     taken from each class, has not improved for 30 epochs; for 500 epochs or 5 minutes at most. The best epoch becomes
-    the champion. --dry-run shows the request, to be kept and changed.
+    the champion; with --if-better only if it beats the one before. --dry-run shows the request, to be kept and changed.
     """
     path = file or data
     if path is None:
@@ -88,6 +114,9 @@ def train(
     client = session.client
     with ExitStack() as undo:  # nothing stays behind of a table that is refused, or whose request is
         if path.suffix.lower() in requests.SUFFIXES:
+            if if_better:
+                say('--if-better is for tables. A request says it itself: {"champion": "val_r2 > champion.val_r2"}.')
+                raise typer.Exit(exits.USAGE)
             request = requests.complete(
                 requests.read(path), folder=path.parent, upload=lambda one: client.uploads.add(one).id
             )
@@ -106,11 +135,15 @@ def train(
             if task not in ("auto", "classes", "numbers"):
                 say("--task is auto, classes or numbers.")
                 raise typer.Exit(exits.USAGE)
+            if if_better and not alias:
+                say("--if-better needs an alias that it may move; leave out --alias ''.")
+                raise typer.Exit(exits.USAGE)
+            session.places = {"/source/upload": path.name, **_OPTIONS}
             kind = TABLES[path.suffix.lower()]
             source: dict[str, Any] = {"type": kind, "target": target, **dialect(kind, path, delimiter, decimal)}
             source["upload"] = client.uploads.add(path).id
             undo.callback(_discard, client, source["upload"])
-            dataset = _dataset(client, path, source, inputs, exclude)
+            dataset = _dataset(session, path, source, inputs, exclude, task=task)
             request = _request(client, dataset, task=task)
             request["architecture"] = _architecture(arch, dataset, request)
             request["optimizer"]["lr"] = lr
@@ -118,7 +151,8 @@ def train(
             request["seed"] = seed
             if batch_size is not None:
                 request["batch_size"] = batch_size
-            request["output"] = {"model": model, **({"alias_on_success": alias} if alias else {})}
+            moves = {alias: _better(request, alias)} if if_better else alias
+            request["output"] = {"model": model, **({"alias_on_success": moves} if alias else {})}
         if dry_run:
             examination = client.jobs.examine(request)
             fitted = _fitted(request, examination.warnings)
@@ -127,13 +161,15 @@ def train(
             undo.pop_all()
             _show_examination(session, request, examination)
             return
+        before = _before(client, request) if wait else None
         job = _submit(client, request)
         undo.pop_all()
     session.detached = f"Detached: the job goes on. Watch it with: modelyard jobs watch {job.id}"
     started(session, job, wait=wait)
-    if wait and session.format is Format.TABLE:
-        made = client.jobs.get(job.id).output
-        if made is not None and made.get("version") is not None:
+    made = client.jobs.get(job.id).output if wait else None
+    if made is not None and made.get("version") is not None:
+        _tell_move(client, made, before)
+        if session.format is Format.TABLE:
             reference = made["model"] if made.get("alias") == DEFAULT_ALIAS else f"{made['model']}/{made['version']}"
             say(f"Ask it with: modelyard predict {reference} FILE.csv")
 
@@ -170,20 +206,64 @@ def validate(
         raise typer.Exit(exits.INVALID)
 
 
-def _dataset(client: Client, path: Path, source: dict[str, Any], inputs: str | None, exclude: str | None) -> Dataset:
+def _better(request: dict[str, Any], alias: str) -> str:
+    """The condition that a version is better than that of the alias, by what is held out if anything is."""
+    metric = "accuracy" if request["objective"]["type"] == "cross_entropy" else "r2"
+    metric = f"val_{metric}" if "split" in request else metric
+    return f"{metric} > {alias}.{metric}"
+
+
+def _before(client: Client, request: dict[str, Any]) -> Version | None:
+    """The version that the request's alias points at; None without one, and for a key that may not see it."""
+    from service.errors import ServiceError
+
+    output = request.get("output")
+    asked = output.get("alias_on_success") if isinstance(output, dict) else None
+    alias = next(iter(asked), None) if isinstance(asked, dict) else asked
+    if not isinstance(alias, str) or not isinstance(output, dict):
+        return None
+    with suppress(ServiceError):  # what is wrong with the request, the server says when it gets it
+        return client.versions.resolve(f"{output.get('model')}@{alias}")
+    return None
+
+
+def _tell_move(client: Client, made: dict[str, Any], before: Version | None) -> None:
+    """Say from which version the alias moved, and what that means for those who ask it; or why it stayed."""
+    verdict = made.get("promotion")
+    if verdict is not None and not verdict["promoted"]:
+        kept = f" with version {before.version}" if before is not None else ""
+        say(f"{verdict['alias']} stays{kept}: {verdict['detail']}")
+    if before is None or made.get("alias") is None or made["version"] == before.version:
+        return
+    now = client.versions.get(made["model"], made["version"])
+    both = [name for name in _TOLD_METRICS if None not in (before.metrics.get(name), now.metrics.get(name))]
+    change = f": {both[0]} {before.metrics[both[0]]:.4g} → {now.metrics[both[0]]:.4g}" if both else ""
+    say(f"{made['alias']} moved from version {before.version} to {now.version}{change}.")
+    old, new = before.signature.columns or [], now.signature.columns or []
+    gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
+    if old and new and gone:
+        say(f"It no longer takes {', '.join(gone)}.")
+    if old and new and added:
+        say(f"It takes {', '.join(added)} too, which version {before.version} did not.")
+
+
+def _dataset(
+    session: Session, path: Path, source: dict[str, Any], inputs: str | None, exclude: str | None, *, task: str
+) -> Dataset:
     """The table as a dataset, without the columns that are no categories and those that are to be left out."""
     from service.errors import DatasetRefused
 
+    client = session.client
     source["inputs"] = inputs.split(",") if inputs else "*"
     name = path.stem[:63].lower()
     try:
-        found = client.datasets.add(source, name=name, wait_s=600)
+        found = _added(client, source, name)
     except DatasetRefused as refused:
         if not any('"missing": "keep"' in (entry.hint or "") for entry in refused.errors):
             raise
         _discard(client, source["upload"], datasets_only=True)
         source["missing"] = "keep"
-        found = client.datasets.add(source, name=name, wait_s=600)
+        found = _added(client, source, name)
     while found.state == "processing":
         found = client.datasets.get(found.id)
     unwanted = exclude.split(",") if exclude else []
@@ -191,7 +271,13 @@ def _dataset(client: Client, path: Path, source: dict[str, Any], inputs: str | N
     if absent:
         say(f"--exclude names no input: {', '.join(absent)}. Inputs: {', '.join(one.name for one in _inputs(found))}.")
         raise typer.Exit(exits.INVALID)
-    _tell(found.warnings)
+    asked = inputs.split(",") if inputs else []
+    taken = [*unwanted, *asked, *([source["target"]] if task == "classes" else [])]
+    _stop_at_nearly_numbers(found, taken)
+    _tell(
+        [one for one in found.warnings if not any(_is_about(one, name) for name in unwanted)],
+        session.places,
+    )
     left_out = list(unwanted)
     if inputs is None:
         rest = [one for one in _inputs(found) if one.name not in unwanted]
@@ -206,6 +292,48 @@ def _dataset(client: Client, path: Path, source: dict[str, Any], inputs: str | N
     source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
     client.datasets.delete(found.id)
     return client.datasets.add(source, name=name, wait_s=600)
+
+
+def _added(client: Client, source: dict[str, Any], name: str) -> Dataset:
+    """A dataset of the source; where the target has missing values, the refusal says what to do about it."""
+    from service.errors import DatasetRefused, shorten
+
+    try:
+        return client.datasets.add(source, name=name, wait_s=600)
+    except DatasetRefused as refused:
+        of_target = f", column {shorten(source['target'])}: A value is missing"
+        hint = "Fill these cells in, or take their lines out: what is to be learnt must be known in every row."
+        refused.errors = tuple(
+            replace(entry, hint=hint) if of_target in entry.detail else entry for entry in refused.errors
+        )
+        raise
+
+
+def _stop_at_nearly_numbers(dataset: Dataset, taken: Iterable[str]) -> None:
+    """End the command where a few cells make texts of a column of numbers, unless it is `taken` as it is."""
+    stops = False
+    for column in dataset.columns:
+        for warning in dataset.warnings if column.name not in taken else ():
+            found = _NEARLY.search(warning.detail) if _is_about(warning, column.name) else None
+            odd, cells = (int(found[1]), int(found[2])) if found is not None else (0, 0)
+            if found is None or odd == cells:
+                continue
+            stops = True
+            way = f"pass --exclude {column.name}, or name it in --inputs to take its values as texts."
+            if column.role == "target":
+                way = "pass --task classes, if its values are classes."
+            hint = f"{warning.hint} " if warning.hint and not warning.hint.startswith("Mend it in the file") else ""
+            numbers = f"{cells - odd} of {cells} values are numbers; line {found[3]} has {found[4]}"
+            say(f"column {column.name!r}: {numbers}. {hint}Mend the file; or {way}")
+    if stops:
+        raise typer.Exit(exits.INVALID)
+
+
+def _is_about(warning: EntryView, column: str) -> bool:
+    """Whether the warning says of this column that it is nearly one of numbers."""
+    from service.errors import shorten
+
+    return warning.code == "nearly-numbers" and warning.detail.startswith(f"Column {shorten(column)} is taken as texts")
 
 
 def _discard(client: Client, upload: str, *, datasets_only: bool = False) -> None:
@@ -228,6 +356,9 @@ def _request(client: Client, dataset: Dataset, *, task: str) -> dict[str, Any]:
     """The request that the rules make of a dataset, without its net and its output."""
     columns, rows = _inputs(dataset), dataset.rows or 0
     target = next(column for column in dataset.columns if column.role == "target")
+    if task == "numbers" and target.dtype == "text":
+        say(f"--task numbers: {target.name!r} holds texts; leave out --task numbers.")
+        raise typer.Exit(exits.INVALID)
     classes = task == "classes" or (task == "auto" and _is_class(client, dataset, target))
     steps: list[dict[str, Any]] = []
     absent = [column.name for column in columns if column.missing and column.dtype != "text"]
@@ -283,10 +414,15 @@ def _submit(client: Client, request: dict[str, Any]) -> Job:
 
     What the training rows have may be less than what all rows have: a category may be among the held-out ones alone.
     """
-    from service.errors import InvalidInput
+    from service.errors import Forbidden, InvalidInput
 
     try:
         return client.jobs.submit(request)
+    except Forbidden as refused:
+        if "sets an alias" in refused.message:
+            hint = "Pass --alias '' to make a version that no alias gets, or use a key of the scope publish."
+            refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)
+        raise
     except InvalidInput as refused:
         fitted = _fitted(request, refused.errors)
         if fitted == request:
@@ -326,7 +462,6 @@ def _show_examination(session: Session, request: dict[str, Any] | None, found: E
         raise typer.Exit(exits.INVALID)
 
 
-def _tell(entries: Iterable[EntryView]) -> None:
-    for entry in entries:
-        place = f"{entry.pointer}: " if entry.pointer else ""
-        say(f"{place}{entry.detail}{f' {entry.hint}' if entry.hint else ''}")
+def _tell(entries: Iterable[EntryView], places: Mapping[str, str] | None = None) -> None:
+    for line in sentences(entries, places or {}):
+        say(line)

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner, Result
 
-from service import __version__
+from service import __version__, keys
 from service.cli import app
 from service.cli.session import exit_code
 from service.client import Client
@@ -167,10 +169,11 @@ class Command:
         self._document = document
         self.url = server.url
 
-    def __call__(self, *arguments: object, code: int = 0, stdin: str | None = None, url: str | None = None) -> Result:
-        done = CliRunner().invoke(
-            app, [str(one) for one in arguments], input=stdin, env={"MODELYARD_URL": url or self._server.url}
-        )
+    def __call__(
+        self, *arguments: object, code: int = 0, stdin: str | None = None, url: str | None = None, key: str = ""
+    ) -> Result:
+        settings = {"MODELYARD_URL": url or self._server.url, **({"MODELYARD_API_KEY": key} if key else {})}
+        done = CliRunner().invoke(app, [str(one) for one in arguments], input=stdin, env=settings)
         assert done.exit_code == code, f"{arguments}: {done.exit_code}\n{done.output}\n{done.exception!r}"
         return done
 
@@ -199,6 +202,16 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = [[*row[:4], ("north", "south")[place % 2], SPECIES[int(row[4])]] for place, row in enumerate(rows)]
     told[3][1] = ""
     path.write_text("\n".join(",".join(row) for row in [[*HEADS, "garden", "species"], *told]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of numbers, most of whose prices is in the area, and of a category."""
+    path = tmp_path_factory.mktemp("data") / "homes.csv"
+    rows = [(30 + 37 * place % 151, 1 + place % 4, "ns"[place % 2]) for place in range(80)]
+    lines = [f"{area},{rooms},{site},{1000 * area + 100 * rooms}" for area, rooms, site in rows]
+    path.write_text("\n".join(["area_m2,rooms,site,price", *lines]) + "\n")
     return path
 
 
@@ -331,6 +344,68 @@ class TestFromDataToPredictions:
         assert there() == before
         job = run.json("train", flowers, *common, "--epochs", 1, operation="POST /v1/jobs", status="202")
         assert set(there()[0]) - set(before[0]) == {job["dataset"]["id"]}  # none of the first try without missing cells
+
+    def test_an_alias_that_moves_is_told_with_what_that_changes(self, run: Command, homes: Path) -> None:
+        common = ("train", homes, "--target", "price", "--model", "homes", "--wait")
+        first = run(*common, "--epochs", 30).stderr
+        narrower = run(*common, "--epochs", 1, "--exclude", "area_m2").stderr
+        r2 = [json.loads(run("models", "show", f"homes/{n}", "-o", "json").stdout)["metrics"]["val_r2"] for n in (1, 2)]
+        back = run(*common, "--epochs", 30, "--if-better").stderr
+        worse = run(*common, "--epochs", 1, "--exclude", "area_m2", "--if-better")
+
+        assert "moved" not in first
+        assert f"champion moved from version 1 to 2: val_r2 {r2[0]:.4g} → {r2[1]:.4g}." in narrower
+        assert "It no longer takes area_m2." in narrower
+        assert "champion moved from version 2 to 3: val_r2 " in back
+        assert "It takes area_m2 too, which version 2 did not." in back
+        assert "champion stays with version 3: val_r2 is " in worse.stderr
+        assert "modelyard predict homes/4 FILE.csv" in worse.stderr
+        run(*common, "--if-better", "--alias", "", code=2)
+
+    def test_one_bad_cell_among_numbers_stops_the_command_before_anything_is_trained(
+        self, run: Command, homes: Path, tmp_path: Path
+    ) -> None:
+        lines = homes.read_text().splitlines()
+        path = tmp_path / "ca.csv"
+        path.write_text("\n".join([*lines[:9], f"ca. {lines[9]}", *lines[10:]]) + "\n")
+        common = ("train", path, "--target", "price", "--model", "ca", "--epochs", 1, "--alias", "", "--wait")
+        told = f"79 of 80 values are numbers; line 10 has 'ca. {lines[9].split(',')[0]}'."
+
+        assert run(*common, code=7).stderr == (
+            f"column 'area_m2': {told} Mend the file; or pass --exclude area_m2, or name it in --inputs to take its "
+            "values as texts.\n"
+        )
+        run("models", "show", "ca", code=4)
+        assert "ca. " not in run(*common, "--exclude", "area_m2").stderr
+        assert "is taken as texts" in run(*common, "--inputs", "area_m2,rooms").stderr
+        as_target = ("train", path, "--target", "area_m2", "--model", "ca")
+        assert run(*as_target, code=7).stderr.endswith("or pass --task classes, if its values are classes.\n")
+
+    def test_cells_without_the_target_are_told_together_and_with_what_to_do(
+        self, run: Command, homes: Path, tmp_path: Path
+    ) -> None:
+        head, *lines = homes.read_text().splitlines()
+        path = tmp_path / "gaps.csv"
+        gaps = [f"{line.rpartition(',')[0]}," if place % 10 == 3 else line for place, line in enumerate(lines)]
+        gaps[0] = f",{gaps[0].partition(',')[2]}"  # of an input, which may be missing
+        path.write_text("\n".join([head, *gaps]) + "\n")
+
+        assert run("train", path, "--target", "price", "--model", "gaps", code=7).stderr.splitlines() == [
+            "The data cannot be read as a dataset:",
+            "gaps.csv: lines 5, 15, 25 and 5 more, column 'price': A value is missing (''). Fill these cells in, or "
+            "take their lines out: what is to be learnt must be known in every row.",
+        ]
+
+    def test_what_is_wrong_is_said_of_the_option(self, run: Command, homes: Path) -> None:
+        def refused(*options: object) -> str:
+            return run("train", homes, "--target", "price", "--model", "refused", *options, code=7).stderr
+
+        assert refused("--target", "pric") == "--target: The file has no column 'pric'. Did you mean 'price'?\n"
+        assert refused("--inputs", "area") == "--inputs: The file has no column 'area'. Did you mean 'area_m2'?\n"
+        assert "--lr: Input should be greater than 0." in refused("--lr", 0)
+        assert refused("--target", "site", "--task", "numbers") == (
+            "--task numbers: 'site' holds texts; leave out --task numbers.\n"
+        )
 
     @pytest.mark.parametrize("suffix", ["json", "yaml", "toml"])
     def test_a_request_may_be_a_file_that_names_other_files(
@@ -517,6 +592,44 @@ class TestWhatIsThere:
         assert "are taken" in run("models", "loaded").stderr
 
 
+class TestKeysOfALesserScope:
+    def test_a_key_for_predictions_asks_with_a_table_and_a_key_for_training_learns_of_its_limit(
+        self, make_server: Callable[..., Server], homes: Path, tmp_path: Path
+    ) -> None:
+        made = {scope: keys.make(scope.word, scope, now=datetime.now(UTC)) for scope in keys.Scope}
+        stored = ", ".join(one.model_dump_json() for _, one in made.values())
+        run = Command(make_server(api_keys=f"[{stored}]"), {})
+        predict, train, admin = (made[scope][0] for scope in (keys.Scope.PREDICT, keys.Scope.TRAIN, keys.Scope.ADMIN))
+        common = ("train", homes, "--target", "price", "--model", "homes", "--epochs", 2, "--wait")
+        run(*common, key=admin)
+        refused = run(*common, key=train, code=6).stderr
+        unpublished = run(*common, "--alias", "", key=train).stderr
+        (tmp_path / "more.csv").write_text("site,rooms,area_m2,door\nn,2,70,3\ns,3,80,4\n")
+        (tmp_path / "rows.json").write_text('[[70.5, 2, "n"]]')
+
+        assert refused == (
+            "A job that sets an alias needs the scope publish; the key 'train' has train. Pass --alias '' to make a "
+            "version that no alias gets, or use a key of the scope publish.\n"
+        )
+        assert "modelyard predict homes/2 FILE.csv" in unpublished
+        (tmp_path / "new.csv").write_text("site;rooms;area_m2\nn;2;70,5\n")
+        ways = [(tmp_path / "new.csv",), (tmp_path / "rows.json",), ("--inputs", '[[70.5, 2, "n"]]')]
+        by_key = [
+            json.loads(run("predict", "homes", *way, "-o", "json", key=key).stdout)["outputs"]
+            for way in ways
+            for key in (predict, admin)
+        ]
+        assert all(outputs == by_key[0] for outputs in by_key)
+        assert run("predict", "homes", tmp_path / "more.csv", key=predict, code=7).stderr.splitlines()[1:] == [
+            "Lines 2, 3, column 'door': There is no such column. Mend it at this place.",
+            "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out what "
+            "it does not take, send rows with --inputs, or use a key of the scope read.",
+        ]
+        assert run("jobs", "list", key=predict, code=6).stderr == (
+            "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
+        )
+
+
 class TestSettings:
     def test_each_setting_is_shown_with_its_origin(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("MODELYARD_PORT=7001\nMODELYARD_JOB_SLOTS=3\n")
@@ -557,6 +670,26 @@ class TestExitCodes:
         run("predict", "flowers", "--inputs", "[[1, ", code=7)
         (tmp_path / "latin.csv").write_bytes("größe\n1\n".encode("latin-1"))
         run("predict", "flowers", tmp_path / "latin.csv", code=7)
+
+    def test_a_model_or_a_column_that_is_not_there_is_told_once_with_what_is_near(
+        self, run: Command, tmp_path: Path, flower_job: Any
+    ) -> None:
+        none = "job_" + "0" * 32
+        (tmp_path / "near.csv").write_text("sepal_lenght,sepal_width,petal_length,width,garden\n5,3,1,0.2,north\n")
+
+        assert run("models", "show", "flower", code=4).stderr == (
+            "There is no model 'flower'. Did you mean 'flowers'?\n"
+        )
+        assert run("jobs", "show", none, code=4).stderr == (
+            f"There is no job {none!r}. See what there is with: modelyard jobs list\n"
+        )
+        assert run("models", "show", "flowers/99", code=4).stderr == (
+            "Version 99 of 'flowers' does not exist. See what there is with: modelyard models versions flowers\n"
+        )
+        assert run("predict", "flowers", tmp_path / "near.csv", code=7).stderr.splitlines()[:2] == [
+            "The file has no columns 'sepal_length' and 'petal_width'.",
+            "sepal_length: Did you mean 'sepal_lenght'?",
+        ]
 
     def test_mistakes_in_a_file_of_rows_are_told_by_its_lines_and_together(
         self, run: Command, tmp_path: Path, flower_job: Any
