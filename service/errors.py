@@ -307,7 +307,7 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
     def __init__(self, message: str | None = None, *, scope: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint or (f"Use a key of the scope {scope}." if scope else None))
         self.scope = scope  # the least one that is allowed this, if any is
 
 

@@ -6,9 +6,7 @@ only HTTP knows (`RequestRefused`). Knows no socket.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 import httpx
@@ -94,11 +92,7 @@ def of_problem(body: Mapping[str, Any], *, retry_after_s: float | None = None) -
         reason = cast("CheckpointReason", body.get("reason", "keys"))
         found = kind(detail, reason=reason, errors=entries, more=body.get("more", 0), hint=hint)
     elif issubclass(kind, Forbidden):
-        needed = re.search(r" needs the scope ([a-z]+)[;.]", detail or "")
-        if needed is not None:  # a sentence for who has the key, not the text of the answer
-            hint = f"Use a key of the scope {needed[1]}."
-            entries = [replace(entry, hint=hint) for entry in entries]
-        found = kind(detail, scope=needed[1] if needed is not None else body.get("scope"), hint=hint)
+        found = kind(detail, scope=body.get("scope"), hint=hint)
         found.errors = tuple(entries)
     elif issubclass(kind, JobFailed):
         found = kind("internal", detail or "The job failed.", errors=entries)

@@ -13,7 +13,7 @@ from service import errors
 from service.client import AsyncClient, Client, Retry, UnexpectedAnswer, Unreachable
 from service.client.calls import location
 from service.client.refusals import by_code, failure, of_problem
-from service.errors import Busy, Draining, Entry, Forbidden, JobFailed, NotFound, ServiceError
+from service.errors import Busy, Draining, Entry, JobFailed, NotFound, ServiceError
 from service.rest import problems
 from service.schemas import examples
 from service.schemas.views import JobSummary
@@ -184,15 +184,6 @@ class TestRefusals:
             "/model: There is no such model. Train it."
         )
         assert str(of_problem({"code": "not-found", "detail": "It is gone."})) == "It is gone."
-
-    def test_the_scope_that_is_needed_is_named_in_a_sentence_of_its_own(self) -> None:
-        detail, hint = "This needs the scope read; the key has predict.", "Use a key of the scope that `detail` names."
-        entry = {"pointer": "/header/authorization", "code": "forbidden", "detail": detail, "hint": hint}
-        found = of_problem({"code": "forbidden", "detail": detail, "errors": [entry]})
-
-        assert isinstance(found, Forbidden)
-        assert (found.scope, found.hint, found.errors[0].hint) == ("read", *["Use a key of the scope read."] * 2)
-        assert str(found) == f"/header/authorization: {detail} Use a key of the scope read."
 
     def test_what_is_no_problem_of_the_service_is_told_as_such(self) -> None:
         page = httpx.Response(502, text="<h1>Bad gateway</h1>")

@@ -204,6 +204,7 @@ def test_a_refusal_is_a_problem_with_a_remedy(application: FastAPI, guard: Guard
     body = assert_problem(answer, 403, "forbidden", pointer="/header/authorization")
 
     assert body["detail"] == "This needs the scope publish; the key 'train' has train."
+    assert body["errors"][0]["hint"] == "Use a key of the scope publish."
     assert answer.headers["WWW-Authenticate"] == (
         'Bearer realm="modelyard", error="insufficient_scope", scope="publish"'
     )
