@@ -7,7 +7,9 @@ at before any array is made. Knows no tensor and no version.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -52,6 +54,10 @@ _INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
 
 _FEW: Final = 16
 """So many numbers Python adds up faster than numpy begins."""
+_MANY: Final = 256
+"""More numbers than so many are worth a few calls to have them packed."""
+_PIECE: Final = 2**16
+"""Numbers that are packed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +172,7 @@ class Plain:
             ValueError, TypeError, OverflowError: something about them is odd; `decode` says what.
         """
         if self.dtype in _FLOATS:
-            array = np.array(rows, dtype=np.float64)
-            if array.shape[1:] != self.shape:
-                raise ValueError("odd rows")
+            array = self._floats(rows)
             if not surely_within(array, self.highest) and (array.max() > self.highest or array.min() < -self.highest):
                 raise ValueError("odd rows")
             return array
@@ -182,15 +186,47 @@ class Plain:
             raise ValueError("odd rows")
         return array.astype(self.dtype)
 
+    def _floats(self, rows: list[Any]) -> Array:
+        count = len(rows) * math.prod(self.shape)
+        if count <= _MANY:
+            array = np.array(rows, dtype=np.float64)
+            if array.shape[1:] != self.shape:
+                raise ValueError("odd rows")
+            return array
+        flat = rows
+        for size in self.shape:
+            if set(map(len, flat)) != {size}:
+                raise ValueError("odd rows")
+            flat = list(itertools.chain.from_iterable(flat))
+        return doubles(flat).reshape(-1, *self.shape)
+
+
+def doubles(numbers: Sequence[Any]) -> Array:
+    """A flat list of Python's numbers as float64 [n], in a fourth of the time that numpy takes; `true` is 1.
+
+    Raises:
+        ValueError: something is no number, or one that is beyond float64.
+    """
+    array = np.empty(len(numbers))
+    for start in range(0, len(numbers), _PIECE):
+        piece = numbers[start : start + _PIECE]
+        try:
+            struct.pack_into(f"{len(piece)}d", array.data, 8 * start, *piece)
+        except struct.error as error:
+            raise ValueError("odd numbers") from error
+    return array
+
 
 def surely_within(array: Array, highest: float = math.inf) -> bool:
-    """Whether all of a few floats are finite and none is beyond `highest`: in less time than numpy takes to begin.
-    False where there are many, or where that is not sure."""
-    if array.size > _FEW:
+    """Whether all floats are finite and none is beyond `highest`, at a glance: by one number that is not smaller than
+    any of them. False where that does not show it; look at each then."""
+    if array.size <= _FEW:
+        total = sum(map(abs, array.reshape(-1).tolist()))  # in less time than numpy takes to begin
+        return total < math.inf and total <= highest
+    if array.dtype.char not in "fd":
         return False
-    flat = array.reshape(-1).tolist()
-    total = sum(map(abs, flat))  # not finite if one of them is not
-    return total < math.inf and total <= highest
+    squares = float(np.vdot(array, array))  # unlike `dot` it does not warn of an overflow
+    return squares < math.inf and squares <= highest * highest
 
 
 def plain(
@@ -224,14 +260,25 @@ def only_numbers(body: bytes) -> bool:
     False where that cannot be seen at a glance. numpy makes numbers of true, null and "1"; so none may be there.
     """
     start = body.find(b'"inputs"')
-    if start < 0 or b"\\" in body or body.rfind(b'"inputs"') != start:
+    if start < 0 or b"\\" in body:
         return False
-    end = body.find(b'"', start + 8)  # where the next member begins, if that is what it is
-    part = body[start + 8 : end if end >= 0 else len(body)]
-    opened = part.count(b"[")
-    if not opened or opened != part.count(b"]"):
+    start += 8
+    stop = body.find(b'"', start)  # where the next member begins, if that is what it is
+    if stop < 0:
+        stop = len(body)  # nothing else follows, for no text does
+    elif body.find(b'"inputs"', stop) >= 0:
         return False
-    return not (b"t" in part or b"f" in part or b"n" in part or b"{" in part)
+    else:
+        opened = body.count(b"[", start, stop)
+        if not opened or opened != body.count(b"]", start, stop):
+            return False
+    find = body.find
+    return (  # each is told of a long body in no time, where the sign is not there
+        find(b"t", start, stop) < 0
+        and find(b"f", start, stop) < 0
+        and find(b"n", start, stop) < 0
+        and find(b"{", start, stop) < 0
+    )
 
 
 def check(
@@ -291,8 +338,8 @@ def check(
             continue
         if tensor.dtype.kind == "f":
             highest = _FLOATS["float32"] if isinstance(row, TableRow) else _FLOATS.get(spec.dtype, math.inf)
-            bad = ~(np.abs(tensor) <= highest)
-            for place in np.argwhere(bad).tolist() if bad.any() else ():
+            bad = () if surely_within(tensor, highest) else np.argwhere(~(np.abs(tensor) <= highest)).tolist()
+            for place in bad:
                 where = at + "".join(f"/{index}" for index in place)
                 mistakes.add(where, "not-finite", f"This number is not a finite {spec.dtype}.")
         elif wanted in _INTEGERS and tensor.dtype.kind in "iu":

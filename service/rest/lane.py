@@ -23,6 +23,7 @@ from service.inference.runtime import Slice
 from service.keys import Admission
 from service.rest.fast import BEGUN, CHARGED, PRINCIPAL, Begun, FastPath, Incoming, Lane, Question, own_headers
 from service.rest.middleware import security_headers
+from service.rest.polling import BusyPoll
 from service.rest.receiving import Connections, Deadlines, Part, ReceivingProtocol, receiving
 
 _MOST_HEAD: Final = 8 * 1024
@@ -73,6 +74,7 @@ class Heads:
 
     def __init__(self, front: FastPath, *, forwarded: bool) -> None:
         self.front = front
+        self.poll = BusyPoll()
         self.starts = tuple(b"POST " + start.encode() for start in front.starts)
         self._elsewhere = _ELSEWHERE | (_FORWARDED if forwarded else frozenset())
         self._known: dict[bytes, Known | None] = {}
@@ -244,6 +246,7 @@ class LaneProtocol(ReceivingProtocol):
         self._held.clear()
         if turn is not None and not turn.over:
             turn.over = True
+            self.heads.poll.ended(self.loop)
             if turn.begun is not None:
                 turn.known.lane.failed(turn.begun, asyncio.CancelledError())
             self.heads.front.note(turn.question, 499)
@@ -282,6 +285,7 @@ class LaneProtocol(ReceivingProtocol):
         if missing < 0 or (missing and not self.heads.front.guard.open and known.admission is None):
             return False  # who has shown no key yet is not waited for: elsewhere they are refused before their body
         turn = Turn(self, known, missing)
+        self.heads.poll.begun()
         self._turn = turn
         self.cycle = turn  # type: ignore[assignment]  # has what uvicorn asks of it
         turn.chunks.append(data)
@@ -393,6 +397,7 @@ class LaneProtocol(ReceivingProtocol):
             pieces += (secured, b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", body)
             self.transport.write(b"".join(pieces))
         front.note(turn.question, status)
+        self.heads.poll.ended(self.loop)
         self.server_state.total_requests += 1
         if closing:
             return
@@ -410,6 +415,7 @@ class LaneProtocol(ReceivingProtocol):
     def _hand_on(self, turn: Turn) -> None:
         """Give the request to the parser from its first byte, with what is known of it already."""
         turn.over = True
+        self.heads.poll.ended(self.loop)
         turn.begun = None
         self._turn = None
         self.cycle = None  # type: ignore[assignment]  # as before the first request

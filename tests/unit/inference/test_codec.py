@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.errors import BatchTooLarge, Entry, InvalidInput
-from service.inference.codec import Limits, decode, require_room
+from service.inference.codec import Limits, Plain, decode, doubles, require_room, surely_within
 from service.schemas.preprocessing import NumberColumn, TableRow, TextColumn
 from service.schemas.versions import TensorSpec
 
@@ -260,3 +260,63 @@ def test_a_row_of_another_free_size_is_told_the_first_rows() -> None:
         "Here are 3 values, but 2 are expected: T is one size for all rows, and the first row has 2."
     )
     assert entry.hint is not None
+
+
+@pytest.mark.parametrize("count", [3, 300, 70_000])
+def test_a_list_of_numbers_becomes_the_doubles_that_python_has(count: int) -> None:
+    numbers: list[Any] = [1.5, -2, 2**70] * (count // 3)
+    assert doubles(numbers).tolist() == [float(number) for number in numbers]
+
+
+@pytest.mark.parametrize("odd", [None, "1", [1.0], {}, 10**400], ids=lambda odd: str(odd)[:5])
+def test_what_is_no_number_becomes_none(odd: Any) -> None:
+    with pytest.raises(ValueError, match="odd"):
+        doubles([1.0] * 500 + [odd])
+
+
+PICTURE = Plain((3, 10, 10), "float32", 3.4e38, 0, 0, 100)
+
+
+def test_many_plain_rows_are_the_array_that_numpy_makes_of_them() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 3, 10, 10)).tolist()
+    assert np.array_equal(PICTURE.array(rows), np.array(rows))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [[[0.0] * 10] * 10] * 2,
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9],
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9 + [[0.0] * 11]],
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9 + [0.0]],
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9 + [[0.0] * 9 + [[0.0]]]],
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9 + [[0.0] * 9 + [1e39]]],
+        [[[0.0] * 10] * 10] * 2 + [[[0.0] * 10] * 9 + [[0.0] * 9 + [-1e39]]],
+        0.0,
+    ],
+    ids=["two-planes", "nine-lines", "long-line", "no-line", "too-deep", "too-large", "too-small", "no-row"],
+)
+def test_odd_rows_among_many_are_no_array(row: Any) -> None:
+    with pytest.raises((ValueError, TypeError, OverflowError)):
+        PICTURE.array([[[[0.0] * 10] * 10] * 3, row])
+
+
+@pytest.mark.parametrize("size", [4, 1000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_surely_within(dtype: str, size: int, value: float) -> None:
+    array = np.ones(size, dtype)
+    array[size // 2] = value
+    assert not surely_within(array)
+    assert not surely_within(array, 1e30)
+
+
+@pytest.mark.parametrize("size", [4, 1000])
+def test_what_is_beyond_is_never_surely_within(size: int) -> None:
+    array = np.zeros(size)
+    array[-1] = -1e10
+    assert surely_within(array)
+    assert surely_within(array, 1.1e10)
+    assert not surely_within(array, 0.9e10)
+    array[:] = 1e300
+    assert not surely_within(array, 1e299)

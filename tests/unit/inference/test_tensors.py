@@ -359,3 +359,34 @@ def test_the_best_classes_are_texts_of_score_index_and_label() -> None:
         b"0.250000:0:a",
         b"0.125000:2:c",
     ]
+
+
+@pytest.mark.parametrize("count", [3, 400])
+def test_many_numbers_are_read_as_few_are(count: int) -> None:
+    data = [place / 7 for place in range(count - 1)] + [2**60]
+    (found,) = read(tensor(shape=[1, count], data=data)).inputs
+    assert found.array.tolist() == [data]
+
+
+@pytest.mark.parametrize("count", [3, 400])
+@pytest.mark.parametrize("odd", [True, False, "1", {}, [2], 1e39], ids=str)
+def test_what_is_no_number_is_named_among_many_as_among_few(odd: Any, count: int) -> None:
+    error = refused(tensor(shape=[1, count], data=[0.5] * (count - 1) + [odd]))
+    assert [entry.pointer for entry in error.errors] == [f"/inputs/0/data/{count - 1}"]
+
+
+def test_a_truth_is_no_number_wherever_the_word_data_stands() -> None:
+    text = body(tensor(name="data", shape=[1, 401], data=[0.5] * 400 + [True])).decode()
+    odd = text.replace('"data": [', '"d\\u0061ta": [')
+    first = (
+        '{"inputs": [{' + odd[odd.index('"d\\u') : odd.rindex("}]")] + ", " + odd[13 : odd.index('"d\\u') - 2] + "}]}"
+    )
+    assert json.loads(first) == json.loads(text)
+    with pytest.raises(InvalidInput) as found:
+        decode(first.encode(), header_bytes=None, elements=1000)
+    assert [entry.pointer for entry in found.value.errors] == ["/inputs/0/data/400"]
+
+
+def test_a_null_among_many_numbers_is_nan() -> None:
+    (found,) = read(tensor(shape=[1, 401], data=[0.5] * 400 + [None])).inputs
+    assert np.isnan(found.array).tolist() == [[False] * 400 + [True]]
