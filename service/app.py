@@ -38,7 +38,7 @@ from service.rest.auth import Authorize
 from service.rest.bodies import LARGE_BYTES, Room
 from service.rest.health import Lifecycle, Phase
 from service.rest.middleware import Observe
-from service.rest.tracing import OFF, tracing
+from service.rest.tracing import OFF, Tracing, tracing
 from service.settings import Settings
 from service.siblings import LEADER, Seat
 from service.store.architectures import ArchitectureStore
@@ -136,6 +136,7 @@ def create_app(
             devices=settings.job_devices,
         ),
         wake=supervisor.wake if leads or seat is None else partial(seat.tell, "wake", only=LEADER),
+        on_queued=(lambda _: None) if spans is None else spans.jobs(queue),
         staging=staging,
     )
     runtime = Runtime(
@@ -168,9 +169,10 @@ def create_app(
         elements=settings.max_elements,
         phase=lambda: "" if lifecycle.phase is Phase.READY else f"The server is {lifecycle.phase.value}.",
     )
+    room = Room(settings.max_bodies_bytes)
     grpc = None
     if settings.grpc_port is not None:
-        grpc = _grpc(view, settings, guard=guard, metrics=metrics, shared=seat is not None)
+        grpc = _grpc(view, settings, guard=guard, metrics=metrics, room=room, spans=spans, shared=seat is not None)
     company = None if seat is None else Company(seat, queue, supervisor, data, view, metrics)
 
     @asynccontextmanager
@@ -218,7 +220,6 @@ def create_app(
         json_bytes=settings.max_json_bytes,
         upload_bytes=settings.max_upload_bytes,
     )
-    room = Room(settings.max_bodies_bytes)
     app.include_router(inference.router(data, guard=guard, json_bytes=settings.max_json_bytes, room=room))
     prepare = data.prepare if company is None else company.prepare
     app.include_router(control.router(plane, lifecycle=lifecycle, limits=limits, prepare=prepare))
@@ -257,7 +258,14 @@ def create_app(
 
 
 def _grpc(
-    view: OpenInference, settings: Settings, *, guard: Guard, metrics: Metrics, shared: bool
+    view: OpenInference,
+    settings: Settings,
+    *,
+    guard: Guard,
+    metrics: Metrics,
+    room: Room,
+    spans: Tracing | None,
+    shared: bool,
 ) -> AbstractAsyncContextManager[None]:
     """The server of gRPC; its packages are an extra.
 
@@ -269,7 +277,7 @@ def _grpc(
     except ImportError as error:
         detail = "MODELYARD_GRPC_PORT is set, but the packages of gRPC are not installed: take modelyard[grpc]."
         raise ValidationFailed(detail) from error
-    front = Front(view, guard=guard, metrics=metrics, max_bytes=settings.max_json_bytes)
+    front = Front(view, guard=guard, metrics=metrics, max_bytes=settings.max_json_bytes, room=room, spans=spans)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     certificate = None
     if settings.tls_certfile is not None and settings.tls_keyfile is not None:

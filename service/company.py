@@ -48,12 +48,15 @@ class Company:
         metrics: Metrics,
     ) -> None:
         self._seat = seat
+        self._queue = queue
         self._supervisor = supervisor
         self._data = data
         self._view = view
         self._doing: set[asyncio.Task[None]] = set()
         self._works = True
-        self._together = Together(seat.tallies, seat.place, own=metrics.registry, largest=LARGEST)
+        self._together = Together(
+            seat.tallies, seat.place, own=metrics.registry, largest=LARGEST, on_full=_no_room_for_metrics
+        )
         self._roll = Roll(seat, "tally", "tallied", self._together.write, timeout_s=_ROLL_S)
         queue.changed.relay = partial(seat.tell, "changed")
         view.tell = data.tell = seat.tell
@@ -67,7 +70,7 @@ class Company:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Hear the others; the process that runs the jobs also tells them whether it does."""
+        """Hear the others; the process that runs the jobs also tells them whether it does, and how fast."""
         end = self._seat.listen()
         if self._seat.leads:
             self._do(self._tell_of_jobs())
@@ -103,15 +106,25 @@ class Company:
     async def _tell_of_jobs(self) -> None:
         while True:
             await asyncio.sleep(_TELL_EVERY_S)
-            self._seat.tell("works", "yes" if self._supervisor.alive() else "no")
+            works = "yes" if self._supervisor.alive() else "no"
+            self._seat.tell("works", f"{works} {self._queue.time_of_a_place():.3f}")
 
     def _heard_of_jobs(self, text: str) -> None:
-        self._works = text == "yes"
+        works, _, place_s = text.partition(" ")
+        self._works, self._queue.place_s = works == "yes", float(place_s)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._doing.add(task)
         task.add_done_callback(self._doing.discard)
+
+
+def _no_room_for_metrics(left_out: int) -> None:
+    _log.error(
+        f"{left_out} metrics of this process are told to nobody, and so are new ones: the memory for them is full.",
+        action="metrics_left_out",
+        left_out=left_out,
+    )
 
 
 def follow(staging: Path, datasets: DatasetStore, models: ModelStore | None) -> None:

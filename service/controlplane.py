@@ -36,6 +36,8 @@ from service.errors import (
     JobFailed,
     ModelQuarantined,
     NotFound,
+    PreconditionFailed,
+    PreconditionRequired,
     ServiceError,
     ShapeMismatch,
     StoreError,
@@ -64,6 +66,7 @@ from service.schemas.table import table
 from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, parse_reference, reference_of
 from service.schemas.views import Reading
 from service.store.architectures import ArchitectureRecord, ArchitectureStore
+from service.store.database import check_if_match
 from service.store.datasets import DatasetRecord, DatasetStore, not_ready_hint
 from service.store.files import make_folder, remove_tree, require_space, translated, write_atomic
 from service.store.idempotency import IdempotencyKey
@@ -100,6 +103,7 @@ class ControlPlane:
 
     Args:
         wake: called after a change that the supervisor should look at.
+        on_queued: told of each job that was queued here, in the context of its request.
         staging: where what is not finished lies, below `root`.
     """
 
@@ -115,6 +119,7 @@ class ControlPlane:
         launcher: Launcher,
         resources: Resources,
         wake: Callable[[], None],
+        on_queued: Callable[[Job], None] = lambda _: None,
         limits: Limits | None = None,
         staging: Path | None = None,
     ) -> None:
@@ -127,6 +132,7 @@ class ControlPlane:
         self._launcher = launcher
         self._resources = resources
         self._wake = wake
+        self._on_queued = on_queued
         self._limits = limits or Limits()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="dataset-reader")
         self._making: dict[str, Future[DatasetRecord]] = {}
@@ -467,6 +473,23 @@ class ControlPlane:
                 raise NotFound(f"Version {number} of {name!r} was deleted.") from None
         return Download(assembly.size_bytes, found.sha256, assembly.read)
 
+    def alias_is_as_seen(self, name: str, alias: str, *, if_match: str | None, create: bool) -> bool:
+        """Whether an alias is what its change expects: if not, no version need be loaded for that.
+
+        The change itself looks again, and says what is wrong.
+        """
+        try:
+            etag: str | None = self.models.aliases.get(name, alias).etag
+        except NotFound:
+            etag = None
+        if create:
+            return etag is None
+        try:
+            check_if_match(if_match, etag)
+        except (PreconditionFailed, PreconditionRequired):
+            return False
+        return True
+
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def submit(
@@ -532,6 +555,7 @@ class ControlPlane:
                 remove_tree(folder_of_job(self._root, job_id))
         if job is not None:
             _log.info("A job was queued.", action="job_queued", job=job.id, kind=job.kind)
+            self._on_queued(job)
             self._wake()
         return job, earlier
 
@@ -1047,6 +1071,8 @@ class ControlPlane:
         before = self.queue.state(job_id)
         job = act(job_id)
         if job.state is not before:
+            if job.state is JobState.QUEUED:
+                self._on_queued(job)
             self._wake()
         return job, job.state is not before
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -501,6 +502,19 @@ class DataPlane:
                 await asyncio.wrap_future(self.submit(gc.collect))
         self._dispatcher.forget(lambda key: isinstance(key, tuple) and key[0] == number)
         return leaving() is None
+
+    async def unload_all(self, model: str, *, unpin: bool = True) -> None:
+        """Let every version of a model go, and wait for each as `unload` does.
+
+        Args:
+            model: which; it may have been deleted since its versions were loaded.
+            unpin: whether to end their pins, of versions too that are not loaded here: the next start would load them.
+        """
+        pinned = await asyncio.wrap_future(self.submit(self._models.pins)) if unpin else ()
+        for name, version in sorted({*self.loaded(), *pinned}):
+            if name == model:
+                with suppress(NotFound):  # deleted just now
+                    await self.unload(name, version, unpin=unpin)
 
     # -- predictions --------------------------------------------------------------------------------------------------
 

@@ -341,9 +341,7 @@ class OpenInference:
         reference = self.reference(name, None)
         numbers = await run_sync(self._ready_versions, reference.model)
         self._let_go |= {(reference.model, int(number)) for number in numbers}
-        for model, version in self._plane.loaded():
-            if model == reference.model:
-                await self._plane.unload(model, version, unpin=unpin)
+        await self._plane.unload_all(reference.model, unpin=unpin)
 
     async def statistics(self, reference: Reference | None) -> list[dict[str, Any]]:
         """The figures of a version, of all versions of a model, or of all; those that were never asked have zeros.

@@ -2,9 +2,9 @@
 
 The parent takes the store's lock and the next epoch, binds the port once for each process, imports what all of them
 need and forks them: the first leads (it recovers the store and runs the jobs), and the others begin when it is ready.
-It starts again who dies, forks workers for all of them, and passes SIGTERM and SIGINT on. It serves nothing itself, and
-has no thread and no event loop, so that it can fork at any time. Knows processes and sockets; what is served is
-`server`.
+It starts again who dies, ends who gives no sign of life, forks workers for all of them, and passes SIGTERM and SIGINT
+on. It serves nothing itself, and has no thread and no event loop, so that it can fork at any time. Knows processes and
+sockets; what is served is `server`.
 
 When it dies itself, the processes notice, answer what they have begun and end; they hold the lock until then.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import select
 import signal
@@ -46,6 +47,8 @@ _STEADY_S: Final = 10.0
 _LONGEST_PAUSE_S: Final = 10.0
 _UNBOUND_S: Final = 1.0
 """In longer pauses no connections are kept waiting for the process: the others get them."""
+_MOST_BEAT_S: Final = 5.0
+"""Signs of life are wanted so often, or more often."""
 _KILL_AFTER_S: Final = 15.0
 """Beyond the time that draining may take."""
 
@@ -161,13 +164,14 @@ class _NoSuchAddressError(Exception):
 
 @dataclass(slots=True)
 class _Child:
-    """A server process: its place and pid, our ends of the sockets to it, and when it was ready."""
+    """A server process: its place and pid, our ends of the sockets to it, when it was ready and when last heard."""
 
     place: int
     pid: int
     ends: dict[str, socket.socket]
     may_begin: bool = False
     ready_at: float | None = None
+    heard_at: float = math.inf
     failure: dict[str, Any] | None = None
 
 
@@ -199,6 +203,8 @@ class _Parent:
         self._children: dict[int, _Child] = {}  # by pid
         self._signals: Counter[int] = Counter()
         self._waker, self._wakened = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._beat_s = min(_MOST_BEAT_S, settings.process_timeout_s / 4)
+        self._looked_at = time.monotonic()
         self._told = False
         self._kill_at: float | None = None
         self._status = 0
@@ -215,6 +221,7 @@ class _Parent:
             self._wait()
             self._heed_signals()
             self._reap()
+            self._end_who_hangs()
             self._start_who_is_due()
         for handled in _HANDLED:
             signal.signal(handled, signal.SIG_IGN if handled != signal.SIGCHLD else signal.SIG_DFL)
@@ -236,7 +243,8 @@ class _Parent:
                 poller.register(end, select.POLLIN)
         due = [place.start_at for place in self._places if place.start_at is not None]
         due += [self._kill_at] if self._kill_at is not None else []
-        timeout = None if not due else max(0.0, min(due) - time.monotonic()) * 1000 + 1
+        due.append(time.monotonic() + self._beat_s)
+        timeout = max(0.0, min(due) - time.monotonic()) * 1000 + 1
         for descriptor, _ in poller.poll(timeout):
             if descriptor == self._waker:
                 with contextlib.suppress(BlockingIOError):
@@ -258,7 +266,10 @@ class _Parent:
         if told["word"] == "failed":
             child.failure = told
             return True
-        child.ready_at = time.monotonic()
+        child.heard_at = time.monotonic()
+        if told["word"] == "alive":
+            return True
+        child.ready_at = child.heard_at
         self._places[child.place].has_been_ready = True
         self._places[child.place].failed_starts = 0
         if self._kill_at is None:
@@ -357,6 +368,24 @@ class _Parent:
             pause_s=round(pause, 1),
         )
 
+    def _end_who_hangs(self) -> None:
+        """Whose event loop has stood still for too long serves nobody, and its connections wait in vain."""
+        now = time.monotonic()
+        slept = now - self._looked_at > 2 * self._beat_s  # we stood still ourselves, with all of them perhaps
+        self._looked_at = now
+        for child in self._children.values():
+            if slept:
+                child.heard_at = max(child.heard_at, now)
+            elif self._kill_at is None and now - child.heard_at > self._settings.process_timeout_s:
+                _log.error(
+                    f"A server process gave no sign of life for {now - child.heard_at:.0f} s; it is ended.",
+                    action="process_hangs",
+                    place=child.place,
+                    pid=child.pid,
+                )
+                child.heard_at = math.inf
+                os.kill(child.pid, signal.SIGKILL)
+
     def _start_who_is_due(self) -> None:
         for number, place in enumerate(self._places):
             if place.start_at is not None and time.monotonic() >= place.start_at:
@@ -417,6 +446,7 @@ class _Parent:
                 self._tallies,
                 theirs["parent"],
                 theirs["launching"],
+                self._beat_s,
             )
             code = server.take(seat, self._settings)
         except SystemExit as end:

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Server processes behind the port; they share the weights of loaded versions."
     )
+    process_timeout_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        60.0, description="Of several server processes, one that gives no sign of life for so long is replaced."
+    )
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="Port of the Open Inference Protocol over gRPC; 0 takes a free one, none serves no gRPC."
     )

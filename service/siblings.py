@@ -23,8 +23,8 @@ LEADER: Final = 0
 """The place of the process that runs the jobs."""
 
 Word = Literal["changed", "wake", "works", "load", "unload", "prepare", "tally", "tallied"]
-"""A job has changed · look at the queue · whether the supervisor works · a model was loaded, unloaded · an alias will
-be pointed at a version · write metrics down · it is done."""
+"""A job has changed · look at the queue · whether the supervisor works, and the seconds that a place in the queue takes
+· a model was loaded, unloaded · an alias will be pointed at a version · write metrics down · it is done."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -69,6 +69,7 @@ class Seat:
         mailboxes, tallies: shared with the others.
         parent: a socket to the process that has started this one; its end is the parent's end.
         launching: a socket through which the parent starts workers.
+        beat_s: how often the parent wants a sign of life.
     """
 
     place: int
@@ -79,6 +80,7 @@ class Seat:
     tallies: Tallies
     parent: socket.socket
     launching: socket.socket
+    beat_s: float
     _heard: dict[str, Callable[[str], None]] = field(default_factory=dict)
     _orphaned: list[Callable[[], None]] = field(default_factory=list)
 
@@ -106,7 +108,7 @@ class Seat:
         for place in self.others if only is None else (only,):
             self.mailboxes.put(place, message)
 
-    def report(self, word: Literal["ready", "failed"], **what: Any) -> None:
+    def report(self, word: Literal["ready", "alive", "failed"], **what: Any) -> None:
         """Tell the parent."""
         try:
             self.parent.send(json.dumps({"word": word, **what}).encode())
@@ -121,14 +123,26 @@ class Seat:
             return False
 
     def listen(self) -> Callable[[], None]:
-        """Hear the others and the parent's end on the running event loop; the answer ends that."""
+        """Hear the others and the parent's end on the running event loop, and tell the parent that it runs; the answer
+        ends that."""
         loop = asyncio.get_running_loop()
         inbox = self.mailboxes.inbox(self.place)
         self.parent.setblocking(False)
         loop.add_reader(inbox, self._read, inbox)
         loop.add_reader(self.parent, self._parent_gone, loop)
 
+        beating: asyncio.TimerHandle | None = None
+
+        def beat() -> None:
+            nonlocal beating
+            self.report("alive")
+            beating = loop.call_later(self.beat_s, beat)
+
+        beat()
+
         def end() -> None:
+            if beating is not None:
+                beating.cancel()
             loop.remove_reader(inbox)
             loop.remove_reader(self.parent)
 

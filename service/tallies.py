@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -35,7 +35,7 @@ class Tallies:
 
     Args:
         places: how many.
-        size: bytes for each; a sample that does not fit is left out.
+        size: bytes for each.
     """
 
     def __init__(self, places: int, *, size: int = BYTES) -> None:
@@ -59,23 +59,24 @@ class Tallies:
         self._seen[place] = at
         return found
 
-    def write(self, place: int, name: Name, value: float) -> None:
-        """Note a number."""
+    def write(self, place: int, name: Name, value: float) -> bool:
+        """Note a number; False where there is no more room."""
         known = self._found[place].get(name)
         if known is not None:
             known[0] = value
-            return
+            return True
         page, at = self._pages[place], self._seen[place]
         text = json.dumps(name).encode()  # labels are any text: columns have names that clients choose
         number = at + 8 + _padded(len(text))
         if number + 8 > len(page):
-            return
+            return False
         page[at : at + 8] = memoryview(array("Q", (len(text),))).cast("B")
         page[at + 8 : at + 8 + len(text)] = text
         self._found[place][name] = page[number : number + 8].cast("d")
         self._found[place][name][0] = value
         self._seen[place] = number + 8
         page[:_HEAD].cast("Q")[0] = number + 8
+        return True
 
     @property
     def places(self) -> int:
@@ -90,13 +91,23 @@ class Together(Collector):
         own: the metrics of this process.
         place: where this process writes. What its predecessor counted there goes on.
         largest: gauges of which the one farthest from zero is told, instead of the sum.
+        on_full: told once how many samples of this process have found no room, and are told to nobody.
     """
 
-    def __init__(self, tallies: Tallies, place: int, *, own: CollectorRegistry, largest: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        tallies: Tallies,
+        place: int,
+        *,
+        own: CollectorRegistry,
+        largest: Collection[str] = (),
+        on_full: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._tallies = tallies
         self._place = place
         self._own = own
         self._largest = frozenset(largest)
+        self._on_full: Callable[[int], None] | None = on_full
         self._before = {name: number[0] for name, number in tallies.read(place).items()}
         self.write()
 
@@ -124,6 +135,7 @@ class Together(Collector):
     def _write(self) -> list[Metric]:
         metrics = list(self._own.collect())
         gone = set(self._tallies.read(self._place))
+        left_out = 0
         for metric in metrics:
             counted = metric.type in _COUNTED
             for sample in metric.samples:
@@ -131,12 +143,15 @@ class Together(Collector):
                     continue
                 name = (metric.name, sample.name, *(word for pair in sample.labels.items() for word in pair))
                 before = self._before.get(name, 0.0) if counted else 0.0
-                self._tallies.write(self._place, name, before + sample.value)
+                left_out += not self._tallies.write(self._place, name, before + sample.value)
                 gone.discard(name)
             if counted:  # what only the predecessor has counted stays as it is
                 gone = {name for name in gone if name[0] != metric.name}
         for name in gone:
             self._tallies.write(self._place, name, math.nan)
+        if left_out and self._on_full is not None:
+            self._on_full(left_out)
+            self._on_full = None
         return metrics
 
 

@@ -12,7 +12,9 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -315,8 +317,11 @@ def _native(path: Path, record: EngineRecord) -> plan.Plan:
     from torch._inductor import aoti_load_package
 
     try:
-        with export.quiet():
+        with _UNPACKING, export.quiet():
+            before = _unpacked()
             run = aoti_load_package(str(path)).loader.run
+            for folder in _unpacked() - before:
+                shutil.rmtree(folder, ignore_errors=True)
     except Exception as error:
         raise EngineUnusableError(f"its code cannot be loaded: {_first_line(error)}") from error
 
@@ -325,6 +330,23 @@ def _native(path: Path, record: EngineRecord) -> plan.Plan:
         return found[0] if len(found) == 1 else tuple(found)
 
     return compiled
+
+
+_UNPACKING: Final = threading.Lock()
+"""So that what is unpacked meanwhile is of one load."""
+_UNPACKED: Final = re.compile(r"^(?:\S+ +){5}(/.*/aotinductor_[^/]+)/", re.MULTILINE)
+
+
+def _unpacked() -> frozenset[str]:
+    """The folders from which this process has mapped native code.
+
+    Torch unpacks a package into a temporary folder, which it removes when the code goes. A process that is killed would
+    leave it for ever; but once the code is mapped, nobody needs the names of its files.
+    """
+    try:
+        return frozenset(_UNPACKED.findall(Path("/proc/self/maps").read_text(errors="surrogateescape")))
+    except OSError:
+        return frozenset()
 
 
 def _guarded(function: plan.Plan, architecture: Architecture, module: nn.Module) -> plan.Plan:

@@ -7,12 +7,14 @@ codes; what the operations mean stands in `openinference`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import numpy as np
@@ -23,7 +25,7 @@ from grpc import aio
 
 from service import errors
 from service.errors import Entry, ServiceError, Unauthenticated, Unsupported, summary
-from service.grpc.messages import Method, Protocol, load
+from service.grpc import messages
 from service.inference import tensors
 from service.inference.tensors import DATATYPES, Requested, Tensor
 from service.keys import ANONYMOUS, Guard, Principal, Scope
@@ -97,6 +99,12 @@ _AT_ONCE: Final = 16 * 1024
 _SMALL: Final = 64 * 1024
 """Bytes that a message without tensors may have."""
 
+_COUNTED: Final = 64 * 1024
+"""Of messages of so many bytes the memory is counted."""
+
+_TYPED_WEIGHT: Final = 8
+"""So much more memory typed contents take once they are read, as JSON does."""
+
 _CALLS: Final = 1000
 """Calls that are answered at the same time, open streams among them; further ones are refused."""
 
@@ -115,6 +123,29 @@ def code_of(kind: type[ServiceError]) -> grpc.StatusCode:
     return next((CODES[parent] for parent in kind.__mro__ if parent in CODES), grpc.StatusCode.INTERNAL)
 
 
+class Share(Protocol):
+    """What one request holds of the memory for large bodies."""
+
+    def reach(self, size: int) -> None:
+        """See that the request may hold `size` bytes in all; Overloaded where there is no room for that now."""
+
+
+class Room(Protocol):
+    """The memory for large bodies that are held at the same time, those of HTTP among them."""
+
+    def share(self) -> AbstractContextManager[Share]:
+        """The part of one request, given back at its end."""
+
+
+class Spans(Protocol):
+    """Traces calls."""
+
+    def call(
+        self, service: str, method: str, metadata: Iterable[tuple[str, str | bytes]]
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """The span of a call, within the trace that its metadata names; it is told the code that the call ends with."""
+
+
 class Front:
     """A gRPC server over the view of the data plane; start it on the event loop of the data plane.
 
@@ -123,16 +154,29 @@ class Front:
         guard: who may call them.
         metrics: requests are counted there under the operation's full name.
         max_bytes: of one message that is taken.
+        room: for large messages; None has no end.
+        spans: traces the calls of the protocol.
     """
 
-    def __init__(self, view: OpenInference, *, guard: Guard, metrics: Metrics, max_bytes: int) -> None:
+    def __init__(
+        self,
+        view: OpenInference,
+        *,
+        guard: Guard,
+        metrics: Metrics,
+        max_bytes: int,
+        room: Room | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         self._view = view
         self._guard = guard
         self._metrics = metrics
         self._max_bytes = max_bytes
+        self._room = room
+        self._spans = spans
         self._server: Any = None
-        self._inference = load("open_inference.proto")
-        self._health = load("health.proto")
+        self._inference = messages.load("open_inference.proto")
+        self._health = messages.load("health.proto")
 
     async def start(self, address: str, *, certificate: tuple[Path, Path] | None = None, shared: bool = False) -> int:
         """Listen.
@@ -176,7 +220,7 @@ class Front:
 
     # -- around every operation -------------------------------------------------------------------------------------
 
-    def _handler(self, protocol: Protocol) -> Any:
+    def _handler(self, protocol: messages.Protocol) -> Any:
         table = {}
         for method in protocol.methods:
             work = getattr(self, f"_{_snake(method.name)}")
@@ -189,6 +233,9 @@ class Front:
                     if method.takes_stream
                     else grpc.unary_stream_rpc_method_handler
                 )
+            if self._spans is not None and protocol is self._inference:
+                trace = _traced_stream if method.answers_stream else _traced
+                serve = trace(serve, self._spans, protocol.service, method.name)
             table[method.name] = make(
                 serve,
                 request_deserializer=None,  # bytes, which are read once it is known who sends them
@@ -196,7 +243,7 @@ class Front:
             )
         return grpc.method_handlers_generic_handler(protocol.service, table)
 
-    def _one(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
+    def _one(self, protocol: messages.Protocol, method: messages.Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
         async def serve(sent: bytes, context: _Context) -> Any:
@@ -225,7 +272,7 @@ class Front:
 
         return serve
 
-    def _stream(self, protocol: Protocol, method: Method, work: Callable[..., Any]) -> Any:
+    def _stream(self, protocol: messages.Protocol, method: messages.Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
         async def serve(sent: Any, context: _Context) -> AsyncIterator[Any]:
@@ -331,10 +378,21 @@ class Front:
         return self._message("RepositoryModelUnloadResponse")
 
     async def _model_infer(self, sent: bytes, context: _Context, principal: Principal) -> Any:
-        request, asked = await self._asked(sent)
-        if isinstance(asked, ServiceError):
-            raise asked
-        return await self._answer(request, asked, context, principal)
+        with self._counted(sent):
+            request, asked = await self._asked(sent)
+            if isinstance(asked, ServiceError):
+                raise asked
+            return await self._answer(request, asked, context, principal)
+
+    def _counted(self, sent: bytes) -> AbstractContextManager[object]:
+        """Holds the memory that a message takes while it is answered.
+
+        Raises:
+            Overloaded: (on entering) there is no room for it beside others.
+        """
+        if self._room is None or len(sent) < _COUNTED:
+            return _UNCOUNTED
+        return _held(self._room, memory_of(sent))
 
     async def _asked(self, sent: bytes) -> tuple[Any, tensors.Request | ServiceError]:
         """A message, and the request in it or what is wrong with that.
@@ -376,7 +434,8 @@ class Front:
         """Answers in the order of the requests; a wrong one is told of in its answer, and the stream goes on.
 
         Each request is admitted as a call of its own would be, the first one with the stream: one whose key does not
-        hold any more, or whose quota of requests is used up, ends it. So does one that is no message.
+        hold any more, or whose quota of requests is used up, ends it. So does one that is no message, or that there is
+        no memory for.
         """
         make = self._inference.messages["ModelStreamInferResponse"]
         first = True
@@ -384,18 +443,19 @@ class Front:
             if not first:
                 principal = self._admit("ModelStreamInfer", context)
             first = False
-            request, asked = await self._asked(sent)
-            try:
-                if isinstance(asked, ServiceError):
-                    raise asked
-                answer = await self._answer(request, asked, context, principal)
-                answer.parameters["triton_final_response"].bool_param = True
-                yield make(infer_response=answer)
-            except ServiceError as error:
-                answer = make(error_message=summary(error.message, error.errors))
-                answer.infer_response.id = request.id
-                answer.infer_response.model_name = request.model_name
-                yield answer
+            with self._counted(sent):
+                request, asked = await self._asked(sent)
+                try:
+                    if isinstance(asked, ServiceError):
+                        raise asked
+                    found = await self._answer(request, asked, context, principal)
+                    found.parameters["triton_final_response"].bool_param = True
+                    answer = make(infer_response=found)
+                except ServiceError as error:
+                    answer = make(error_message=summary(error.message, error.errors))
+                    answer.infer_response.id = request.id
+                    answer.infer_response.model_name = request.model_name
+            yield answer
 
     async def _until_drained(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """The requests of a stream; where none comes, the stream ends with the server, which would wait for it.
@@ -442,6 +502,63 @@ class Front:
             await asyncio.sleep(_WATCH_S)
 
 
+_UNCOUNTED: Final[AbstractContextManager[object]] = nullcontext()
+
+
+@contextmanager
+def _held(room: Room, size: int) -> Iterator[None]:
+    with room.share() as share:
+        share.reach(size)
+        yield
+
+
+def memory_of(sent: bytes) -> int:
+    """The bytes of memory that a ModelInferRequest takes while it is read: about, and never fewer than it has.
+
+    Raises:
+        MalformedBody: this is no message.
+    """
+    parts = itertools.islice(_fields(sent, 0, len(sent)), len(_PARTS) * tensors.MAX_TENSORS)  # more are refused
+    raw = sum(stop - start for number, start, stop in parts if number == _RAW)
+    return len(sent) + raw + _TYPED_WEIGHT * (len(sent) - raw)
+
+
+def _traced(serve: Callable[..., Any], spans: Spans, service: str, method: str) -> Any:
+    async def traced(sent: bytes, context: _Context) -> Any:
+        with _span(spans, service, method, context):
+            return await serve(sent, context)
+
+    return traced
+
+
+def _traced_stream(serve: Callable[..., Any], spans: Spans, service: str, method: str) -> Any:
+    async def traced(sent: Any, context: _Context) -> AsyncIterator[Any]:
+        with _span(spans, service, method, context):
+            async with aclosing(serve(sent, context)) as answers:
+                async for found in answers:
+                    yield found
+
+    return traced
+
+
+@contextmanager
+def _span(spans: Spans, service: str, method: str, context: _Context) -> Iterator[None]:
+    with spans.call(service, method, context.invocation_metadata() or ()) as ended:
+        gone = False
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):  # the client has cancelled it, or its deadline has passed
+            gone = True
+            raise
+        finally:
+            ended(_number(grpc.StatusCode.CANCELLED if gone else context.code()))
+
+
+def _number(code: grpc.StatusCode | int | None) -> int:
+    """A code as it is on the wire; a context has it as a number, and none before anybody has set one."""
+    return int(code.value[0] if isinstance(code, grpc.StatusCode) else code or 0)
+
+
 def require_few(sent: bytes) -> None:
     """See that a ModelInferRequest is of few parts, before it is read: that takes as long as it has parts.
 
@@ -472,6 +589,7 @@ def require_few(sent: bytes) -> None:
 
 _PARTS: Final[Mapping[int, str]] = {4: "/parameters", 5: "/inputs", 6: "/outputs", 7: "/raw_input_contents"}
 """The parts of a ModelInferRequest of which there may be several, by the numbers of their fields."""
+_RAW: Final = 7
 _TENSORS: Final = frozenset({5, 6})
 
 

@@ -5,7 +5,8 @@ mapped, and its golden rows must come out again. Many callers that wait for one 
 and no HTTP.
 
 What is loaded has a budget of bytes. When a version has come in, those that were asked longest ago go until it is kept,
-but never one that is pinned; a version for which no room can be made is refused before it is read.
+but never one that is pinned; a version for which no room can be made is refused before it is read. Loads at the same
+time share the budget: one that finds no room beside the others waits for them.
 
 A job's checkpoint answers likewise, while there is no version of it: without golden rows, and only its newest is kept.
 """
@@ -569,6 +570,8 @@ class Runtime:
         self._warm_rows = warm_rows
         self._metrics = metrics
         self._mutex = threading.Lock()
+        self._load_ended = threading.Condition(self._mutex)
+        self._coming: dict[tuple[str, int], int] = {}  # the bytes of what is being loaded
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._loading: dict[tuple[str, int], _Loading] = {}
         self._trials: OrderedDict[str, tuple[str, Loaded]] = OrderedDict()  # by job: the file's digest, and what it is
@@ -624,7 +627,7 @@ class Runtime:
         """The versions that are loaded now, the least recently used one first."""
         pinned = self._models.pins()
         with self._mutex:
-            return [Resident(*key, each.size_bytes, key in pinned) for key, each in self._loaded.items()]
+            return self._residents(pinned)
 
     def preflight(self, model: str, version: int) -> Preflight:
         """What loading a version would take; nothing is done.
@@ -632,22 +635,10 @@ class Runtime:
         Raises:
             NotFound: there is no such version.
         """
-        key = (model, version)
         size = self._models.version(model, version).manifest.size_bytes
-        residents = self.residents()
-        total = sum(each.size_bytes for each in residents)
-        loaded = any((each.model, each.version) == key for each in residents)
-        needed = total if loaded else total + size
-        evicts = []
-        for each in residents:
-            if needed <= self._budget or loaded:
-                break
-            if not each.pinned:
-                evicts.append(each)
-                needed -= each.size_bytes
-        pinned = key in self._models.pins()
-        fits = loaded or needed <= self._budget
-        return Preflight(model, version, size, loaded, pinned, self._budget, total, tuple(evicts), fits)
+        pinned = self._models.pins()
+        with self._mutex:
+            return self._preflight((model, version), size, pinned)
 
     def check(self, model: str, version: int) -> None:
         """See that a version could be loaded, without keeping it.
@@ -711,7 +702,7 @@ class Runtime:
         pinned: frozenset[tuple[str, int]] = frozenset()
         found: Loaded | ServiceError
         try:
-            flight = self.preflight(*key)
+            flight = self._admit(key)
             if flight.fits:
                 found = self._attempt(*key)
                 pinned = self._models.pins()
@@ -732,6 +723,8 @@ class Runtime:
                 self._evict(key, pinned)
             self._measure()
             del self._loading[key]
+            self._coming.pop(key, None)
+            self._load_ended.notify_all()
         self._metrics.loads.labels(outcome).inc()
         loading.done.set()
         if loading.error is None:
@@ -744,6 +737,45 @@ class Runtime:
                 version=key[1],
                 duration_s=round(seconds, 4),
             )
+
+    def _admit(self, key: tuple[str, int]) -> Preflight:
+        """Take the room that a version needs, which is given back when its load has ended.
+
+        Where others that are being loaded have it, this waits for them: once they are loaded, they may go. What would
+        not fit without them either is told at once.
+        """
+        size = self._models.version(*key).manifest.size_bytes
+        while True:
+            pinned = self._models.pins()
+            with self._mutex:
+                flight = self._preflight(key, size, pinned)
+                stays = sum(each.size_bytes for each in self._residents(pinned) if each.pinned)
+                if not flight.fits:
+                    return flight
+                if size + stays + sum(self._coming.values()) <= self._budget:
+                    self._coming[key] = size
+                    return flight
+                self._load_ended.wait()
+
+    def _residents(self, pinned: frozenset[tuple[str, int]]) -> list[Resident]:
+        """The versions that are loaded now; under the lock."""
+        return [Resident(*key, each.size_bytes, key in pinned) for key, each in self._loaded.items()]
+
+    def _preflight(self, key: tuple[str, int], size: int, pinned: frozenset[tuple[str, int]]) -> Preflight:
+        """What loading a version of this size would take; under the lock."""
+        residents = self._residents(pinned)
+        total = sum(each.size_bytes for each in residents)
+        loaded = key in self._loaded
+        needed = total if loaded else total + size
+        evicts = []
+        for each in residents:
+            if needed <= self._budget or loaded:
+                break
+            if not each.pinned:
+                evicts.append(each)
+                needed -= each.size_bytes
+        fits = loaded or needed <= self._budget
+        return Preflight(*key, size, loaded, key in pinned, self._budget, total, tuple(evicts), fits)
 
     def _evict(self, loaded: tuple[str, int], pinned: frozenset[tuple[str, int]]) -> None:
         """Let go what was asked longest ago until the budget holds; under the lock. Requests in flight keep theirs."""

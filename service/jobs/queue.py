@@ -193,6 +193,8 @@ class JobQueue:
         self._claims: deque[float] = deque(maxlen=16)
         self._overtaken = 0
         self.changed = Changes()
+        self.place_s = _UNKNOWN_RETRY_S
+        """How long it takes until a job leaves the queue, by what the process says that takes them."""
 
     # -- coming in --------------------------------------------------------------------------------------------------
 
@@ -759,13 +761,13 @@ class JobQueue:
             raise QueueFull(
                 f"{waiting} jobs are waiting; this server queues at most {max_queued}.",
                 limit={"name": "max_queued", "value": max_queued},
-                retry_after_s=self._time_of_a_place(),
+                retry_after_s=self.time_of_a_place(),
             )
 
-    def _time_of_a_place(self) -> float:
-        """How long it takes on average until a job leaves the queue, by the last ones that did."""
+    def time_of_a_place(self) -> float:
+        """How many seconds it takes on average until a job leaves the queue, by the last ones that did."""
         if len(self._claims) < 2:
-            return _UNKNOWN_RETRY_S
+            return self.place_s
         # Up to now, not up to the last claim: a queue that has stopped moving has slowed down.
         measured = (self._clock() - self._claims[0]) / (len(self._claims) - 1)
         return min(max(measured, 1.0), 600.0)

@@ -1088,7 +1088,7 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         create = if_none_match is not None and if_none_match.strip() == "*"
 
         def point() -> AliasRecord:
-            if create or if_match is not None:
+            if control.alias_is_as_seen(name, alias, if_match=if_match, create=create):
                 with suppress(NotFound):  # which is told below, with its place
                     prepare(name, alias, asked.version)
             return models.aliases.set(

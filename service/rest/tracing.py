@@ -1,29 +1,44 @@
 """Spans by OpenTelemetry, when the framework's own switch is on; nothing of it is in the way when it is off.
 
 The framework makes the span of a request and takes the caller's trace over; here the span is told which version has
-answered, predictions come under the framework's eyes, and log lines get the ids of their trace. Knows no exporter: the
-environment names it, in OpenTelemetry's own words.
+answered, predictions come under the framework's eyes, and log lines get the ids of their trace. Calls of gRPC and jobs
+have spans of their own. Knows no exporter: the environment names it, in OpenTelemetry's own words.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry import trace
-from opentelemetry.trace import ProxyTracerProvider, Span, Tracer, TracerProvider
+from opentelemetry import propagate, trace
+from opentelemetry.context import attach
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    ProxyTracerProvider,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.dataplane import Told
-from service.errors import ValidationFailed
+from service.errors import NotFound, ValidationFailed
 from service.inference.dispatch import Promise
+from service.jobs.queue import Job, JobQueue
 from service.rest.fast import Begun, Incoming, Lane
+from service.schemas.jobs import FINAL
 from service.telemetry import bind, log, unbind
 
 _log = log(__name__)
@@ -32,6 +47,11 @@ SWITCH: Final = "FASTAPI_OTEL_AUTO_CONFIGURE"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _REQUEST: Final[ContextVar[Span | None]] = ContextVar("modelyard.span", default=None)
 """The span of the request; the current one may be of a step within it."""
+_FAULTS: Final = frozenset({2, 4, 12, 13, 14, 15})
+"""Codes of gRPC that OpenTelemetry takes for the server's fault: unknown, deadline exceeded, unimplemented, internal,
+unavailable, data loss."""
+_JOBS: Final = 10_000
+"""Jobs that have not ended and are to be traced; more are not."""
 OFF: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
@@ -111,6 +131,94 @@ class Tracing:
         batch = {"modelyard.batch.requests": told.batch_requests, "modelyard.batch.rows": told.batch_rows}
         self._tracer.start_span("infer", start_time=closed, attributes=batch).end(closed + round(1e9 * told.infer_s))
 
+    @contextmanager
+    def call(
+        self, service: str, method: str, metadata: Iterable[tuple[str, str | bytes]]
+    ) -> Iterator[Callable[[int], None]]:
+        """The span of a gRPC call, within the trace that its metadata names; it is told the code at the call's end."""
+        about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        parent = propagate.extract({name: value for name, value in metadata if isinstance(value, str)})
+        span = self._tracer.start_span(f"{service}/{method}", parent, SpanKind.SERVER, about)
+
+        def ended(code: int) -> None:
+            span.set_attribute("rpc.grpc.status_code", code)
+            if code in _FAULTS:
+                span.set_status(StatusCode.ERROR)
+
+        current = attach(trace.set_span_in_context(span))
+        try:
+            with _bound(span):
+                yield ended
+        finally:
+            span.end()
+            with suppress(ValueError):
+                current.var.reset(current)
+
+    def jobs(self, queue: JobQueue) -> Callable[[Job], None]:
+        """Trace jobs: the answer is told of each that was queued, in the context of the request for it."""
+        return _Jobs(self._tracer, queue).queued
+
+
+class _Jobs:
+    """The spans of the jobs that this process was asked for, each in the trace of its request, once it has ended."""
+
+    def __init__(self, tracer: Tracer, queue: JobQueue) -> None:
+        self._tracer = tracer
+        self._queue = queue
+        self._asked: dict[
+            str, tuple[SpanContext, int, int]
+        ] = {}  # the request, when it came, and the attempts before it
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="spans")
+        queue.changed.subscribe(self._changed)
+
+    def queued(self, job: Job) -> None:
+        if len(self._asked) < _JOBS:
+            request = _REQUEST.get() or trace.INVALID_SPAN
+            self._asked.setdefault(
+                job.id, (request.get_span_context(), time.time_ns(), job.attempt)
+            )  # else it was paused
+
+    def _changed(self, job_id: str) -> None:
+        if job_id in self._asked:
+            self._looks.submit(self._look, job_id)
+
+    def _look(self, job_id: str) -> None:
+        try:
+            if self._queue.state(job_id) in FINAL:
+                job = self._queue.get(job_id)
+                asked = self._asked.pop(job_id, None)
+                if asked is not None:
+                    self._tell(job, *asked)
+        except NotFound:
+            self._asked.pop(job_id, None)
+        except Exception:  # nobody asks what came of this
+            _log.exception("A job could not be traced.", action="job_untraced", job=job_id)
+
+    def _tell(self, job: Job, request: SpanContext, asked_at: int, before: int) -> None:
+        about = {"modelyard.job": job.id, "modelyard.job.kind": job.kind, "modelyard.job.state": job.state.value}
+        output = job.output or {}
+        about |= {f"modelyard.{name}": output[name] for name in ("model", "version") if output.get(name) is not None}
+        parent = trace.set_span_in_context(NonRecordingSpan(request))
+        span = self._tracer.start_span(f"job {job.kind}", parent, attributes=about, start_time=asked_at)
+        if job.error is not None:
+            span.set_attribute("error.type", job.error["code"])
+            span.set_status(StatusCode.ERROR, job.error["detail"])
+        within = trace.set_span_in_context(span)
+        attempts = [attempt for attempt in job.attempts if attempt["number"] > before]
+        for attempt in attempts[:1]:
+            waited = self._tracer.start_span("queue", within, start_time=asked_at)
+            waited.end(max(asked_at, _nanoseconds(attempt["started_at"])))
+        for attempt in attempts:
+            told = {"modelyard.attempt": attempt["number"], "modelyard.attempt.state": attempt["state"]}
+            began, end = _nanoseconds(attempt["started_at"]), _nanoseconds(attempt["ended_at"])
+            self._tracer.start_span("attempt", within, attributes=told, start_time=began).end(end)
+        span.end(max(asked_at, _nanoseconds(job.finished_at)))
+
+
+def _nanoseconds(at: str | None) -> int:
+    """A time of the database since the epoch; now where there is none."""
+    return time.time_ns() if at is None else round(1e9 * datetime.fromisoformat(at).timestamp())
+
 
 def _named(lane: Lane) -> Lane:
     def begin(named: Mapping[str, str], incoming: Incoming, promise: Promise) -> Begun | None:
@@ -142,10 +250,19 @@ class _Bound:
                         span.set_attribute("modelyard.request_id", value.decode("latin-1"))
             await send(message)
 
-        tokens = bind(trace_id=trace.format_trace_id(context.trace_id), span_id=trace.format_span_id(context.span_id))
-        token = _REQUEST.set(span)
-        try:
+        with _bound(span):
             await self._app(scope, receive, sending)
-        finally:
+
+
+@contextmanager
+def _bound(span: Span) -> Iterator[None]:
+    """Puts the ids of a request's span on its log lines, and lets `answered` find it."""
+    context = span.get_span_context()
+    tokens = bind(trace_id=trace.format_trace_id(context.trace_id), span_id=trace.format_span_id(context.span_id))
+    token = _REQUEST.set(span)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a stream that nobody reads any more ends elsewhere, where all this is not
             _REQUEST.reset(token)
             unbind(tokens)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,11 @@ SHORTER: dict[str, Any] = {**LONG, "budget": {"epochs": 60}}
 class Pair:
     """A server of two processes, asked with a key."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **given: str) -> None:
         self.keys_file = folder / "keys.toml"
         self.key = self.add_key("admin", keys.Scope.ADMIN)
-        self.server = Server(
-            folder / "store", workers="2", api_keys_file=str(self.keys_file), grpc_port="0", job_slots="2"
-        )
+        settings: Any = {"api_keys_file": str(self.keys_file), "grpc_port": "0", "job_slots": "2", **given}
+        self.server = Server(folder / "store", workers="2", **settings)
 
     def add_key(self, name: str, scope: keys.Scope) -> str:
         """One more key in the file."""
@@ -89,20 +89,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def ask(pair: Pair) -> Iterator[Callable[[int], httpx.Client]]:
     """Gives clients whose connection is accepted by the process at a place."""
     with ExitStack() as stack:
+        yield partial(connected, stack, pair)
 
-        def connected(place: int) -> httpx.Client:
-            def look() -> httpx.Client | None:
-                client = pair.client()
-                if client.get("/livez").headers[PLACE] == str(place):
-                    stack.callback(client.close)
-                    return client
-                client.close()
-                return None
 
-            found: httpx.Client = wait_for(look)
-            return found
+def connected(stack: ExitStack, pair: Pair, place: int) -> httpx.Client:
+    def look() -> httpx.Client | None:
+        client = pair.client()
+        if client.get("/livez").headers[PLACE] == str(place):
+            stack.callback(client.close)
+            return client
+        client.close()
+        return None
 
-        yield connected
+    found: httpx.Client = wait_for(look)
+    return found
 
 
 def answer_of(client: httpx.Client, method: str, path: str, **given: Any) -> Any:
@@ -227,6 +227,31 @@ def test_a_job_starts_at_once_and_is_followed_whichever_process_is_asked(
             event["data"]["state"]: datetime.fromisoformat(event["at"]) for event in events if event["type"] == "state"
         }
         assert (at["starting"] - at["queued"]).total_seconds() < 2.5  # the supervisor was told: it looks each 5 s
+
+
+def test_both_say_how_long_a_place_in_the_queue_takes(tmp_path: Path) -> None:
+    small = Pair(tmp_path, job_slots="1", max_queued_jobs="1")
+    small.server.start()
+    with ExitStack() as stack:
+        stack.callback(small.server.stop)
+        clients = [connected(stack, small, place) for place in PLACES]
+        for _ in range(2):
+            trained(clients[0], constant("quick", 1.0))
+        running = answer_of(clients[0], "POST", "/v1/jobs", json=LONG)["id"]
+        wait_for(lambda: job_of(clients[0], running)["state"] == "running")
+        answer_of(clients[0], "POST", "/v1/jobs", json=constant("waits", 1.0))
+        told = wait_for(lambda: _all_below_30([client.post("/v1/jobs", json=LONG) for client in clients]))
+
+        assert max(told) - min(told) <= 2
+        answer_of(clients[1], "POST", f"/v1/jobs/{running}/cancel")
+        wait_for(lambda: job_of(clients[0], running)["state"] in ENDED)
+
+
+def _all_below_30(answers: list[httpx.Response]) -> list[int]:
+    """What full queues say; nothing where that is what they say when they know nothing."""
+    assert {answer.status_code for answer in answers} == {429}
+    found = [int(answer.headers["retry-after"]) for answer in answers]
+    return found if max(found) < 30 else []
 
 
 def test_what_one_process_is_given_the_other_has(pair: Pair, ask: Callable[[int], httpx.Client]) -> None:
@@ -395,6 +420,26 @@ def test_a_killed_process_costs_only_its_connections(pair: Pair, ask: Callable[[
     assert other.breaks == 0
     assert len(finished(ask(1), job["id"])["attempts"]) == 1
     assert predicted(ask(1), "steady")["outputs"] == [[1.0]]
+
+
+def test_a_process_that_hangs_is_replaced_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    server = Server(tmp_path / "store", workers="2", process_timeout_s="2")
+
+    def said(action: str) -> list[dict[str, Any]]:
+        lines = server.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if f'"action": "{action}"' in line]
+
+    server.start()
+    try:
+        first = {line["process"]: line["pid"] for line in said("process_ready")}
+        os.kill(first[1], signal.SIGSTOP)
+        wait_for(lambda: len(said("process_ready")) == 3)
+        assert [(line["place"], line["pid"]) for line in said("process_hangs")] == [(1, first[1])]
+        wait_for(lambda: httpx.get(f"{server.url}/livez").headers[PLACE] == "1")
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+    finally:
+        status = server.stop()
+    assert status == 0
 
 
 def test_the_jobs_go_on_when_the_process_that_runs_them_is_killed(

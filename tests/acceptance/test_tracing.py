@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from tritonclient.utils import InferenceServerException
 
 from service.errors import ValidationFailed
 from service.rest.tracing import SWITCH, tracing
@@ -136,6 +139,55 @@ def test_a_traced_server_tells_a_collector_which_version_has_answered(
     assert queued["trace_id"] == traces["train"]
     assert queued["span_id"] == collector.of(traces["train"])["POST /v1/jobs"]["span"]
     assert queued["request_id"]
+    assert server.stop() == 0
+
+
+def test_calls_of_grpc_and_jobs_are_traced_too(
+    collector: Collector, make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    server = make_server(anew=True, grpc_port="0")
+    trained, failed, called, refused, streamed = (f"{number:032x}" for number in range(1, 6))
+    with server.client() as client:
+        job = client.post("/v1/jobs", json=examples.TRAIN, headers={"Prefer": "wait=60"} | _in(trained)).json()
+        wild = {**examples.TRAIN, "optimizer": {"type": "SGD", "lr": 1e6}, "output": {"model": "wild"}}
+        client.post("/v1/jobs", json=wild, headers={"Prefer": "wait=60"} | _in(failed))
+    [port] = [line["port"] for line in map(json.loads, server.log.read_text().splitlines()) if line.get("port")]
+    rows = tritonclient.grpc.InferInput("x", [2, 1], "FP32")
+    rows.set_data_from_numpy(np.array([[0.5], [0.7]], dtype=np.float32))
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        client.infer("quadratic", [rows], headers=_in(called))
+        with pytest.raises(InferenceServerException, match="There is no model"):
+            client.infer("nothing", [rows], headers=_in(refused))
+        answers: list[Any] = []
+        client.start_stream(callback=lambda result, error: answers.append(result), headers=_in(streamed))
+        client.async_stream_infer("quadratic", [rows])
+        client.stop_stream()
+    service = "inference.GRPCInferenceService"
+    names = {called: "ModelInfer", refused: "ModelInfer", streamed: "ModelStreamInfer"}
+    wait_for(lambda: all(f"{service}/{name}" in collector.of(one) for one, name in names.items()))
+    wait_for(lambda: all("job train" in collector.of(one) for one in (trained, failed)))
+
+    for one, code in ((called, 0), (refused, 5), (streamed, 0)):
+        span = collector.of(one)[f"{service}/{names[one]}"]
+        assert span["parent"] == PARENT
+        assert (span["rpc.system"], span["rpc.service"], span["rpc.method"]) == ("grpc", service, names[one])
+        assert span["rpc.grpc.status_code"] == code
+        if code == 0:
+            assert (span["modelyard.model"], span["modelyard.version"], span["modelyard.rows"]) == ("quadratic", 1, 2)
+            assert {"queue", "infer"} <= collector.of(one).keys()
+            assert collector.of(one)["infer"]["parent"] == span["span"]
+    whole = collector.of(trained)
+    told = whole["job train"]
+    assert told["parent"] == whole["POST /v1/jobs"]["span"]
+    assert (told["modelyard.job"], told["modelyard.job.state"]) == (job["id"], "succeeded")
+    assert (told["modelyard.model"], told["modelyard.version"]) == ("quadratic", 1)
+    assert whole["attempt"]["parent"] == whole["queue"]["parent"] == told["span"]
+    assert 0 < whole["attempt"]["seconds"] <= told["seconds"] + 0.01
+    assert collector.of(failed)["job train"]["modelyard.job.state"] == "failed"
+    assert collector.of(failed)["job train"]["error.type"] == "non_finite_loss"
     assert server.stop() == 0
 
 

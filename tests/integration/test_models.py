@@ -114,6 +114,18 @@ def test_an_alias_moves_only_from_what_was_seen(client: httpx.Client, alias: str
     assert client.delete(ALIAS, headers={"If-Match": moved.headers["etag"]}).status_code == 204
 
 
+@pytest.mark.parametrize("headers", [{"If-Match": '"other"'}, {"If-None-Match": "*"}], ids=["stale", "made already"])
+def test_no_version_is_loaded_for_a_change_that_comes_too_late(
+    client: httpx.Client, alias: str, headers: dict[str, str]
+) -> None:
+    assert client.post(f"/v1/models/{NAME}/versions/2/unload").status_code == 200
+    late = client.put(ALIAS, json={"version": 2}, headers=headers)
+    loaded = [(one["model"], one["version"]) for one in client.get("/v1/loaded").json()["data"]]
+
+    assert late.status_code == 412
+    assert (NAME, 2) not in loaded
+
+
 def test_history_tells_the_changes_and_rollback_takes_the_last_one_back(client: httpx.Client, alias: str) -> None:
     client.put(ALIAS, json={"version": 2, "reason": "better"}, headers={"If-Match": alias})
     back = client.post(f"{ALIAS}/rollback", json={"reason": "it was not"})

@@ -29,7 +29,7 @@ def table() -> Iterator[Table]:
     others = []
     for place in range(3):
         (ours, theirs), (launching, unused) = pair(), pair()
-        made.seats.append(Seat(place, True, 1, [], mailboxes, tallies, theirs, launching))
+        made.seats.append(Seat(place, True, 1, [], mailboxes, tallies, theirs, launching, 60.0))
         made.parents.append(ours)
         others += [theirs, launching, unused]
     yield made

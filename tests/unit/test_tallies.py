@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from prometheus_client import generate_latest
 
@@ -13,9 +14,9 @@ from service.telemetry import LARGEST, Metrics
 class Process:
     """One process's metrics at a place."""
 
-    def __init__(self, tallies: Tallies, place: int) -> None:
+    def __init__(self, tallies: Tallies, place: int, on_full: Callable[[int], None] = lambda _: None) -> None:
         self.metrics = Metrics()
-        self.together = Together(tallies, place, own=self.metrics.registry, largest=LARGEST)
+        self.together = Together(tallies, place, own=self.metrics.registry, largest=LARGEST, on_full=on_full)
 
     def told(self, sample: str) -> float | None:
         """The value of a sample with its labels, as Prometheus would read it here."""
@@ -93,12 +94,17 @@ def test_numbers_cross_from_a_forked_process_and_outlive_it():
     assert here.told(REQUESTS) == 7
 
 
-def test_samples_that_do_not_fit_are_left_out():
+def test_samples_that_do_not_fit_are_left_out_and_their_number_is_told_once():
     tallies = Tallies(1, size=4096)
-    process = Process(tallies, 0)
+    told: list[int] = []
+    process = Process(tallies, 0, on_full=told.append)
     for number in range(200):
         process.metrics.requests.labels("GET", f"/{number}", "2xx").inc()
-    process.together.write()
+    for _ in range(2):
+        process.together.write()
+
+    assert len(told) == 1
+    assert told[0] > 100
 
     assert process.told('modelyard_http_requests_total{method="GET",route="/0",status="2xx"}') == 1
     assert process.told('modelyard_http_requests_total{method="GET",route="/199",status="2xx"}') is None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from tritonclient.utils import InferenceServerException
 
 from service.errors import BatchTooLarge, InvalidInput, MalformedBody, NotFound, ServiceError, Unsupported
 from service.grpc.messages import load
-from service.grpc.servicer import CODES, SCOPES, Front, code_of, read, require_few
+from service.grpc.servicer import CODES, SCOPES, Front, code_of, memory_of, read, require_few
 from service.inference.tensors import DATATYPES
 from service.keys import Guard, Keys, Scope, make, write
+from service.rest.bodies import Room
 from service.rest.problems import status_of
 from service.telemetry import Metrics
 
@@ -288,16 +290,18 @@ def test_keys_are_asked_for_as_over_http() -> None:
     asyncio.run(run())
 
 
+MIB = 1024 * 1024
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
 
 
-def talk(guard: Guard, work: Callable[[Any], Awaitable[None]]) -> None:
+def talk(guard: Guard, work: Callable[[Any], Awaitable[None]], *, view: Any = None, **parts: Any) -> None:
     """Do something over a channel to a server, with messages as bytes."""
 
     async def run() -> None:
-        front = Front(View(), guard=guard, metrics=Metrics(), max_bytes=10**6)  # type: ignore[arg-type]  # a fake
+        served: Any = view or View()
+        front = Front(served, guard=guard, metrics=Metrics(), max_bytes=2 * MIB, **parts)
         port = await front.start("127.0.0.1:0")
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -379,6 +383,95 @@ def test_a_stream_ends_with_the_key_that_opened_it(tmp_path: Path) -> None:
         assert (await code(call.read()))[0] == "UNAUTHENTICATED"
 
     talk(guard, work)
+
+
+class Busy(View):
+    """The view of a server that takes long for large requests."""
+
+    elements = rows = MIB
+
+    def __init__(self) -> None:
+        self.asked, self.done = asyncio.Event(), asyncio.Event()
+
+    def reference(self, name: str, slot: str) -> Any:
+        return name
+
+    async def infer(self, reference: Any, request: Any, *, deadline: float | None) -> Any:
+        if request.inputs[0].array.size > 2:
+            self.asked.set()
+            await self.done.wait()
+        raise NotFound("It got so far.")
+
+
+def large() -> bytes:
+    numbers = MIB // 4
+    return message(shape=[numbers, 1], empty=True, raw=[bytes(4 * numbers)]).SerializeToString()
+
+
+def test_the_memory_of_a_message_counts_typed_contents_as_json_and_raw_ones_twice() -> None:
+    raw, typed = large(), many("parameters", 1000).SerializeToString()
+
+    assert 2 * MIB < memory_of(raw) < 2 * MIB + 1000
+    assert memory_of(typed) == 9 * len(typed)
+
+
+def test_large_messages_share_the_memory_for_large_bodies() -> None:
+    async def work(channel: Any) -> None:
+        infer, stream = channel.unary_unary(INFER), channel.stream_stream(STREAM)
+        first = asyncio.ensure_future(code(infer(large())))
+        await view.asked.wait()
+        alone, streamed = infer(large()), stream(iter([large()]))
+        for call, answer in ((alone, alone), (streamed, streamed.read())):
+            told, detail = await code(answer)
+            assert (told, "Other large bodies" in detail) == ("RESOURCE_EXHAUSTED", True)
+            assert dict(await call.trailing_metadata())["retry-after"] == "1"
+        assert (await code(infer(message().SerializeToString())))[0] == "NOT_FOUND"
+        view.done.set()
+        assert (await first)[0] == "NOT_FOUND"
+        assert (await code(infer(large())))[0] == "NOT_FOUND"
+
+    view = Busy()
+    talk(Guard(), work, view=view, room=Room(3 * MIB))
+
+
+class Noted:
+    """Notes the calls that are traced, each with the code that it ended with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+
+    @contextmanager
+    def call(self, service: str, method: str, metadata: Any) -> Iterator[Callable[[int], None]]:
+        def ended(code: int) -> None:
+            self.calls.append((method, dict(metadata).get("traceparent", ""), code))
+
+        yield ended
+
+
+def test_every_call_of_the_protocol_is_traced_with_the_code_that_it_ended_with() -> None:
+    spans = Noted()
+
+    async def work(channel: Any) -> None:
+        await channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
+        await channel.unary_unary(INDEX)(b"", metadata=[("traceparent", "from afar")])
+        assert (await code(channel.unary_unary(INFER)(b"\xff")))[0] == "INVALID_ARGUMENT"
+        answers = [answer async for answer in channel.stream_stream(STREAM)(iter([message().SerializeToString()] * 2))]
+        assert len(answers) == 2
+
+        call = channel.unary_unary(INFER)(large())
+        await view.asked.wait()
+        call.cancel()
+        while len(spans.calls) < 4:
+            await asyncio.sleep(0.01)
+
+    view = Busy()
+    talk(Guard(), work, view=view, spans=spans)
+    assert spans.calls == [
+        ("RepositoryIndex", "from afar", 0),
+        ("ModelInfer", "", grpc.StatusCode.INVALID_ARGUMENT.value[0]),
+        ("ModelStreamInfer", "", 0),
+        ("ModelInfer", "", grpc.StatusCode.CANCELLED.value[0]),
+    ]
 
 
 def test_every_datatype_has_a_place_among_typed_contents_or_is_raw() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from service.dataplane import DataPlane
 from service.engine import build, checkpoint
 from service.engine.predictor import GOLDEN
-from service.errors import MemoryFull, NotFound
-from service.inference.runtime import Runtime
+from service.errors import MemoryFull, NotFound, ServiceError
+from service.inference.codec import Limits
+from service.inference.runtime import Loaded, Runtime
+from service.jobs.queue import JobQueue
 from service.jobs.staging import stage
+from service.openinference import OpenInference
 from service.schemas.engines import EngineRecord
 from service.schemas.judgement import require
 from service.schemas.preprocessing import NONE
@@ -124,6 +130,23 @@ def test_pins_are_the_stores_and_go_with_their_version(models: ModelStore, publi
     assert models.pins() == frozenset()
 
 
+def test_unloading_a_model_ends_the_pins_of_versions_too_that_are_not_loaded(
+    models: ModelStore, publish: Publish, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        publish(name)
+        models.pin(name, 1, pinned=True)
+    metrics = Metrics()
+    runtime = Runtime(models, budget_bytes=2**30, metrics=metrics)
+    queue = JobQueue(Database(f"sqlite:///{tmp_path}/other.sqlite3"))
+    plane = DataPlane(models, queue, tmp_path / "store", runtime, limits=Limits(rows=10, elements=10), metrics=metrics)
+    view = OpenInference(plane, models, rows=10, elements=10, phase=lambda: "")
+    asyncio.run(view.unload("a"))
+    plane.close()
+
+    assert models.pins() == {("b", 1)}
+
+
 def test_what_is_larger_than_the_budget_is_refused_before_it_is_read(models: ModelStore, publish: Publish) -> None:
     size = publish("a", width=400)
     runtime = Runtime(models, budget_bytes=size - 1, metrics=Metrics())
@@ -134,6 +157,45 @@ def test_what_is_larger_than_the_budget_is_refused_before_it_is_read(models: Mod
     assert found.value.limit == {"name": "model_memory_bytes", "value": size - 1}
     with pytest.raises(MemoryFull):  # and nobody waits for a load that has ended
         runtime.get("a", 1)
+
+
+class Counting(Runtime):
+    """Counts the loads that are under way at the same time."""
+
+    together = 0
+    most = 0
+
+    def _attempt(self, model: str, version: int) -> Loaded | ServiceError:
+        with self._mutex:
+            self.together += 1
+            self.most = max(self.most, self.together)
+        time.sleep(0.1)
+        try:
+            return super()._attempt(model, version)
+        finally:
+            with self._mutex:
+                self.together -= 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "most", "stay"),
+    [(2.5, 1, {"pinned"}), (3.5, 2, {"pinned", "a", "b"})],
+    ids=["one after the other", "both"],
+)
+def test_loads_at_the_same_time_share_the_budget(
+    budget: float, most: int, stay: set[str], models: ModelStore, publish: Publish
+) -> None:
+    size = max(publish(name) for name in ("pinned", "a", "b"))
+    runtime = Counting(models, budget_bytes=int(budget * size), metrics=Metrics())
+    runtime.get("pinned", 1)
+    models.pin("pinned", 1, pinned=True)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda name: runtime.get(name, 1).number, ("a", "b")))
+
+    assert len(set(found)) == 2
+    assert runtime.most == most
+    assert stay <= set(names(runtime))
+    assert sum(one.size_bytes for one in runtime.residents()) <= runtime.budget_bytes
 
 
 def test_a_version_that_is_let_go_lives_until_its_last_user_has_ended(models: ModelStore, publish: Publish) -> None:

@@ -154,6 +154,16 @@ def test_a_full_queue_says_when_there_may_be_room(database: Database):
     assert queue.counts()[S.QUEUED] == 2
 
 
+def test_a_full_queue_whose_jobs_another_process_takes_says_what_that_one_says(database: Database):
+    queue = JobQueue(database)
+    queue.place_s = 7.5
+    add(queue, max_queued=1)
+    with pytest.raises(QueueFull) as refused:
+        add(queue, max_queued=1)
+
+    assert refused.value.retry_after_s == queue.time_of_a_place() == 7.5
+
+
 def test_the_same_request_twice_is_one_job_and_one_answer(queue: JobQueue):
     first, nothing = queue.enqueue(
         id=new_id("job"), kind="train", spec={}, resolved_spec={}, max_queued=1, idempotency=KEY
