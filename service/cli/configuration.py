@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from service.cli import exits, requests
+from service.cli.datasets import uploading
 from service.cli.output import Column, Format, clean, say, show, size
 from service.cli.session import Session, talks
 
@@ -205,10 +207,9 @@ def _examined(session: Session, path: Path) -> list[_Finding]:
 
     client = session.client
     try:
-        request = requests.complete(
-            requests.read(path), folder=path.parent, upload=lambda one: client.uploads.add(one).id
-        )
-        found = client.jobs.examine(request)
+        with ExitStack() as undo:
+            request = requests.complete(requests.read(path), folder=path.parent, upload=uploading(client, undo))
+            found = client.jobs.examine(request)
     except ServiceError as error:
         entries = error.errors or ()
         told = [_Finding(path.name, "bad", f"{one.pointer}: {one.detail} {one.hint or ''}".strip()) for one in entries]

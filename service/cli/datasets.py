@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,7 +17,7 @@ from service.cli.output import Column, Format, moment, say, show, show_one, size
 from service.cli.session import Session, sentences, talks
 
 if TYPE_CHECKING:
-    from service.client import Dataset
+    from service.client import Client, Dataset
 
 app = typer.Typer(name="datasets", help="Bring data and look at it.", no_args_is_help=True)
 
@@ -28,13 +29,28 @@ _MARKS: Final = {"point": ".", "comma": ","}
 _LOOKED_AT: Final = 1000
 """Lines of a file whose numbers show their decimal mark."""
 _WITH_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
-_WITH_POINT: Final = re.compile(r"[+-]?[0-9,]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+_WITH_POINT: Final = re.compile(r"(?![+-]?[1-9][0-9]{0,2}(?:\.[0-9]{3})+$)[+-]?[0-9,]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+"""Not 1.234, which may be a thousand."""
 Delimiter = Annotated[
     str | None, typer.Option(help="Of a CSV file: comma, semicolon, tab or bar. By default as its first line has it.")
 ]
 Decimal = Annotated[
     str | None, typer.Option(help="Of the numbers in a CSV file: point or comma. By default as its numbers have it.")
 ]
+MissingText = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="A cell of a CSV file that is a missing value, such as unknown or -9999. Repeatable."
+    ),
+]
+OPTIONS: Final = {
+    "/source/target": "--target",
+    "/source/inputs": "--inputs",
+    "/source/delimiter": "--delimiter",
+    "/source/decimal": "--decimal",
+    "/source/missing_texts": "--missing-text",
+}
+"""Members of a table's source that are made of one option alone."""
 
 
 @app.command()
@@ -47,27 +63,38 @@ def add(
     name: Annotated[str | None, typer.Option(help="A name to find it by; by default that of the file.")] = None,
     type: Annotated[str | None, typer.Option(help="What kind of source it is; by default after the suffix.")] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Empty cells are missing values.")] = False,
+    missing_text: MissingText = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
 ) -> None:
     """Upload a file and make a dataset of it."""
-    session.places = {"/source/upload": file.name, "/source/target": "--target", "/source/inputs": "--inputs"}
-    upload = session.client.uploads.add(file)
+    session.places = {"/source/upload": file.name, **OPTIONS, "": ""}
     kind = type or TABLES.get(file.suffix.lower()) or _OTHERS.get(file.suffix.lower())
     if kind is None:
         say(f"What {file.name} is cannot be told from its name. Say it with --type, such as --type csv.")
         raise typer.Exit(exits.USAGE)
-    source: dict[str, Any] = {"type": kind, "upload": upload.id}
+    source: dict[str, Any] = {"type": kind}
     if kind in TABLES.values():
         source |= {"inputs": inputs.split(",") if inputs else "*"}
         source |= {"missing": "keep"} if missing else {}
-        source |= dialect(kind, file, delimiter, decimal)
+        source |= missing_texts(kind, missing_text) | dialect(kind, file, delimiter, decimal)
     elif inputs:
         source["inputs"] = inputs
     if target is not None:
         source["target"] = target
-    dataset = session.client.datasets.add(source, name=name or file.stem[:63].lower(), wait_s=60)
+    with ExitStack() as undo:
+        source["upload"] = uploading(session.client, undo)(file)
+        dataset = session.client.datasets.add(source, name=name or file.stem[:63].lower(), wait_s=60)
+        undo.pop_all()
     _show(session, dataset)
+
+
+def missing_texts(kind: str, texts: list[str] | None) -> dict[str, Any]:
+    """What a source says of the cells that are missing values beside the empty ones."""
+    if texts and kind != "csv":
+        say("--missing-text is for CSV files; elsewhere null is what is missing.")
+        raise typer.Exit(exits.USAGE)
+    return {"missing": "keep", "missing_texts": texts} if texts else {}
 
 
 def dialect(kind: str, file: Path, delimiter: str | None, decimal: str | None) -> dict[str, str]:
@@ -77,7 +104,7 @@ def dialect(kind: str, file: Path, delimiter: str | None, decimal: str | None) -
     """
     if kind != "csv":
         return {}
-    parts, mark = _asked("--delimiter", delimiter, _DELIMITERS), _asked("--decimal", decimal, _MARKS)
+    parts, mark = marks(delimiter, decimal)
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         if parts is None:
             first = lines.readline(65536)
@@ -105,11 +132,42 @@ def decimal_comma(rows: Iterable[Iterable[str]], delimiter: str) -> str | None:
     return found
 
 
+def marks(delimiter: str | None, decimal: str | None) -> tuple[str | None, str | None]:
+    """The characters that --delimiter and --decimal ask for."""
+    return _asked("--delimiter", delimiter, _DELIMITERS), _asked("--decimal", decimal, _MARKS)
+
+
 def _asked(option: str, value: str | None, known: dict[str, str]) -> str | None:
     if value is not None and value not in known and value not in known.values():
         say(f"{option} is one of {', '.join(known)}.")
         raise typer.Exit(exits.USAGE)
     return None if value is None else known.get(value, value)
+
+
+def uploading(client: Client, undo: ExitStack) -> Callable[[Path], str]:
+    """What uploads a file and answers its id; `undo` removes it, and what was made of it."""
+
+    def upload(path: Path) -> str:
+        if path.stat().st_size == 0:
+            say(f"{path.name} is empty.")
+            raise typer.Exit(exits.INVALID)
+        found = client.uploads.add(path).id
+        undo.callback(discard, client, found)
+        return found
+
+    return upload
+
+
+def discard(client: Client, upload: str, *, datasets_only: bool = False) -> None:
+    """Remove an upload of this command, and what was made of it: a refused dataset too is kept until it is deleted."""
+    from service.errors import ServiceError
+
+    with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
+        for made in client.datasets.list(limit=200).data:
+            if made.source.get("upload") == upload:
+                client.datasets.delete(made.id)
+        if not datasets_only:
+            client.uploads.delete(upload)
 
 
 @app.command("list")

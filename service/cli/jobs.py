@@ -9,7 +9,7 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, moment, plain, say, show, show_one
-from service.cli.session import Session, talks
+from service.cli.session import Session, place_of, talks
 
 if TYPE_CHECKING:
     from service.client import Job
@@ -162,8 +162,8 @@ def finish(session: Session, job: Job, *, tell: bool = True) -> None:
         show_job(session, job)
     if job.state.value != "succeeded":
         if job.error is not None:
-            place = f"{job.error.pointer}: " if job.error.pointer else ""
-            say(f"{place}{job.error.detail}{f' {job.error.hint}' if job.error.hint else ''}")
+            place = place_of(job.error.pointer or "", session.places)
+            say(f"{f'{place}: ' if place else ''}{job.error.detail}{f' {job.error.hint}' if job.error.hint else ''}")
         raise typer.Exit(exits.FAILURE)
 
 

@@ -82,11 +82,24 @@ def show_one(format: Format, document: Any, told: dict[str, Any], *, title: str 
             table([], ([name, value] for name, value in told.items() if value not in (None, "", [])), title=title)
 
 
-def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows as CSV on stdout."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]], *, delimiter: str = ",", decimal: str = ".") -> None:
+    """Rows as CSV on stdout.
+
+    Args:
+        head: the first line.
+        rows: the others.
+        delimiter: what parts the values.
+        decimal: the mark in numbers; texts stay as they are.
+    """
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float) and decimal != ".":
+            return repr(value).replace(".", decimal)
+        return "" if value is None else value
+
+    writer = csv.writer(sys.stdout, delimiter=delimiter, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    writer.writerows([[cell(value) for value in row] for row in rows])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:

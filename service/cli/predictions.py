@@ -7,8 +7,9 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,22 +17,47 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.cli import exits
-from service.cli.datasets import decimal_comma
+from service.cli.datasets import Decimal, Delimiter, MissingText, decimal_comma, marks
 from service.cli.output import Format, plain, say, table, write_csv
 from service.cli.session import Session, exit_code, talks
 from service.cli.session import lines as lines_told
 
 if TYPE_CHECKING:
     from service.client import Prediction, Version
-    from service.errors import InvalidInput
+    from service.errors import Entry
 
 _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
 _SHOWN: Final = 50
 """Rows of a table for people."""
-_MISSING: Final = ("na", "nan", "null")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_CELL: Final = re.compile(r"/inputs/(?:([^/0-9][^/]*)/)?([0-9]+)(?:/(.*))?")
+"""A pointer into rows: the input's name where there are several, the row, and the column."""
+_MORE: Final = re.compile(r"([0-9]+) (more .*)")
+_GAP: Final = re.compile(r"(Column .*) has no value(?: in ([0-9]+) rows, of which this is the first)?; (.*)", re.DOTALL)
+"""The warning that a column has no value in some rows: the column, how many rows if several, what was taken for it."""
+_FOREIGN: Final = (".parquet", ".xlsx", ".xls", ".ods", ".npz", ".npy", ".zip")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Rows as they are sent; those of a CSV file also as they stand there, each with the line that it begins on."""
+
+    rows: Any
+    shown: list[dict[str, str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    delimiter: str = ","
+    decimal: str = "."
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a CSV file is to be read, as far as options say it."""
+
+    delimiter: str | None
+    decimal: str | None
+    missing: Sequence[str] | None
 
 
 @talks
@@ -46,18 +72,25 @@ def predict(
     form: Annotated[
         str | None, typer.Option("--form", help="csv, json or jsonl: what stdin is. By default as it begins.")
     ] = None,
+    missing_text: MissingText = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
 ) -> None:
     """Ask a model.
 
+    For example: modelyard predict houses new.csv -o csv > answers.csv
+
     Rows are raw: the version scales and encodes them itself. Columns of a CSV file are found by their names, others are
-    passed through; numbers may have a decimal comma where another character parts the values. -o csv writes each row
-    with its prediction; -o json answers what the HTTP interface does.
+    passed through; numbers may have a decimal comma where another character parts the values. What was a missing value
+    in the training's file is one here too. -o csv writes each row with its prediction, with the delimiter and the
+    decimal mark of the file; -o json answers what the HTTP interface does.
     """
     from service.errors import Forbidden, InvalidInput
 
     if (file is None) == (inputs is None):
         say("Name a file (- is stdin), or give --inputs '[[0.5], [0.7]]'.")
         raise typer.Exit(exits.USAGE)
+    reading = _Reading(*marks(delimiter, decimal), missing_text)
     text = inputs if inputs is not None else _read(file)
     kind = "json" if inputs is not None else form or _form(file, text)
     unseen = False
@@ -67,30 +100,35 @@ def predict(
             version = None if model.startswith("job_") else session.client.versions.resolve(model)
         except Forbidden:  # a key for predictions alone: the file's own names have to do
             unseen = True
-        lines, shown, rows = _rows_by_head(text) if unseen else _table_rows(text, version)
+        given = _rows_by_head(text, reading) if unseen else _table_rows(session, text, version, reading)
     else:
-        lines, shown, rows = [], [], _json_rows(text, kind)
-    if rows == []:
+        given = _Given(_json_rows(text, kind))
+    if given.rows == []:
         say("There are no rows.")
         raise typer.Exit(exits.INVALID)
     try:
-        answers = list(_ask(session, model, rows))
+        answers = list(_ask(session, model, given.rows))
     except InvalidInput as refused:
-        if not lines:
-            raise
-        _tell(refused, lines, list(shown[0]))
+        say(refused.message)
+        _tell(refused.errors, given)
+        if refused.more:
+            say(f"There are {refused.more} more mistakes.")
         if unseen:
             say(
                 "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out "
                 "what it does not take, send rows with --inputs, or use a key of the scope read."
             )
         raise typer.Exit(exit_code(refused)) from None
-    _show(session.format, shown, rows, answers)
+    _tell_warnings(answers, given)
+    _show(session.format, given, answers)
 
 
 def _read(file: Path | None) -> str:
     if file is None or str(file) == "-":
         return sys.stdin.read()
+    if file.suffix.lower() in _FOREIGN:
+        say(f'{file.name} is no CSV, JSON or JSON lines. Save it as one of these; in Excel, as "CSV UTF-8".')
+        raise typer.Exit(exits.USAGE)
     return file.read_text(encoding="utf-8-sig")
 
 
@@ -115,54 +153,89 @@ def _json_rows(text: str, kind: str) -> Any:
     except ValueError as error:
         say(f"The rows are no JSON: {error}.")
         raise typer.Exit(exits.INVALID) from None
-    return found["inputs"] if isinstance(found, dict) and "inputs" in found else found
+    if not isinstance(found, dict):
+        return found
+    if "inputs" in found:
+        return found["inputs"]
+    return found if any(isinstance(value, list) for value in found.values()) else [found]  # one row by its columns
 
 
-def _table_rows(text: str, version: Version | None) -> tuple[list[int], list[dict[str, str]], list[Any]]:
-    """The rows of a CSV text: the line each begins on, the rows as they are shown, and as the version takes them."""
-    first = text[: text.find("\n") + 1] or text
-    delimiter = max(",;\t|", key=first.count)
-    places, lines = _records(text, delimiter)
+def _table_rows(session: Session, text: str, version: Version | None, reading: _Reading) -> _Given:
+    """The rows of a CSV text, as the version takes them."""
+    delimiter, places, lines = _records(text, reading)
     if not lines:
-        return [], [], []
+        return _Given([])
     names = None if version is None else version.signature.columns
     if names is None:
-        number = _reader(lines, delimiter)
+        decimal = _decimal(lines, delimiter, reading)
+        number = partial(_number, decimal=decimal, missing=_missing(reading.missing or ()))
         head, lines = _head(lines, number)
         rows = [[number(cell) for cell in line] for line in lines]
         shape = [] if version is None else [int(size) for size in version.signature.inputs[0].shape[1:] if size != "B"]
         folded = [_fold(row, shape) for row in rows] if len(shape) > 1 else rows
-        return places[-len(lines) :], [dict(zip(head, line, strict=False)) for line in lines], folded
+        shown = [dict(zip(head, line, strict=False)) for line in lines]
+        return _Given(folded, shown, places[-len(lines) :], delimiter, decimal)
     assert version is not None
-    head, lines, places = lines[0], lines[1:], places[1:]
+    head, lines, places = [name.strip() for name in lines[0]], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
     if absent:
         _tell_absent(absent, head)
         say(f"{version.reference} takes: {', '.join(names)}.")
         raise typer.Exit(exits.INVALID)
-    texts = _texts(version)
+    texts, optional = _texts(version)
+    own = reading.missing or (_trained_on(session, version).get("missing_texts", ()) if optional else ())
+    gone = {"", *(text.lower() for text in own)}
     shown = _by_name(head, lines, places)
-    number = _reader([[line[name] for name in names if name not in texts] for line in shown], delimiter)
-    asked = [{name: line[name] if name in texts else number(line[name]) for name in names} for line in shown]
-    return places, shown, asked
+    decimal = _decimal([[line[name] for name in names if name not in texts] for line in shown], delimiter, reading)
+    number = partial(_number, decimal=decimal, missing=_missing(own))
+
+    def value(name: str, cell: str) -> Any:
+        if name not in texts:
+            return number(cell)
+        return None if name in optional and cell.strip().lower() in gone else cell.strip()
+
+    asked = [{name: value(name, line[name]) for name in names} for line in shown]
+    if decimal == ".":  # the columns that are passed through may show how the file writes numbers
+        decimal = _decimal(lines, delimiter, reading)
+    if reading.decimal is None and delimiter != "," and not any(isinstance(number(c), float) for r in lines for c in r):
+        decimal = _trained_on(session, version).get("decimal", decimal)
+    return _Given(asked, shown, places, delimiter, decimal)
 
 
-def _rows_by_head(text: str) -> tuple[list[int], list[dict[str, str]], list[Any]]:
+def _rows_by_head(text: str, reading: _Reading) -> _Given:
     """As `_table_rows`, for a version that cannot be seen: what looks like a number is one; all columns are sent."""
-    first = text[: text.find("\n") + 1] or text
-    delimiter = max(",;\t|", key=first.count)
-    places, lines = _records(text, delimiter)
+    delimiter, places, lines = _records(text, reading)
     if not lines:
-        return [], [], []
-    number = _reader(lines, delimiter)
+        return _Given([])
+    decimal = _decimal(lines, delimiter, reading)
+    number = partial(_number, decimal=decimal, missing=_missing(reading.missing or ()))
     head, rows = _head(lines, number)
+    head = [name.strip() for name in head]
     shown = _by_name(head, rows, places[-len(rows) :])
     if len(rows) == len(lines):  # no line of names
-        return places, shown, [[number(cell) for cell in line] for line in rows]
+        return _Given([[number(cell) for cell in line] for line in rows], shown, places, delimiter, decimal)
     kinds = {name: {type(number(line[name])) for line in shown} for name in head}
     texts = {name for name in head if str in kinds[name] and not kinds[name] & {int, float}}
-    asked = [{name: cell if name in texts else number(cell) for name, cell in line.items()} for line in shown]
-    return places[1:], shown, asked
+    asked = [{name: cell.strip() if name in texts else number(cell) for name, cell in line.items()} for line in shown]
+    return _Given(asked, shown, places[1:], delimiter, decimal)
+
+
+def _trained_on(session: Session, version: Version) -> dict[str, Any]:
+    """The source of the dataset that the version was trained on; nothing if that is not known any more."""
+    from service.errors import ServiceError
+
+    dataset = version.lineage.get("dataset")
+    if isinstance(dataset, dict):
+        with suppress(ServiceError):
+            return session.client.datasets.get(dataset["id"]).source
+    return {}
+
+
+def _missing(own: Sequence[str]) -> frozenset[str]:
+    """The cells that are missing values among numbers, in lower case."""
+    from service.schemas.datasets import MISSING_NUMBERS
+
+    return MISSING_NUMBERS | {text.lower() for text in own}
 
 
 def _by_name(head: Sequence[str], lines: Sequence[Sequence[str]], places: Sequence[int]) -> list[dict[str, str]]:
@@ -186,8 +259,11 @@ def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
             say(f"{name}: {hint}")
 
 
-def _records(text: str, delimiter: str) -> tuple[list[int], list[list[str]]]:
-    """The lines of a CSV text that are not empty, each with its number; a quoted cell may go over several."""
+def _records(text: str, reading: _Reading) -> tuple[str, list[int], list[list[str]]]:
+    """What parts the values of a CSV text, and its lines that are not empty, each with its number; a quoted cell may go
+    over several."""
+    first = text[: text.find("\n") + 1] or text
+    delimiter = reading.delimiter or max(",;\t|", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     places, lines, begins = [], [], 1
     for line in reader:
@@ -195,18 +271,19 @@ def _records(text: str, delimiter: str) -> tuple[list[int], list[list[str]]]:
             places.append(begins)
             lines.append(line)
         begins = reader.line_num + 1
-    return places, lines
+    return delimiter, places, lines
 
 
-def _reader(rows: Sequence[Sequence[str]], delimiter: str) -> Callable[[str], Any]:
-    """How the numbers among these cells are read."""
-    return partial(_number, decimal="." if decimal_comma(rows, delimiter) is None else ",")
+def _decimal(rows: Sequence[Sequence[str]], delimiter: str, reading: _Reading) -> str:
+    """The decimal mark of the numbers among these cells."""
+    return reading.decimal or ("." if decimal_comma(rows, delimiter) is None else ",")
 
 
-def _texts(version: Version) -> set[str]:
-    """The columns whose cells stay texts."""
-    row = (version.preprocessing or {}).get("row", {})
-    return {column["name"] for column in row.get("columns", ()) if column.get("kind") != "number"}
+def _texts(version: Version) -> tuple[set[str], set[str]]:
+    """The columns whose cells stay texts, and those that may have no value."""
+    columns = ((version.preprocessing or {}).get("row") or {}).get("columns", ())
+    texts = {column["name"] for column in columns if column.get("kind") != "number"}
+    return texts, {column["name"] for column in columns if column.get("optional")}
 
 
 def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[str], list[list[str]]]:
@@ -216,14 +293,16 @@ def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[st
     return lines[0], lines[1:]
 
 
-def _number(cell: str, decimal: str = ".") -> Any:
-    """A cell as the number that it is; an empty one is missing, and what is no number is refused by the server."""
+def _number(cell: str, decimal: str = ".", missing: frozenset[str] = frozenset()) -> Any:
+    """A cell as the number that it is, None for what is `missing`; what is no number is refused by the server."""
     text = cell.strip()
-    if not text or text.lower() in _MISSING:
+    if text.lower() in missing:
         return None
     if _WHOLE.fullmatch(text):
         return int(text)
-    if decimal == "," and "." not in text:
+    if decimal == ",":
+        if "." in text:  # 1.234 may be a thousand
+            return cell
         text = text.replace(",", ".")
     return float(text) if _DECIMAL.fullmatch(text) else cell
 
@@ -261,41 +340,69 @@ def _moved(pointer: str, start: int) -> str:
     return "/".join(parts)
 
 
-def _tell(refused: InvalidInput, lines: Sequence[int], head: Sequence[str]) -> None:
-    """Say what is wrong with the rows of a file, by its lines and columns; what is the same in many lines, once."""
-    say(refused.message)
+def _tell_warnings(answers: Sequence[Prediction], given: _Given) -> None:
+    """Say what the answers warn of, that of all pieces together."""
+    from service.errors import Entry
+
+    found: list[Entry] = []
+    gaps: dict[tuple[str, str], tuple[int, int]] = {}  # by the words about a column: its place in `found`, its rows
+    for start, answer in enumerate(answers):
+        for one in answer.warnings:
+            entry = Entry(
+                _moved(one.pointer, start * _ROWS), one.code, one.detail, None, one.hint, one.expected, one.got
+            )
+            if gap := _GAP.fullmatch(entry.detail):
+                place, rows = gaps.get((gap[1], gap[3]), (len(found), 0))
+                gaps[gap[1], gap[3]] = place, rows + int(gap[2] or 1)
+                if rows:
+                    many = f"in {rows + int(gap[2] or 1)} rows, of which this is the first"
+                    found[place] = replace(found[place], detail=f"{gap[1]} has no value {many}; {gap[3]}")
+                    continue
+            found.append(entry)
+    _tell(found, given)
+
+
+def _tell(entries: Iterable[Entry], given: _Given) -> None:
+    """Say what is wrong or odd, by the lines and columns of a file, or by rows; what is the same in many, once."""
+    head, word = (list(given.shown[0]), "Line") if given.lines else ([], "Row")
     places: dict[tuple[str, str], list[str]] = {}
-    for entry in refused.errors:
+    more: dict[str, int] = {}
+    for entry in entries:
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
         detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
-        found = re.fullmatch(r"/inputs/([0-9]+)(?:/(.*))?", entry.pointer)
-        if found is None or int(found[1]) >= len(lines):
-            say(f"{entry.pointer}: {detail}")
+        found = _CELL.fullmatch(entry.pointer)
+        if found is None:
+            if rest := _MORE.fullmatch(detail):
+                more[rest[2]] = more.get(rest[2], 0) + int(rest[1])
+            else:
+                places[f"{entry.pointer}: " if entry.pointer not in ("", "/inputs", "/model") else "", detail] = []
             continue
-        column = _column(found[2], head)
+        row = int(found[2])
+        number = given.lines[row] if row < len(given.lines) else row + 1
         got = f" ({entry.got})" if entry.got not in (None, "null") else ""
-        key = ("" if repr(column) in entry.detail else column, detail)
-        places.setdefault(key, []).append(f"{lines[int(found[1])]}{got}")
-    for (column, detail), where in places.items():
-        about = f", column {column!r}" if column else ""
-        say(f"{lines_told(where)}{about}: {detail}")
-    if refused.more:
-        say(f"There are {refused.more} more mistakes.")
+        about = _column(found[3], head)
+        if about.removeprefix("column ") in entry.detail or (about.startswith("value ") and "olumn '" in entry.detail):
+            about = ""  # the sentence names it
+        about = ", ".join(filter(None, (f"input {found[1]!r}" if found[1] else "", about)))
+        places.setdefault((f", {about}: " if about else ": ", detail), []).append(f"{number}{got}")
+    for (about, detail), where in places.items():
+        say(f"{lines_told(where, word=word) if where else ''}{about}{detail}")
+    for what, count in more.items():
+        say(f"{count} {what}")
 
 
 def _column(part: str | None, head: Sequence[str]) -> str:
-    """The name of the column that the last part of a pointer names or counts; a row of another shape has none."""
+    """The column that the last part of a pointer names or counts; a row of another shape has none."""
     if part is None or "/" in part:
         return ""
     name = part.replace("~1", "/").replace("~0", "~")
-    return head[int(name)] if name not in head and name.isdecimal() and int(name) < len(head) else name
+    if name in head or not name.isdecimal():
+        return f"column {name!r}"
+    return f"column {head[int(name)]!r}" if int(name) < len(head) else f"value {int(name) + 1}"
 
 
-def _show(format: Format, shown: list[dict[str, str]], rows: Any, answers: list[Prediction]) -> None:
-    for start, answer in enumerate(answers):
-        for warning in answer.warnings:
-            piece = f" (rows from {start * _ROWS})" if len(answers) > 1 else ""
-            say(f"{warning.pointer}{piece}: {warning.detail}{f' {warning.hint}' if warning.hint else ''}")
+def _show(format: Format, given: _Given, answers: list[Prediction]) -> None:
+    shown, rows = given.shown, given.rows
     lines = [line for answer in answers for line in answer.lines()]
     match format:
         case Format.JSON:
@@ -307,7 +414,8 @@ def _show(format: Format, shown: list[dict[str, str]], rows: Any, answers: list[
         case Format.CSV:
             beside = shown or [{} for _ in lines]
             head = [*beside[0], *lines[0]]
-            write_csv(head, ([*before.values(), *line.values()] for before, line in zip(beside, lines, strict=True)))
+            told = ([*before.values(), *line.values()] for before, line in zip(beside, lines, strict=True))
+            write_csv(head, told, delimiter=given.delimiter, decimal=given.decimal)
         case Format.TABLE:
             beside = shown or [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
             head = [*beside[0], *lines[0]]

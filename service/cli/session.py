@@ -42,6 +42,18 @@ Output = Annotated[
 _LINES: Final = 3
 """Lines of a file that are named with one mistake; the others with the same are counted."""
 _OF_A_LINE: Final = re.compile(r"line ([0-9]+)(: |, column .+?: )(.*)", re.DOTALL)
+_AS_OPTIONS: Final = (
+    (re.compile(r'Write "missing": "keep" in the source(, and fill .*)?\.'), "Pass --missing to keep these."),
+    (re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\] in the source\.'), "--missing-text TEXT."),
+    (re.compile(r'Write "missing": "keep" too\.'), "Pass --missing too."),
+    (re.compile(r'Write "decimal": "," in the source\.'), "Pass --decimal comma."),
+    (re.compile(r'Write "delimiter": ";" (?:in the source|if that .*)\.'), "Pass --delimiter semicolon."),
+    (re.compile(r'Write "delimiter": "\\t" in the source\.'), "Pass --delimiter tab."),
+    (re.compile(r'Write "delimiter": "\|" in the source\.'), "Pass --delimiter bar."),
+    (re.compile(r'Write "delimiter": "," in the source\.'), "Pass --delimiter comma."),
+    (re.compile(r"Were the ends of its lines lost\? curl .*"), "Write each row on a line of its own below it."),
+)
+"""What hints say of a source's members, and the options of `train` and `datasets add` that make these."""
 _NOTHING: Final = "There is no such model."
 _LISTS: Final = re.compile(r"GET /v1/(models|jobs|datasets)(?:/([^/ ]+)/(versions))? lists .*")
 """Where the server says what there is; the command has a word of its own for each."""
@@ -58,7 +70,7 @@ class Session:
         self.detached: str | None = None
         """What to say on Ctrl-C: how to go on with what the server does meanwhile."""
         self.places: dict[str, str] = {}
-        """Options in the place of pointers, of a request that the command made."""
+        """Options in the place of pointers, of a request that the command made; for "" what stands for all others."""
 
     @property
     def client(self) -> Client:
@@ -109,7 +121,9 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
             say(f"{error.filename}: {error.strerror}.")
             raise typer.Exit(exits.FAILURE) from None
         except UnicodeDecodeError as error:
-            say(f"The file is no text in UTF-8: byte {error.start} is not.")
+            from service.schemas.datasets import utf8_hint
+
+            say(f"The file is no text in UTF-8: byte {error.start} is not. {utf8_hint(error.object)}")
             raise typer.Exit(exits.INVALID) from None
         except csv.Error as error:
             say(f"The rows are no CSV: {error}.")
@@ -163,9 +177,9 @@ def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -
     found: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
-        place = _place(entry.pointer, places)
+        place = place_of(entry.pointer, places)
         start = f"{place}: " if place else ""
-        detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
+        detail = f"{entry.detail}{expected}{f' {_optional(entry.hint, places)}' if entry.hint else ''}"
         of_a_line = _OF_A_LINE.fullmatch(detail)
         if of_a_line is None:
             found[start, detail] = []
@@ -174,14 +188,27 @@ def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -
     return [f"{start}{lines(numbers).lower() if numbers else ''}{rest}" for (start, rest), numbers in found.items()]
 
 
-def lines(numbers: Sequence[str]) -> str:
+def lines(numbers: Sequence[str], *, word: str = "Line") -> str:
     """The lines that have the same mistake: the first few, and how many more."""
     more = f" and {len(numbers) - _LINES} more" if len(numbers) > _LINES else ""
-    return f"Line{'' if len(numbers) == 1 else 's'} {', '.join(numbers[:_LINES])}{more}"
+    return f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(numbers[:_LINES])}{more}"
 
 
-def _place(pointer: str, places: Mapping[str, str]) -> str:
-    """The option that a pointer stands for, else the pointer."""
+def _optional(hint: str, places: Mapping[str, str]) -> str:
+    """A hint with options in the place of members of a source, where options made that."""
+    if "/source/upload" not in places:
+        return hint
+    for member, option in _AS_OPTIONS:
+        hint = member.sub(option, hint)
+    return hint
+
+
+def place_of(pointer: str, places: Mapping[str, str]) -> str:
+    """The option that a pointer stands for, else the pointer; nothing for what the command made of its arguments."""
+    if pointer.startswith(("/path/", "/header/")):
+        return ""
+    if pointer.startswith("/query/"):
+        return f"--{pointer.removeprefix('/query/')}"
     return next((option for start, option in places.items() if f"{pointer}/".startswith(f"{start}/")), pointer)
 
 

@@ -6,8 +6,10 @@ by rules that stand in its help and in docs/guide/client.md. Knows no torch.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -17,9 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.cli import exits, requests
-from service.cli.datasets import TABLES, Decimal, Delimiter, dialect
+from service.cli.datasets import (
+    OPTIONS,
+    TABLES,
+    Decimal,
+    Delimiter,
+    MissingText,
+    dialect,
+    discard,
+    missing_texts,
+    uploading,
+)
 from service.cli.jobs import started
-from service.cli.output import Column, Format, say, show, show_one
+from service.cli.output import Column, Format, say, show, show_one, size
 from service.cli.session import Session, sentences, talks
 from service.schemas.versions import DEFAULT_ALIAS
 
@@ -38,19 +50,31 @@ ROWS_FOR_SPLIT: Final = 30
 """With fewer rows all of them train."""
 MOST_CLASSES: Final = 20
 """Whole numbers that span fewer values than this are taken for classes."""
-_IDS: Final = re.compile(r"(?:^|_)(?:id|index|row|no|nr)$", re.IGNORECASE)
+_IDS: Final = re.compile(r"(?i:(?:^|[_ .-])(?:id|index|row|no|nr)\.?|nummer)$|(?<=[a-z])I[dD]$")
 """Whole numbers under such a name number the rows: a net would learn them by heart."""
+_DATE: Final = re.compile(
+    r"(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2[0-9]{2,4})(?:[T ,].*)?"
+)
+_SPREADSHEETS: Final = (".xlsx", ".xls", ".ods", ".numbers")
 MOST_CATEGORIES: Final = 50
 """A column with more different texts is left out: that is no category."""
-_NEARLY: Final = re.compile(r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*)\)", re.DOTALL)
-"""Within the warning `nearly-numbers`: how many cells of how many, and the first of them."""
+FEW_ROWS: Final = 10
+"""From so many rows on, texts of which no row has the same as another are no categories."""
+_NEARLY: Final = re.compile(
+    r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*?)(?:; others: (.*))?\)\.$", re.DOTALL
+)
+"""Within the warning `nearly-numbers`: how many cells of how many, the first of them, and other texts."""
+_NAMED: Final = 10
+"""Inputs that are named when a training begins."""
+ENGINES: Final = ("eager", "onnxruntime", "aot_inductor")
 _TOLD_METRICS: Final = ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss", "loss")
 """The first that both versions have is told when an alias moves."""
 _OPTIONS: Final = {
-    "/source/target": "--target",
-    "/source/inputs": "--inputs",
+    **OPTIONS,
+    "/architecture": "--arch",
     "/output/model": "--model",
     "/output/alias_on_success": "--alias",
+    "/output/engine": "--engine",
     "/optimizer/lr": "--lr",
     "/batch_size": "--batch-size",
     "/budget/epochs": "--epochs",
@@ -90,6 +114,13 @@ def train(
         int | None, typer.Option(min=1, help="Rows of a step; by default after their number.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and split.")] = 0,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(ENGINES[:-1])} or {ENGINES[-1]}: what answers for the version. By default eager."
+        ),
+    ] = None,
+    missing_text: MissingText = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
@@ -97,36 +128,53 @@ def train(
 ) -> None:
     """Train a net.
 
+    For example: modelyard train houses.csv --target price --model houses --wait
+
     FILE is a table (CSV, TSV, JSON lines, Parquet) beside --target and --model, or a whole request (JSON, YAML, TOML).
 
     Of a table the request is made by rules. A target of texts, or of whole numbers that span fewer than 20 values, is a
     class; any other is a number. All other columns are inputs: numbers are standardized and missing ones filled with
-    the mean, texts become one-hot; left out are columns with more than 50 different texts, and whole numbers under a
-    name such as id, row_id or index. The net is the catalogue's
-    mlp with hidden layers of 64 and 64. Adam with the rate 0.003 runs until the loss on a held-out fifth of the rows,
-    taken from each class, has not improved for 30 epochs; for 500 epochs or 5 minutes at most. The best epoch becomes
-    the champion; with --if-better only if it beats the one before. --dry-run shows the request, to be kept and changed.
+    the mean, texts become one-hot; left out are columns with more than 50 different texts or another one in each row,
+    dates, and whole numbers under a name such as id, row_id or index. The net is the catalogue's mlp with hidden
+    layers of 64 and 64. Adam with the rate 0.003 runs until the loss on a held-out fifth of the rows, taken from each
+    class, has not improved for 30 epochs; for 500 epochs or 5 minutes at most. The best epoch becomes the champion;
+    with --if-better only if it beats the one before. --dry-run shows the request, to be kept and changed.
+
+    A few odd cells in a column of numbers end the command: --missing-text TEXT takes such a cell for a missing value.
     """
     path = file or data
     if path is None:
         say("Name a table, as in: modelyard train data.csv --target y --model name --wait; or a file with a request.")
         raise typer.Exit(exits.USAGE)
-    client = session.client
-    with ExitStack() as undo:  # nothing stays behind of a table that is refused, or whose request is
+    if engine is not None and engine not in ENGINES:
+        say(f"--engine is one of {', '.join(ENGINES)}.")
+        raise typer.Exit(exits.USAGE)
+    client, learns = session.client, None
+    with ExitStack() as undo:  # nothing stays behind of what is refused, or was only tried
         if path.suffix.lower() in requests.SUFFIXES:
             if if_better:
                 say('--if-better is for tables. A request says it itself: {"champion": "val_r2 > champion.val_r2"}.')
                 raise typer.Exit(exits.USAGE)
-            request = requests.complete(
-                requests.read(path), folder=path.parent, upload=lambda one: client.uploads.add(one).id
-            )
+            of_tables = {
+                **{"--target": target, "--inputs": inputs, "--exclude": exclude, "--batch-size": batch_size},
+                **{"--missing-text": missing_text, "--delimiter": delimiter, "--decimal": decimal},
+                **{"--task": task != "auto", "--arch": arch != "auto", "--alias": alias != DEFAULT_ALIAS},
+                **{"--epochs": epochs != EPOCHS, "--minutes": minutes != MINUTES},
+                **{"--lr": lr != LEARNING_RATE, "--seed": seed != 0},
+            }
+            given = [option for option, value in of_tables.items() if value]
+            if given:
+                say(f"{', '.join(given)}: for tables only. A request says this itself; change it in {path.name}.")
+                raise typer.Exit(exits.USAGE)
+            request = requests.complete(requests.read(path), folder=path.parent, upload=uploading(client, undo))
             request.setdefault("kind", "train")
             if model is not None:
                 request["output"] = {**request.get("output", {}), "model": model}
         else:
             if path.suffix.lower() not in TABLES:
                 known = f"a table ({', '.join(TABLES)}) nor a request ({', '.join(requests.SUFFIXES)})"
-                say(f"{path.name} is neither {known}.")
+                way = ' Save it as "CSV UTF-8" there.' if path.suffix.lower() in _SPREADSHEETS else ""
+                say(f"{path.name} is neither {known}.{way}")
                 raise typer.Exit(exits.USAGE)
             absent = [f"--{name}" for name, value in (("target", target), ("model", model)) if value is None]
             if absent:
@@ -138,13 +186,14 @@ def train(
             if if_better and not alias:
                 say("--if-better needs an alias that it may move; leave out --alias ''.")
                 raise typer.Exit(exits.USAGE)
-            session.places = {"/source/upload": path.name, **_OPTIONS}
+            session.places = {"/source/upload": path.name, "/dataset": path.name, **_OPTIONS, "": ""}
             kind = TABLES[path.suffix.lower()]
-            source: dict[str, Any] = {"type": kind, "target": target, **dialect(kind, path, delimiter, decimal)}
-            source["upload"] = client.uploads.add(path).id
-            undo.callback(_discard, client, source["upload"])
+            source: dict[str, Any] = {"type": kind, "target": target, **missing_texts(kind, missing_text)}
+            source |= dialect(kind, path, delimiter, decimal)
+            source["upload"] = uploading(client, undo)(path)
             dataset = _dataset(session, path, source, inputs, exclude, task=task)
             request = _request(client, dataset, task=task)
+            learns = _learns(dataset, request)
             request["architecture"] = _architecture(arch, dataset, request)
             request["optimizer"]["lr"] = lr
             request["budget"] = {"epochs": epochs, "max_seconds": 60 * minutes}
@@ -153,22 +202,33 @@ def train(
                 request["batch_size"] = batch_size
             moves = {alias: _better(request, alias)} if if_better else alias
             request["output"] = {"model": model, **({"alias_on_success": moves} if alias else {})}
+        if engine is not None:
+            request["output"] = {**request.get("output", {}), "engine": {"type": engine}}
         if dry_run:
             examination = client.jobs.examine(request)
             fitted = _fitted(request, examination.warnings)
             if fitted != request:
                 request, examination = fitted, client.jobs.examine(fitted)
-            undo.pop_all()
+            if learns is not None:  # of a table: what was made of it goes, so the request names the file
+                named = {name: value for name, value in source.items() if name not in ("type", "upload")}
+                request = {**request, "dataset": {"type": source["type"], "file": str(path), **named}}
+                say(learns)
             _show_examination(session, request, examination)
             return
-        before = _before(client, request) if wait else None
+        before = _before(client, request)
         job = _submit(client, request)
         undo.pop_all()
+    if learns is not None:
+        say(learns)
     session.detached = f"Detached: the job goes on. Watch it with: modelyard jobs watch {job.id}"
     started(session, job, wait=wait)
-    made = client.jobs.get(job.id).output if wait else None
-    if made is not None and made.get("version") is not None:
+    if not wait and session.format is Format.TABLE:
+        _tell_intention(request, before)
+    ended = client.jobs.get(job.id) if wait else None
+    made = ended.output if ended is not None else None
+    if ended is not None and made is not None and made.get("version") is not None:
         _tell_move(client, made, before)
+        _tell_failure(ended.metrics.get("last") or {})
         if session.format is Format.TABLE:
             reference = made["model"] if made.get("alias") == DEFAULT_ALIAS else f"{made['model']}/{made['version']}"
             say(f"Ask it with: modelyard predict {reference} FILE.csv")
@@ -183,9 +243,9 @@ def validate(
     document = requests.read(file)
     client = session.client
     if "kind" in document:
-        request = requests.complete(document, folder=file.parent, upload=lambda one: client.uploads.add(one).id)
-        examination = client.jobs.examine(request)
-        _show_examination(session, None, examination)
+        with ExitStack() as undo:
+            request = requests.complete(document, folder=file.parent, upload=uploading(client, undo))
+            _show_examination(session, None, client.jobs.examine(request))
         return
     found = client.architectures.validate(document)
     summary = found.summary
@@ -227,6 +287,43 @@ def _before(client: Client, request: dict[str, Any]) -> Version | None:
     return None
 
 
+def _learns(dataset: Dataset, request: dict[str, Any]) -> str:
+    """What is learnt from what: the rules may have taken a column for what it is not."""
+    target = next(column for column in dataset.columns if column.role == "target")
+    what = "as a number"
+    if request["objective"]["type"] == "cross_entropy":
+        few = "as a class, since its whole numbers are near each other (else: --task numbers)"
+        what = f"as one of {len(target.classes)} classes" if target.classes else few
+    names = [column.name for column in _inputs(dataset)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"Learns {target.name} {what}, from {', '.join(names[:_NAMED])}{more}."
+
+
+def _tell_failure(metrics: Mapping[str, float | None]) -> None:
+    """Say it where a net that answers with numbers has learnt nothing."""
+    name = "val_r2" if "val_r2" in metrics else "r2"
+    found = metrics.get(name)
+    if found is not None and found <= 0:
+        say(f"{name} is not above 0: the mean of all rows would be as good an answer. Look at the inputs, and at --lr.")
+
+
+def _tell_intention(request: dict[str, Any], before: Version | None) -> None:
+    """Say what a job that nobody waits for will do with the alias, and how its version is asked then."""
+    output = request.get("output")
+    if not isinstance(output, dict):
+        return
+    model, asked = output.get("model"), output.get("alias_on_success")
+    if asked is None:
+        say("No alias will point at its version. modelyard jobs show last tells the number.")
+        return
+    alias, condition = next(iter(asked.items())) if isinstance(asked, dict) else (asked, None)
+    moves = "will point at its version" if before is None else f"moves from version {before.version} to its own"
+    even = " if " + condition if condition else "" if before is None else ", even if that is worse (see --if-better)"
+    say(f"When it has succeeded, {alias} {moves}{even}.")
+    reference = model if alias == DEFAULT_ALIAS else f"{model}@{alias}"
+    say(f"Then ask it with: modelyard predict {reference} FILE.csv")
+
+
 def _tell_move(client: Client, made: dict[str, Any], before: Version | None) -> None:
     """Say from which version the alias moved, and what that means for those who ask it; or why it stayed."""
     verdict = made.get("promotion")
@@ -261,7 +358,7 @@ def _dataset(
     except DatasetRefused as refused:
         if not any('"missing": "keep"' in (entry.hint or "") for entry in refused.errors):
             raise
-        _discard(client, source["upload"], datasets_only=True)
+        discard(client, source["upload"], datasets_only=True)
         source["missing"] = "keep"
         found = _added(client, source, name)
     while found.state == "processing":
@@ -281,17 +378,25 @@ def _dataset(
     left_out = list(unwanted)
     if inputs is None:
         rest = [one for one in _inputs(found) if one.name not in unwanted]
-        texts = [one.name for one in rest if len(one.classes or ()) > MOST_CATEGORIES]
+        dates = [one.name for one in rest if one.classes and all(map(_DATE.fullmatch, one.classes))]
+        texts = [one.name for one in rest if one.name not in dates and _is_no_category(one, found.rows or 0)]
         numbers = [one.name for one in rest if one.dtype == "int" and _IDS.search(one.name)]
-        for names, reason in ((texts, "they are no categories"), (numbers, "they number the rows")):
+        reasons = ((texts, "they are no categories"), (dates, "they are dates"), (numbers, "they number the rows"))
+        for names, reason in reasons:
             if names:
                 say(f"Left out, since {reason}: {', '.join(names)}. Name them in --inputs to take them.")
-        left_out += [*texts, *numbers]
+        left_out += [*texts, *dates, *numbers]
     if not left_out:
         return found
     source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
     client.datasets.delete(found.id)
     return client.datasets.add(source, name=name, wait_s=600)
+
+
+def _is_no_category(column: ColumnView, rows: int) -> bool:
+    """Whether a column has too many different texts, or another one in each of its rows."""
+    different = len(column.classes or ())
+    return different > MOST_CATEGORIES or different == rows >= FEW_ROWS
 
 
 def _added(client: Client, source: dict[str, Any], name: str) -> Dataset:
@@ -316,15 +421,19 @@ def _stop_at_nearly_numbers(dataset: Dataset, taken: Iterable[str]) -> None:
         for warning in dataset.warnings if column.name not in taken else ():
             found = _NEARLY.search(warning.detail) if _is_about(warning, column.name) else None
             odd, cells = (int(found[1]), int(found[2])) if found is not None else (0, 0)
-            if found is None or odd == cells:
+            if found is None or (odd == cells and not (warning.hint or "").startswith("Write plain numbers")):
                 continue
             stops = True
             way = f"pass --exclude {column.name}, or name it in --inputs to take its values as texts."
             if column.role == "target":
                 way = "pass --task classes, if its values are classes."
             hint = f"{warning.hint} " if warning.hint and not warning.hint.startswith("Mend it in the file") else ""
+            if not hint and column.role == "input":
+                hint = f"If that means no value, pass --missing-text {_quoted(found[4])}. "
             numbers = f"{cells - odd} of {cells} values are numbers; line {found[3]} has {found[4]}"
-            say(f"column {column.name!r}: {numbers}. {hint}Mend the file; or {way}")
+            others = f", others have {found[5]}" if found[5] else ""
+            mend = "Else mend" if hint.startswith("If") else "Mend"
+            say(f"column {column.name!r}: {numbers}{others}. {hint}{mend} the file; or {way}")
     if stops:
         raise typer.Exit(exits.INVALID)
 
@@ -336,16 +445,10 @@ def _is_about(warning: EntryView, column: str) -> bool:
     return warning.code == "nearly-numbers" and warning.detail.startswith(f"Column {shorten(column)} is taken as texts")
 
 
-def _discard(client: Client, upload: str, *, datasets_only: bool = False) -> None:
-    """Remove an upload of this command, and what was made of it: a refused dataset too is kept until it is deleted."""
-    from service.errors import ServiceError
-
-    with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
-        for made in client.datasets.list(limit=200).data:
-            if made.source.get("upload") == upload:
-                client.datasets.delete(made.id)
-        if not datasets_only:
-            client.uploads.delete(upload)
+def _quoted(shown: str) -> str:
+    """A text that a message shows in quotes, as a shell takes it."""
+    text = str(ast.literal_eval(shown)).strip()
+    return f"'{text}'" if shlex.quote(text) == text else shlex.quote(text)
 
 
 def _inputs(dataset: Dataset) -> list[ColumnView]:
@@ -451,13 +554,16 @@ def _show_examination(session: Session, request: dict[str, Any] | None, found: E
     """Print what a dry run says; a request that the command made goes to stdout, so that it can be kept in a file."""
     plan = {name: value for name, value in found.plan.items() if isinstance(value, (int, float, str))}
     told = {"valid": found.valid, **plan, "memory": found.memory_bytes, "seconds": found.estimate_s}
+    if session.format is Format.TABLE:
+        told["memory"] = size(found.memory_bytes)
+        told["seconds"] = None if found.estimate_s is None else round(found.estimate_s, 1)
     if session.format is Format.TABLE and request is not None:
         typer.echo(json.dumps(request, indent=2, ensure_ascii=False))
         for name, value in told.items():
-            say(f"{name}: {value}")
+            say(f"{name}: {value if value is not None else 'unknown'}")
     else:
         show_one(session.format, found, told)
-    _tell(found.warnings)
+    _tell(found.warnings, session.places)
     if not found.valid:
         raise typer.Exit(exits.INVALID)
 

@@ -20,6 +20,8 @@ E = TypeVar("E", bound=ServiceError)
 
 MEDIA_TYPE: Final = "application/problem+json"
 _ENTRY: Final = ("pointer", "code", "detail", "layer", "hint", "expected", "got")
+_NO_REMEDY: Final = "Mend it at this place."
+"""The hint of a server that has none."""
 _TOLD: Final = 5
 """So many mistakes are in the text of an exception; all are in its `errors`."""
 
@@ -163,7 +165,7 @@ def _other(code: str, detail: str | None, entries: list[Entry]) -> RequestRefuse
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:
-    told = {name: str(found[name]) for name in _ENTRY if found.get(name) is not None}
+    told = {name: str(found[name]) for name in _ENTRY if found.get(name) not in (None, _NO_REMEDY)}
     return Entry(**{"pointer": "", "code": "", "detail": "", **told})
 
 

@@ -27,7 +27,9 @@ def rows_of(inputs: Any) -> Any:
         inputs = inputs.detach().cpu()
     if hasattr(inputs, "__array__"):
         return _array(inputs)
-    return inputs if isinstance(inputs, list) else list(inputs)
+    if inputs is None or isinstance(inputs, (list, str, int, float)):
+        return inputs  # what is no list of rows, the server says
+    return list(inputs)
 
 
 def _is_table(value: Any) -> bool:

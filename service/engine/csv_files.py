@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from service.engine.mapped import Array, Shelf
 from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
-from service.schemas.datasets import Csv
+from service.schemas.datasets import MISSING_NUMBERS, Csv, utf8_hint
 
 
 def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | None = None) -> Raw:
@@ -54,6 +54,10 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
     keep = source.missing == "keep" and column.role != "target"
     if column.late:
         return found
+    given = cells
+    if source.missing_texts:
+        missing = {text.lower() for text in source.missing_texts}
+        cells = ["" if cell.strip().lower() in missing else cell for cell in cells]
     if not column.is_text:
         numbers = _parse(cells, decimal)
         if numbers is None and keep:
@@ -63,7 +67,7 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
             return found
         kinds = [_cell_kind(cell, decimal) for cell in cells]
         if "text" not in kinds:
-            for line, cell, kind in zip(lines, cells, kinds, strict=True):
+            for line, cell, kind in zip(lines, given, kinds, strict=True):
                 where = f"line {line}, column {shorten(column.name)}"
                 if kind == "missing" and not keep:
                     detail = f"{where}: A value is missing ({shorten(cell)})."
@@ -80,42 +84,66 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
     try:
         column.add_texts(texts, [f"line {line}" for line in lines], found, at=f"{at}/upload")
     except DatasetRefused as refused:  # too many categories, which may be numbers of another mark
-        if _has_decimal_commas(column.lookup, source):
-            refuse([replace(entry, hint=_comma_hint(source, next(iter(column.lookup)))) for entry in refused.errors])
+        commas = _has_decimal_commas(column.lookup, source)
+        if commas or _are_loose(column.lookup):
+            hint = _comma_hint(source, next(iter(column.lookup))) if commas else _PLAIN
+            refuse([replace(entry, hint=hint) for entry in refused.errors])
         raise
-    return found
+    if column.role == "target":
+        return found
+    return [replace(entry, hint=_KEEP_TEXTS) if entry.code == "missing-value" else entry for entry in found]
 
 
 def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> Entry | None:
-    """A warning about a column that a few cells, or a decimal comma in all of them, make one of texts, not numbers."""
+    """A warning about a column that a few cells, or how numbers are written in all, make one of texts, not numbers."""
     if not column.is_text or column.free or column.role == "kept" or (column.role == "target" and source.classes):
         return None
     odd = {text: code for text, code in column.lookup.items() if _cell_kind(text, source.decimal) == "text"}
     commas = _has_decimal_commas(column.lookup, source)
-    if 3 * len(odd) > len(column.lookup) and not commas:
+    as_numbers = commas or _are_loose(odd)
+    if 3 * len(odd) > len(column.lookup) and not as_numbers:
         return None
     codes = column.values.whole()
     cells = int((codes >= 0).sum())
     count = int(np.isin(codes, list(odd.values())).sum())
-    if 3 * count > cells and not commas:
+    if 3 * count > cells and not as_numbers:
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = islice(_records(file, source.delimiter, at), 1, None)
         line, cell = next((line, row[column.index]) for line, row in records if row[column.index].strip() in odd)
     are = "is" if count == 1 else "are"
-    where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r})"
+    others = [repr(text[:64]) for text in odd if text != cell.strip() and not commas]
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    also = f"; others: {', '.join(others[:_SHOWN])}{more}" if others else ""
+    where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r}{also})"
     detail = f"Column {shorten(column.name)} is taken as texts: {where}."
     hint = "Mend it in the file, or leave the column out."
+    if column.role == "input":
+        hint += ' Where such a cell means no value, name it: "missing": "keep", "missing_texts": [...] in the source.'
     if commas:
         hint = _comma_hint(source, cell)
+    elif _GROUPED.fullmatch(cell.strip()):
+        hint = _PLAIN
     elif source.decimal == "." and _DECIMAL_COMMA.fullmatch(cell.strip()):
         hint = f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
     elif source.decimal == "," and re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", cell.strip()):
         hint = f"By the source, numbers have a decimal comma: {cell.strip().replace('.', ',')}."
+    elif as_numbers:
+        hint = _PLAIN
     return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint)
 
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+_GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([.,'\u2019\s])[0-9]{3}(?:\1[0-9]{3})*(?:[.,][0-9]+)?")
+"""A number with marks between its thousands, or one that may have them: 1.234 is either."""
+_LOOSE: Final = re.compile(rf"[€$£]?\s*(?:{_GROUPED.pattern}|[+-]?[0-9]+(?:[.,][0-9]+)?)\s*(?:[€$£%]|EUR|USD|GBP|CHF)?")
+"""A number as people write it, with a unit too."""
+_PLAIN: Final = "Write plain numbers: no marks between thousands, no units."
+
+
+def _are_loose(texts: Collection[str]) -> bool:
+    """Whether most of these texts are numbers to a reader's eye."""
+    return len(texts) > 0 and 3 * sum(_LOOSE.fullmatch(text) is not None for text in texts) >= 2 * len(texts)
 
 
 def _has_decimal_commas(texts: Iterable[str], source: Csv) -> bool:
@@ -126,6 +154,8 @@ def _has_decimal_commas(texts: Iterable[str], source: Csv) -> bool:
 
 
 def _comma_hint(source: Csv, cell: str) -> str:
+    if _GROUPED.fullmatch(cell.strip()):
+        return _PLAIN
     if source.delimiter == ",":
         return f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
     return 'Are these numbers with a decimal comma? Write "decimal": "," in the source.'
@@ -133,7 +163,11 @@ def _comma_hint(source: Csv, cell: str) -> str:
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
 
+_SHOWN: Final = 3
+"""Cells that are no numbers, beside the first one, in the warning about their column."""
+
 _KEEP: Final = 'Write "missing": "keep" in the source, and fill it with the step {"type": "impute"}.'
+_KEEP_TEXTS: Final = 'Write "missing": "keep" in the source.'
 
 
 def _header(path: Path, source: Csv, at: str) -> list[str]:
@@ -163,7 +197,7 @@ def _header(path: Path, source: Csv, at: str) -> list[str]:
 def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableColumn], at: str) -> int:
     """Feed the file to `columns` in blocks; the number of rows."""
     rows = 0
-    all_numbers = not any(column.is_text for column in columns)
+    all_numbers = not source.missing_texts and not any(column.is_text for column in columns)
     block_rows = max(1, 400_000 // width)
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(file, source.delimiter, at)
@@ -236,8 +270,11 @@ def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[
             code, what = "bad-quoting", f"{what}."
         refuse([Entry(f"{at}/upload", code, f"line {begins}: {what}")], because=error)
     except UnicodeDecodeError as error:
-        detail = f"line {begins} or soon after: the file is not UTF-8 (byte 0x{error.object[error.start]:02x})."
-        refuse([Entry(f"{at}/upload", "bad-encoding", detail, hint="Save the file as UTF-8.")], because=error)
+        byte = error.object[error.start : error.start + 1]
+        letter = byte.decode("cp1252", "replace")
+        what = f"byte 0x{byte.hex()}" + (f", in Windows {letter!r}" if letter.isalpha() else "")
+        detail = f"line {begins} or soon after: the file is not UTF-8 ({what})."
+        refuse([Entry(f"{at}/upload", "bad-encoding", detail, hint=utf8_hint(error.object))], because=error)
 
 
 def _lines(file: TextIO, at: str) -> Iterator[str]:
@@ -268,11 +305,8 @@ def _parse(cells: Sequence[str], decimal: str, *, missing: bool = False) -> Arra
     return numbers if bool((fit | np.isnan(numbers) if missing else fit).all()) else None
 
 
-_MISSING: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."})
-
-
 def _is_missing(cell: str) -> bool:
-    return cell.strip().lower() in _MISSING
+    return cell.strip().lower() in MISSING_NUMBERS
 
 
 def _cell_kind(cell: str, decimal: str) -> Literal["number", "missing", "infinite", "text"]:

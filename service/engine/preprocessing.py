@@ -10,7 +10,7 @@ import warnings as python_warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from service.schemas.preprocessing import (
     FittedImpute,
     FittedLog,
     FittedMinMax,
+    FittedNumbers,
     FittedOneHot,
     FittedStandardize,
     FittedStep,
@@ -222,6 +223,7 @@ class Prepared:
         self._widths = [self._width(column) for column in row.columns] if isinstance(row, TableRow) else []
         self._low = None if training_range is None else np.array(training_range.low)
         self._high = None if training_range is None else np.array(training_range.high)
+        self._fills = _fills(row, steps) if isinstance(row, TableRow) else {}
 
     def _width(self, column: RowColumn) -> int:
         match column:
@@ -391,12 +393,13 @@ class Prepared:
         if self._low is None or self._high is None:
             return True
         flat = numbers.reshape(len(numbers), -1)
-        return not bool(((flat < self._low) | (flat > self._high)).any())
+        return bool(((flat >= self._low) & (flat <= self._high)).all())  # where a number is missing it is neither
 
     def unfamiliar(
         self, numbers: Array, codes: Array | None = None, *, rows: Sequence[object] = (), at: str = "/inputs"
     ) -> list[Entry]:
-        """A warning for each value unlike those of training, row by row; at most 20, the last counts the rest.
+        """A warning for each column with missing values, and for each value unlike those of training, row by row; at
+        most 20, the last counts the rest.
 
         Args:
             numbers: [N, …], as `inputs` takes them.
@@ -418,6 +421,16 @@ class Prepared:
             outside = np.argwhere((flat < self._low) | (flat > self._high))
         if codes is not None and of_texts:
             unseen = np.argwhere(codes[:, code_of] < 0)
+        gaps: dict[int, list[int]] = {}  # by the column's place: the rows in which it has no value
+        if self._fills and bool((empty := np.isnan(flat)).any()):
+            gaps = {of_numbers[number]: np.flatnonzero(empty[:, number]).tolist() for number in self._fills}
+            gaps = {place: absent for place, absent in gaps.items() if absent}
+        if len(unseen) and rows and any(column.optional for _, column in of_texts):
+            absent_texts = np.array([_sent(rows[index], *of_texts[number]) is None for index, number in unseen], bool)
+            for index, number in unseen[absent_texts].tolist():
+                gaps.setdefault(of_texts[number][0], []).append(index)
+            unseen = unseen[~absent_texts]
+        missing = [self._missing(at, rows, place, absent) for place, absent in sorted(gaps.items())]
         found: list[tuple[int, int, Entry]] = []
         for index, number in outside[:MAX_ENTRIES].tolist():
             place = of_numbers[number] if columns else number
@@ -431,8 +444,7 @@ class Prepared:
             found.append((index, place, entry))
         for index, number in unseen[:MAX_ENTRIES].tolist():
             place, column = of_texts[number]
-            sent = rows[index] if rows else None
-            text = sent[column.name] if isinstance(sent, dict) else sent[place] if isinstance(sent, list) else None
+            text = _sent(rows[index], place, column) if rows else None
             entry = Entry(
                 self._pointer(at, rows, index, place, ()),
                 "unknown-category",
@@ -446,12 +458,27 @@ class Prepared:
             )
             found.append((index, place, entry))
         found.sort(key=lambda item: item[:2])
-        count = len(outside) + len(unseen)
-        told = [entry for _, _, entry in found[: MAX_ENTRIES - 1 if count > MAX_ENTRIES else MAX_ENTRIES]]
-        if count > len(told):
-            detail = f"{count - len(told)} more values lie outside what the model was trained on."
-            told.append(Entry(at, "outside-training-range" if len(outside) else "unknown-category", detail))
+        count = len(missing) + len(outside) + len(unseen)
+        told = [*missing, *(entry for _, _, entry in found)]
+        if count > MAX_ENTRIES:
+            told = told[: MAX_ENTRIES - 1]
+            strange = len(outside) + len(unseen) > 0
+            what = "values lie outside what the model was trained on" if strange else "columns have missing values"
+            code = "outside-training-range" if len(outside) else "unknown-category" if len(unseen) else "missing-value"
+            told.append(Entry(at, code, f"{count - len(told)} more {what}."))
         return told
+
+    def _missing(self, at: str, rows: Sequence[object], place: int, absent: Sequence[int]) -> Entry:
+        """The warning that a column has no value in some rows, and what was taken for it."""
+        assert isinstance(self.row, TableRow)
+        column = self.row.columns[place]
+        taken = "it counts as none of the known texts"
+        if isinstance(column, NumberColumn):
+            value = self._fills[self.row.numbers.index(column.name)]
+            taken = "it was filled in" if value is None else f"{value:.6g} was taken for it"
+        where = "" if len(absent) == 1 else f" in {len(absent)} rows, of which this is the first"
+        detail = f"Column {shorten(column.name)} has no value{where}; {taken}."
+        return Entry(self._pointer(at, rows, absent[0], place, ()), "missing-value", detail)
 
     def pointer_to(self, numbers: Array, rows: Sequence[object], place: Sequence[int], *, at: str) -> str:
         """The pointer to the raw value that stands at a place [row, …] of what the net takes.
@@ -526,6 +553,24 @@ class Prepared:
     def _called(self, column: int) -> str:
         row = self.row
         return f"Column {row.numbers[column]!r}" if isinstance(row, TableRow) else "This number"
+
+
+def _fills(row: TableRow, steps: Sequence[FittedStep]) -> dict[int, float | None]:
+    """By the place of a number that may be missing, what is taken for it; None where that is in another unit."""
+    found: dict[int, float | None] = {}
+    changed: set[str] = set()
+    for step in steps:
+        if isinstance(step, FittedImpute):
+            for name, value in zip(step.columns, step.value, strict=True):
+                found.setdefault(row.numbers.index(name), None if name in changed else value)
+        elif isinstance(step, FittedNumbers):
+            changed.update(row.numbers if step.columns is None else step.columns)
+    return found
+
+
+def _sent(row: object, place: int, column: RowColumn) -> Any:
+    """The value of a column in a row as it was sent."""
+    return row[column.name] if isinstance(row, dict) else row[place] if isinstance(row, list) else None
 
 
 class Preprocessor:
@@ -680,16 +725,25 @@ def cast(values: Array, dtype: torch.dtype, *, first_row: int = 0, at: str = "/i
         NotFinite: a number overflows a floating `dtype`.
     """
     source = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-    result = source.to(dtype)
+    result = source if source.dtype == dtype else source.to(dtype)
     if not dtype.is_floating_point:
         wrong = result.to(source.dtype) != source
         if bool(wrong.any()):
             what = f"The net takes {str(dtype).removeprefix('torch.')}; this number would change."
             raise DtypeMismatch(errors=_at_places(wrong, source, "dtype-mismatch", what, first_row, at))
-    elif source.dtype.is_floating_point and not bool(torch.isfinite(result).all()):
+    elif source.dtype.is_floating_point and not _finite(result):
         what = f"This number is not finite as {str(dtype).removeprefix('torch.')}."
         raise NotFinite(errors=_at_places(~torch.isfinite(result), source, "not-finite", what, first_row, at))
     return result
+
+
+def _finite(numbers: Tensor) -> bool:
+    """Whether all of them are: by the sum of their squares at a glance, one by one where that says no."""
+    if numbers.dtype in (torch.float32, torch.float64):
+        flat = numbers.reshape(-1)
+        if math.isfinite(torch.dot(flat, flat).item()):
+            return True
+    return bool(torch.isfinite(numbers).all())
 
 
 def _at_places(wrong: Tensor, source: Tensor, code: str, detail: str, first_row: int, at: str) -> list[Entry]:

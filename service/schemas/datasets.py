@@ -5,7 +5,7 @@ Knows no file and no array: reading and generating is `engine/data`, keeping is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -102,6 +102,7 @@ class Inline(Document):
 
 Names = Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100_000)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=100_000)]
+MissingText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 InputName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
@@ -145,15 +146,29 @@ class _Table(Document):
         return self
 
 
+MISSING_NUMBERS: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."})
+"""Cells of a CSV file that are missing values among numbers, in any case."""
+
+
 class Csv(_Table):
     """An uploaded CSV file with a header line; a cell is a number, a text, or empty.
 
-    `decimal` "," reads 12,5 as a number, and 12.5 as a text; it needs another delimiter than a comma.
+    `decimal` "," reads 12,5 as a number, and 12.5 as a text; it needs another delimiter than a comma. `missing_texts`
+    are cells that are missing values too, in every column and in any case, such as "unknown" or "-9999"; they need
+    `missing` "keep".
     """
 
     type: Literal["csv"]
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal: Annotated[Literal[".", ","], Field(exclude_if=lambda mark: mark == ".")] = "."  # older digests have none
+    missing_texts: Annotated[tuple[MissingText, ...], Field(max_length=32, exclude_if=lambda texts: not texts)] = ()
+
+    @model_validator(mode="after")
+    def _missing_is_kept(self) -> Csv:
+        if self.missing_texts and self.missing != "keep":
+            detail = "These cells would be missing values, which the source refuses."
+            raise disagreement(Entry("/missing_texts", "invalid", detail, hint='Write "missing": "keep" too.'))
+        return self
 
     @model_validator(mode="after")
     def _two_marks(self) -> Csv:
@@ -274,6 +289,12 @@ Source = Annotated[
 ]
 
 SOURCE_KINDS: tuple[type[Document], ...] = get_args(get_args(Source)[0])
+
+
+def utf8_hint(data: bytes) -> str:
+    """What makes UTF-8 of a file, some of whose bytes these are."""
+    found = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+    return f'In Excel, save it as "CSV UTF-8"; or convert it: iconv -f {found} -t UTF-8 old.csv > new.csv'
 
 
 def uploads_of(source: Document) -> dict[str, str]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
 import pytest
@@ -25,11 +26,11 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner, Result
 
 from service import __version__, keys
-from service.cli import app
+from service.cli import app, training
 from service.cli.session import exit_code
 from service.client import Client
 from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
-from service.schemas import examples
+from service.schemas import engines, examples
 from tests.live import Server, run_job, wait_for
 
 
@@ -231,6 +232,13 @@ def ready_datasets(run: Command) -> set[str]:
     return {one["id"] for one in found if one["state"] == "ready"}
 
 
+def there(run: Command) -> tuple[list[str], list[str]]:
+    """All datasets, the refused ones too, and all uploads."""
+    datasets = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
+    with Client(run.url) as client:
+        return [one["id"] for one in datasets], [one.id for one in client.uploads.list(limit=200).data]
+
+
 class TestFromDataToPredictions:
     def test_a_table_becomes_a_classifier_by_documented_rules(self, run: Command, flower_job: dict[str, Any]) -> None:
         spec = flower_job["spec"]
@@ -268,6 +276,13 @@ class TestFromDataToPredictions:
         text = "\n".join([",".join([*HEADS, "garden"]), *[row] * 2500])
         answer = run.json("predict", "flowers", "-", stdin=text, operation="POST /predict")
 
+        gaps = "\n".join([",".join([*HEADS, "garden"]), row, *["5.1,,1.4,0.2,north"] * 1500])
+        told = run("predict", "flowers", "-", "-o", "csv", stdin=gaps).stderr.splitlines()
+
+        assert told[0].startswith(
+            "Line 3: Column 'sepal_width' has no value in 1500 rows, of which this is the first; "
+        )
+        assert told[1:] == ["Line 2 ('west'): " + told[1].partition(": ")[2]]
         assert len(answer["labels"]) == len(answer["outputs"]) == 2500
         assert any(warning["pointer"].startswith("/inputs/1000/") for warning in answer["warnings"])
 
@@ -279,6 +294,7 @@ class TestFromDataToPredictions:
         done = run("train", path, *("--target", "y", "--model", "numbered", "--epochs", 5, "--alias", "", "--wait"))
 
         assert "Left out, since they number the rows: customer_id." in done.output
+        assert "Learns y as a number, from x." in done.output
         assert "Ask it with: modelyard predict numbered/1 FILE.csv" in done.output
 
     def test_columns_are_left_out_at_a_wish(self, run: Command, flowers: Path) -> None:
@@ -314,15 +330,33 @@ class TestFromDataToPredictions:
         shown = json.loads(run("models", "show", "rents/1", "-o", "json").stdout)
         asked = run("predict", "rents/1", path, "-o", "csv").stdout
         as_texts = run("datasets", "add", path, "--target", "rent", "--decimal", "point").stderr
+        whole = run("predict", "rents/1", "-", "-o", "csv", stdin="area;town\n1;Ulm\n").stdout.splitlines()
+        pointed = run("predict", "rents/1", "-", "-o", "csv", stdin="area;town\n1.5;Ulm\n").stdout.splitlines()
 
+        assert re.fullmatch(r"1;Ulm;[0-9]+,[0-9]+", whole[1])  # as the training's file had it, where none is shown
+        assert re.fullmatch(r"1.5;Ulm;[0-9]+\.[0-9]+", pointed[1])
         assert "rents.csv has numbers with a decimal comma, such as 0,00." in done.stderr
         assert (shown["signature"]["columns"], shown["classes"]) == (["area", "town"], None)
         assert shown["metrics"]["val_r2"] > 0.5
-        assert [line["area"] for line in csv.DictReader(io.StringIO(asked))][1] == "0,02"
+        written = list(csv.DictReader(io.StringIO(asked), delimiter=";"))
+        assert [*written[1]] == ["area", "town", "rent", "prediction"]
+        assert written[1]["area"] == "0,02"
+        assert abs(float(written[-1]["prediction"].replace(",", ".")) - 6.94) < 3
         assert "Are these numbers with a decimal comma?" in as_texts
         assert (
             "--decimal is one of point, comma."
             in run("train", path, *common, *("--model", "rents", "--decimal", "x"), code=2).stderr
+        )
+
+    def test_numbers_with_marks_between_thousands_are_no_classes(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "prices.csv"
+        path.write_text("size;price\n" + "".join(f"{n};{n // 3 + 1}.{n:03d},50 €\n" for n in range(60)))
+        common = ("train", path, "--target", "price", "--model", "prices", "--epochs", 1, "--alias", "")
+
+        assert run(*common, code=7).stderr == (
+            "column 'price': 0 of 60 values are numbers; line 2 has '1.000,50 €', others have '1.001,50 €', "
+            "'1.002,50 €', '2.003,50 €' and 56 more. Write plain numbers: no marks between thousands, no units. Mend "
+            "the file; or pass --task classes, if its values are classes.\n"
         )
 
     def test_a_table_that_is_refused_leaves_nothing_behind(self, run: Command, flowers: Path, tmp_path: Path) -> None:
@@ -331,19 +365,16 @@ class TestFromDataToPredictions:
         path.write_text("\n".join([*lines[:9], lines[9].replace("setosa", ""), *lines[10:]]) + "\n")
         common = ("--target", "species", "--model", "gap")
 
-        def there() -> tuple[list[str], list[str]]:
-            datasets = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
-            with Client(run.url) as client:
-                return [one["id"] for one in datasets], [one.id for one in client.uploads.list(limit=200).data]
-
-        before = there()
+        before = there(run)
         refused = run("train", path, *common, code=7)
         run("train", flowers, *common, "--task", "numbers", code=7)
 
         assert "line 10, column 'species': A value is missing" in refused.stderr
-        assert there() == before
+        assert there(run) == before
         job = run.json("train", flowers, *common, "--epochs", 1, operation="POST /v1/jobs", status="202")
-        assert set(there()[0]) - set(before[0]) == {job["dataset"]["id"]}  # none of the first try without missing cells
+        assert set(there(run)[0]) - set(before[0]) == {
+            job["dataset"]["id"]
+        }  # none of the first try without missing cells
 
     def test_an_alias_that_moves_is_told_with_what_that_changes(self, run: Command, homes: Path) -> None:
         common = ("train", homes, "--target", "price", "--model", "homes", "--wait")
@@ -372,14 +403,126 @@ class TestFromDataToPredictions:
         told = f"79 of 80 values are numbers; line 10 has 'ca. {lines[9].split(',')[0]}'."
 
         assert run(*common, code=7).stderr == (
-            f"column 'area_m2': {told} Mend the file; or pass --exclude area_m2, or name it in --inputs to take its "
-            "values as texts.\n"
+            f"column 'area_m2': {told} If that means no value, pass --missing-text 'ca. {lines[9].split(',')[0]}'. "
+            "Else mend the file; or pass --exclude area_m2, or name it in --inputs to take its values as texts.\n"
         )
         run("models", "show", "ca", code=4)
         assert "ca. " not in run(*common, "--exclude", "area_m2").stderr
         assert "is taken as texts" in run(*common, "--inputs", "area_m2,rooms").stderr
         as_target = ("train", path, "--target", "area_m2", "--model", "ca")
         assert run(*as_target, code=7).stderr.endswith("or pass --task classes, if its values are classes.\n")
+
+    def test_a_text_that_means_a_missing_value_is_one_in_training_and_in_prediction(
+        self, run: Command, homes: Path, tmp_path: Path
+    ) -> None:
+        head, *lines = homes.read_text().splitlines()
+        path = tmp_path / "odd.csv"
+        odd = {3: "k.A.", 9: "-9999", 20: "n/a"}
+        told = [line if n not in odd else f"{odd[n]},{line.partition(',')[2]}" for n, line in enumerate(lines)]
+        path.write_text("\n".join([head, *told]) + "\n")
+        common = ("train", path, "--target", "price", "--model", "odd", "--epochs", 5)
+        refused = run(*common, code=7).stderr
+        done = run(*common, "--missing-text", "K.a.", "--missing-text", "-9999", "--wait")
+        (tmp_path / "new.csv").write_text("site ,rooms,area_m2\nn,2,70\n s,3,k.a.\nn,3,-9999\n")
+        asked = run("predict", "odd", tmp_path / "new.csv", "-o", "jsonl")
+        otherwise = run("predict", "odd", tmp_path / "new.csv", "--missing-text", "70", code=7).stderr
+        dataset = json.loads(run("jobs", "show", "last", "-o", "json").stdout)["dataset"]["id"]
+        columns = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
+
+        assert "If that means no value, pass --missing-text 'k.A.'. Else mend the file" in refused
+        assert "--missing-text TEXT" not in done.stderr
+        [area] = [c for one in columns if one["id"] == dataset for c in one["columns"] if c["name"] == "area_m2"]
+        assert (area["dtype"], area["missing"]) == ("float", 3)
+        assert asked.stderr.startswith("Line 3: Column 'area_m2' has no value in 2 rows, of which this is the first; ")
+        assert asked.stderr.endswith(" was taken for it.\n")
+        assert len(asked.stdout.splitlines()) == 3
+        assert "Line 3 ('k.a.'): Column 'area_m2' takes numbers." in otherwise
+        assert "--missing-text is for CSV files" in (
+            run("datasets", "add", tmp_path / "x.jsonl", "--missing-text", "x", code=2).stderr
+        )
+
+    def test_a_gap_among_texts_is_a_missing_value_too(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        head, first, *lines = homes.read_text().splitlines()
+        path = tmp_path / "siteless.csv"
+        path.write_text("\n".join([head, first.replace(",n,", ",,"), *lines]) + "\n")
+        run("train", path, "--target", "price", "--model", "siteless", "--epochs", 1, "--wait")
+        (tmp_path / "new.csv").write_text("area_m2,rooms,site\n70,2,\n70,2,x\n")
+
+        assert run("predict", "siteless", tmp_path / "new.csv").stderr.splitlines()[:2] == [
+            "Line 2: Column 'site' has no value; it counts as none of the known texts.",
+            "Line 3 ('x'): This text of column 'site' was not among the training rows; it counts as none. Expected "
+            "'n, s'.",
+        ]
+
+    def test_a_file_of_another_encoding_or_program_is_told_how_to_become_csv(
+        self, run: Command, homes: Path, tmp_path: Path
+    ) -> None:
+        way = 'In Excel, save it as "CSV UTF-8"; or convert it: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv\n'
+        path = tmp_path / "latin.csv"
+        path.write_bytes(homes.read_text().replace("site", "Straße").encode("cp1252"))
+        (tmp_path / "sheet.xlsx").write_bytes(b"PK")
+        options = ("--target", "price", "--model", "latin")
+
+        assert run("train", path, *options, code=7).stderr.endswith(
+            f"latin.csv: line 1 or soon after: the file is not UTF-8 (byte 0xdf, in Windows 'ß'). {way}"
+        )
+        assert "CSV UTF-8" in run("train", tmp_path / "sheet.xlsx", *options, code=2).stderr
+        assert "CSV UTF-8" in run("predict", "latin", tmp_path / "sheet.xlsx", code=2).stderr
+
+    def test_dates_and_texts_that_are_no_categories_are_left_out(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "sales.csv"
+        rows = [f"{n % 12 + 1:02d}.05.2024,K-{n},{n % 9},{('a', 'b')[n % 2]}" for n in range(40)]
+        path.write_text("\n".join(["day,customer,size,kind", *rows]) + "\n")
+        done = run("train", path, *("--target", "kind", "--model", "sales", "--epochs", 1, "--wait"))
+
+        assert "Left out, since they are no categories: customer. " in done.stderr
+        assert "Learns kind as one of 2 classes, from size." in done.stderr
+        assert "Left out, since they are dates: day. Name them in --inputs to take them." in done.stderr
+
+    def test_a_net_that_learnt_nothing_is_told(self, run: Command, homes: Path) -> None:
+        done = run("train", homes, *("--target", "price", "--model", "wild", "--epochs", 2, "--lr", 5000, "--wait"))
+
+        assert "val_r2 is not above 0: the mean of all rows would be as good an answer." in done.stderr
+
+    def test_without_wait_the_move_of_the_alias_is_told_beforehand(self, run: Command, homes: Path) -> None:
+        common = ("train", homes, "--target", "price", "--model", "later", "--epochs", 1)
+        first = run(*common).stderr
+        run(*common, "--wait")
+        second, better = run(*common).stderr, run(*common, "--if-better").stderr
+
+        assert "When it has succeeded, champion will point at its version.\n" in first
+        assert "Then ask it with: modelyard predict later FILE.csv" in first
+        assert re.search(
+            r"champion moves from version \d to its own, even if that is worse \(see --if-better\)", second
+        )
+        assert re.search(r"champion moves from version \d to its own if val_r2 > champion.val_r2\.", better)
+        assert "Then ask it with: modelyard predict later@old FILE.csv" in run(*common, "--alias", "old").stderr
+        assert "No alias will point at its version." in run(*common, "--alias", "").stderr
+
+    def test_another_engine_is_asked_for(self, run: Command, homes: Path) -> None:
+        common = ("train", homes, "--target", "price", "--model", "fast", "--dry-run", "--engine")
+
+        assert json.loads(run(*common, "onnxruntime").stdout)["output"]["engine"] == {"type": "onnxruntime"}
+        assert run(*common, "cobra", code=2).stderr == "--engine is one of eager, onnxruntime, aot_inductor.\n"
+        assert {kind.model_fields["type"].annotation for kind in get_args(get_args(engines.Engine)[0])} == {
+            Literal[name] for name in training.ENGINES
+        }
+
+    def test_rows_of_json_are_told_by_their_number(self, run: Command, flower_job: Any) -> None:
+        rows = [[5.1, 3.5, 1.4, 0.2, "north"], [99, 3.5, 1.4, 0.2, "north"], [5, 3, "x", 0.2, "north"]]
+        refused = run("predict", "flowers", "--inputs", json.dumps(rows), code=7).stderr
+        warned = run("predict", "flowers", "--inputs", json.dumps(rows[:2])).stderr
+
+        row = dict(zip([*HEADS, "garden"], rows[0], strict=True))
+        one = json.loads(run("predict", "flowers", "--inputs", json.dumps(row), "-o", "json").stdout)
+        run("predict", "flowers", "--inputs", '{"petal_length": 1}', code=7)
+        run("predict", "flowers", "--inputs", "5", code=7)
+
+        assert one["labels"] == ["setosa"]
+        assert "Row 3 ('x'): Column 'petal_length' takes numbers. Expected a number.\n" in refused
+        assert warned.startswith(
+            "Row 2 (99): Column 'sepal_length' lies outside what the model was trained on. Expected "
+        )
 
     def test_cells_without_the_target_are_told_together_and_with_what_to_do(
         self, run: Command, homes: Path, tmp_path: Path
@@ -434,15 +577,33 @@ class TestFromDataToPredictions:
 
         assert job["output"]["model"] == "asked"
 
-    def test_a_dry_run_shows_the_request_and_starts_nothing(self, run: Command, flowers: Path, tmp_path: Path) -> None:
-        arguments = ("train", flowers, "--target", "species", "--model", "never", "--dry-run")
+    def test_a_dry_run_shows_a_request_to_be_kept_and_leaves_nothing_behind(
+        self, run: Command, flowers: Path, tmp_path: Path
+    ) -> None:
+        arguments = ("train", flowers, "--target", "species", "--model", "never", "--exclude", "garden", "--dry-run")
+        earlier = run.json("datasets", "add", flowers, "--missing", operation="POST /v1/datasets", status="201")
+        before = there(run)
         shown = run(*arguments)
         found = run.json(*arguments, operation="POST /v1/jobs")
+        kept = tmp_path / "kept.json"
+        kept.write_text(shown.stdout)
+        for tried in (("validate", kept), ("train", kept, "--dry-run"), ("train", kept, "--model", "a b")):
+            run(*tried, code=7 if "a b" in tried else 0)
+        run("doctor", kept, code=0)
 
         assert found["valid"]
-        assert json.loads(shown.stdout)["output"]["model"] == "never"  # so it can be kept, changed and trained
+        assert json.loads(shown.stdout)["dataset"] == {
+            "type": "csv",
+            "file": str(flowers),
+            "target": "species",
+            "inputs": list(HEADS),
+            "missing": "keep",
+        }
         assert "steps: " in shown.stderr
+        assert there(run) == before
+        assert earlier["id"] in before[0]
         run("models", "show", "never", code=4)
+        assert run.json("train", kept, "--wait", operation="GET /v1/jobs/{job_id}")["output"]["model"] == "never"
 
     def test_a_document_is_judged(self, run: Command, tmp_path: Path) -> None:
         (tmp_path / "net.json").write_text(json.dumps(examples.NET))
@@ -554,6 +715,10 @@ class TestWhatIsThere:
         assert json.loads(rows[0])["species"] == "setosa"
         run.json("datasets", "list", operation="GET /v1/datasets")
         run.json("datasets", "preview", added["id"], operation="GET /v1/datasets/{dataset_id}/preview")
+        before = there(run)
+        refused = run("datasets", "add", flowers, "--target", "species", code=7).stderr
+        assert refused.endswith("column 'sepal_width': A value is missing (''). Pass --missing to keep these.\n")
+        assert there(run) == before
 
     def test_the_store_is_checked_and_cleared(self, run: Command, flower_job: Any) -> None:
         checked = json.loads(run("store", "fsck", "--model", "flowers", "-o", "json").stdout)
@@ -621,7 +786,7 @@ class TestKeysOfALesserScope:
         ]
         assert all(outputs == by_key[0] for outputs in by_key)
         assert run("predict", "homes", tmp_path / "more.csv", key=predict, code=7).stderr.splitlines()[1:] == [
-            "Lines 2, 3, column 'door': There is no such column. Mend it at this place.",
+            "Lines 2, 3, column 'door': There is no such column.",
             "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out what "
             "it does not take, send rows with --inputs, or use a key of the scope read.",
         ]
@@ -664,6 +829,7 @@ class TestExitCodes:
         run("jobs", "show", "job_" + "0" * 32, code=4)
         run("train", tmp_path / "wrong.json", code=7)
         run("train", tmp_path / "broken.yaml", code=7)
+        run("train", tmp_path / "wrong.json", "--epochs", 3, code=2)
         run("train", tmp_path / "absent.json", code=1)
         run("predict", "flowers", tmp_path / "table.csv", code=7)
         run("predict", "flowers", "--inputs", "[[1, 2]]", code=7)

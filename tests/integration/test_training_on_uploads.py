@@ -152,7 +152,10 @@ def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> No
     assert [warning["code"] for warning in profile["warnings"]] == ["unscaled-inputs", "duplicate-rows"]
     assert version["lineage"]["rows"] == {"train": 46, "val": 14}
     assert answer["outputs"][0] == answer["outputs"][1]
-    assert [warning["code"] for warning in answer["warnings"]] == ["unknown-category"]
+    assert [(warning["pointer"], warning["code"]) for warning in answer["warnings"]] == [
+        ("/inputs/0/0", "missing-value"),
+        ("/inputs/2/town", "unknown-category"),
+    ]
     wrong = client.post("/predict", json={"model": "holes", "inputs": [[1.0, None]]})
     assert_problem(wrong, 422, "dtype-mismatch", pointer="/inputs/0/1")
     assert_problem(

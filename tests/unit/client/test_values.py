@@ -71,6 +71,9 @@ class TestRows:
     def test_a_number_that_is_not_finite_arrives_as_missing(self) -> None:
         assert self.sent(np.array([[1.0, np.nan]])) == [[1.0, None]]
 
+    def test_what_is_no_list_of_rows_goes_to_the_server_which_says_so(self) -> None:
+        assert self.sent({"age": 41, "city": "Bern", "since": None}) == {"age": 41, "city": "Bern", "since": None}
+
     def test_a_single_number_is_no_row(self) -> None:
         with pytest.raises(ValueError, match="single number"):
             rows_of(np.float64(3))

@@ -142,9 +142,18 @@ def test_what_is_wrong_is_told_with_its_place(read, content, code, detail):
     assert detail in entry.detail
 
 
-def test_bytes_that_are_no_utf8_are_refused(read):
-    with pytest.raises(DatasetRefused, match="not UTF-8"):
-        read("a\nMünchen\n".encode("latin-1"))
+@pytest.mark.parametrize(
+    ("encoding", "byte", "source"),
+    [
+        pytest.param("cp1252", "0xfc, in Windows 'ü'", "WINDOWS-1252", id="Excel's CSV"),
+        pytest.param("utf-16", "0xff, in Windows 'ÿ'", "UTF-16", id="Excel's Unicode text"),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_refused_with_the_way_to_utf8(read, encoding, byte, source):
+    _, detail, hint = refusal(read, "a\nMünchen\n".encode(encoding))
+
+    assert detail.endswith(f"the file is not UTF-8 (byte {byte}).")
+    assert hint == f'In Excel, save it as "CSV UTF-8"; or convert it: iconv -f {source} -t UTF-8 old.csv > new.csv'
 
 
 def test_a_ragged_row_hides_no_missing_value(read):
@@ -214,7 +223,7 @@ def test_pictures_as_rows_of_whole_numbers_are_stored_small(read):
     assert raw.target_labels
 
 
-def refusal(read, content: str, **members) -> tuple[str, str, str | None]:
+def refusal(read, content: str | bytes, **members) -> tuple[str, str, str | None]:
     with pytest.raises(DatasetRefused) as caught:
         read(content, **members)
     entry = caught.value.errors[0]
@@ -234,6 +243,10 @@ def test_a_column_that_one_cell_makes_text_is_warned_of(read):
         )
     ]
     assert read(f"x,y\n{rows}20,unknown\n", target="x").warnings[0].detail.endswith("(line 22: 'unknown').")
+    others = "20,unknown\n21,none of it\n22,unknown\n23,a\n24,b\n25,c\n"
+    [several] = read(f"x,y\n{rows}{others}", target="x").warnings
+    assert several.detail.endswith("(line 22: 'unknown'; others: 'none of it', 'a', 'b' and 1 more).")
+    assert '"missing_texts": [...]' in (several.hint or "")
 
 
 def test_columns_of_texts_and_classes_that_were_named_are_not_warned_of(read):
@@ -280,7 +293,7 @@ def test_beside_decimal_commas_a_point_makes_no_number(read):
     assert [(column.name, column.dtype) for column in raw.columns] == [("x", "text"), ("y", "int")]
     assert [(each.detail, each.hint) for each in raw.warnings] == [
         (
-            "Column 'x' is taken as texts: 2 of 11 cells are no number (line 11: '1.5').",
+            "Column 'x' is taken as texts: 2 of 11 cells are no number (line 11: '1.5'; others: '1.234,5').",
             "By the source, numbers have a decimal comma: 1,5.",
         )
     ]
@@ -303,6 +316,23 @@ def test_decimal_commas_that_the_source_does_not_tell_are_warned_of(read):
     )
 
 
+@pytest.mark.parametrize(
+    ("cells", "decimal"),
+    [
+        pytest.param(["1.234,56", "2.000,00", "987,50"], ",", id="points between thousands"),
+        pytest.param(["1,234.5", "22,000.25", "3,100"], ".", id="commas between thousands"),
+        pytest.param(["1.234", "12,5", "13"], ",", id="a point that may be either"),
+        pytest.param(["850 €", "1.200 €", "99,50 €"], ",", id="a unit"),
+        pytest.param(["10 %", "5%", "20 %"], ".", id="per cent"),
+    ],
+)
+def test_numbers_for_readers_are_warned_of(read, cells, decimal):
+    [warning] = read("x;y\n" + "".join(f"{cell};1\n" for cell in cells), delimiter=";", decimal=decimal).warnings
+
+    assert warning.detail.startswith("Column 'x' is taken as texts: ")
+    assert warning.hint == "Write plain numbers: no marks between thousands, no units."
+
+
 def test_a_comma_cannot_part_values_and_be_in_numbers():
     with pytest.raises(ValidationError, match="do not agree"):
         source(decimal=",")
@@ -311,6 +341,51 @@ def test_a_comma_cannot_part_values_and_be_in_numbers():
 def test_a_decimal_point_leaves_no_trace_so_that_older_sources_keep_their_digests():
     assert "decimal" not in source(decimal=".").model_dump(mode="json")
     assert source(delimiter=";", decimal=",").model_dump(mode="json")["decimal"] == ","
+
+
+def test_texts_that_the_source_names_are_missing_values_in_every_column(read):
+    members = {"missing": "keep", "missing_texts": ("Unknown", " -9999 ")}
+    raw = read("x,town,y\n1.5,Ulm,1\n unknown,UNKNOWN,2\n-9999,-9999,3\n,,4\n", target="y", **members)
+
+    assert [(c.name, c.dtype, c.classes, c.missing) for c in raw.columns] == [
+        ("x", "float", None, 3),
+        ("town", "text", ("Ulm",), 3),
+        ("y", "int", None, None),
+    ]
+    assert np.isnan(raw.arrays["numeric"][1:, 0]).all()
+    assert raw.arrays["codes"][:, 0].tolist() == [0, -1, -1, -1]
+    assert raw.warnings == ()
+    assert refusal(read, "x,y\n1,2\n2,unknown\n", target="y", **members)[1] == (
+        "line 3, column 'y': A value is missing ('unknown')."
+    )
+    assert refusal(read, "x,y\n1,a\n2,unknown\n", target="y", **members)[1] == (
+        "line 3, column 'y': A value is missing."
+    )
+
+
+def test_a_late_text_leaves_the_missing_ones_before_it_missing(read):
+    rows = 200_001  # more than one block of two columns
+    content = "a,b\n1,unknown\n" + "".join(f"{i},{i % 7}\n" for i in range(rows)) + "7,seven\n"
+    raw = read(content, missing="keep", missing_texts=("unknown",))
+
+    assert (raw.columns[1].classes, raw.columns[1].missing) == (("0", "1", "2", "3", "4", "5", "6", "seven"), 1)
+
+
+def test_texts_that_mean_a_missing_value_are_bounded_and_need_that_such_are_kept():
+    with pytest.raises(ValidationError, match="do not agree"):
+        source(missing_texts=("unknown",))
+    for wrong in (("x" * 65,), ("  ",), tuple(map(str, range(33)))):
+        with pytest.raises(ValidationError):
+            source(missing="keep", missing_texts=wrong)
+
+    assert "missing_texts" not in source(missing="keep").model_dump(mode="json")
+
+
+def test_a_missing_category_is_refused_with_the_way_to_keep_it(read):
+    assert refusal(read, "x,town\n1,Ulm\n2,\n")[1:] == (
+        "line 3, column 'town': A value is missing.",
+        'Write "missing": "keep" in the source.',
+    )
 
 
 def test_a_file_whose_lines_ran_together_is_told_so(read):

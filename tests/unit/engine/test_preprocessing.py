@@ -15,7 +15,7 @@ from service.inference import codec
 from service.schemas.datasets import Inline, StripedImages
 from service.schemas.objectives import BceWithLogits, CrossEntropy, Mse
 from service.schemas.preprocessing import NONE, ClassTarget, FittedStandardize, NumberTarget, Preprocessing
-from service.schemas.transforms import MinMax, OneHot, Standardize
+from service.schemas.transforms import Clip, Impute, MinMax, OneHot, Standardize
 from service.schemas.versions import TensorSpec
 
 MSE = Mse(type="mse")
@@ -217,6 +217,38 @@ def test_many_numbers_outside_the_range_are_counted(stored):
 
     assert len(found) == 20
     assert found[-1].detail.startswith("81 more")
+
+
+def test_missing_numbers_are_told_once_for_each_column_with_what_was_taken(stored):
+    steps = (Impute(type="impute", columns=("age", "size")), Standardize(type="standardize"))
+    preprocessor, _ = fitted(stored([[1.0, 10, 5], [2.0, 30, 7]], columns=("age", "size", "door")), *steps)
+    [part] = preprocessor.parts
+    nan = np.nan
+
+    assert part.familiar(np.array([[1.0, 30, 5], [2.0, 10, 7]]))
+    assert not part.familiar(np.array([[1.0, 30, 5], [2.0, nan, 7]]))
+    assert [
+        (entry.pointer, entry.code, entry.detail)
+        for entry in part.unfamiliar(np.array([[1.0, 30, 9], [nan, nan, 5], [1.0, nan, 5]]))
+    ] == [
+        ("/inputs/1/0", "missing-value", "Column 'age' has no value; 1.5 was taken for it."),
+        (
+            "/inputs/1/1",
+            "missing-value",
+            "Column 'size' has no value in 2 rows, of which this is the first; 20 was taken for it.",
+        ),
+        ("/inputs/0/2", "outside-training-range", "Column 'door' lies outside what the model was trained on."),
+    ]
+    last = part.unfamiliar(np.array([[nan, nan, 9]] * 100))
+    assert (len(last), last[-1].detail) == (20, "83 more values lie outside what the model was trained on.")
+
+
+def test_what_is_filled_in_behind_another_step_is_in_no_unit_to_be_told(stored):
+    examples = stored([[1.0], [3.0]], columns=("age",))
+    preprocessor, _ = fitted(examples, Clip(type="clip", low=0, high=5), Impute(type="impute"))
+
+    [told] = preprocessor.unfamiliar(np.array([[np.nan]]))
+    assert told.detail == "Column 'age' has no value; it was filled in."
 
 
 def test_large_rows_share_one_range(tmp_path):
