@@ -31,6 +31,7 @@ from tests.live import Server, run_job, wait_for
 
 PATIENCE_MS = 30_000
 expect.set_options(timeout=PATIENCE_MS)
+_ADAM = {"type": "Adam", "lr": 0.01}
 HOSTILE = "<img src=x onerror=window.hit=1>"
 WRONG: dict[str, list[Any]] = {
     "inputs": [[0.0, 0.0], [1.0, 1.0]],
@@ -161,8 +162,10 @@ def test_train_watch_promote_and_predict_by_keyboard_alone(page: Page, server: S
     go(page, server, "#/")
     press(page, "Train")
     expect(page.get_by_role("heading", name="Train", exact=True)).to_be_focused()
-    expect(page.get_by_role("tab", name="Examples")).to_have_attribute("aria-selected", "true")
-    tab_to(page, "Examples")
+    expect(page.get_by_role("tab", name="Upload a file")).to_have_attribute("aria-selected", "true")
+    tab_to(page, "Upload a file")
+    page.keyboard.press("End")
+    expect(page.get_by_role("tab", name="Examples")).to_be_focused()
     press(page, "A parabola with noiseOne number in, one out: watch a curve being fitted.")
     expect(page.get_by_text("The net can be built.")).to_be_visible()
     write(page, "Epochs", "40")
@@ -238,7 +241,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(page: Pa
     page.get_by_role("button", name="Use this data").click()
     expect(page.get_by_role("region", name="Columns")).to_contain_text("colour")
     columns = page.get_by_role("region", name="Columns").get_by_role("row")
-    expect(columns.filter(has_text="ignored")).to_contain_text("number")
+    expect(columns.filter(has_text="left out")).to_contain_text("number")
     expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
 
     page.get_by_role("tab", name="JSON").click()
@@ -293,6 +296,70 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
     expect(page.locator("[data-answer]")).to_be_visible()
 
 
+def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:
+    """Before the file is read and after it; the job's page says which ones the net has not seen."""
+    rows = "\n".join(f"{i},{i / 10},1,remark {i},{3 * i}" for i in range(60))
+    go(page, server, "#/train")
+    expect(page.get_by_label("Objective")).to_have_count(0)
+    expect(page.get_by_text("Choose data first: objective, epochs")).to_be_visible()
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "sizes.csv", "mimeType": "text/csv", "buffer": f"id,length,same,note,weight\n{rows}\n".encode()}
+    )
+    for name, taken, reason in (
+        ("id", False, "Seems to number the rows."),
+        ("length", True, ""),
+        ("note", False, "Too many different texts to be a category."),
+    ):
+        box = page.get_by_role("checkbox", name=name, exact=True)
+        expect(box).to_be_checked(checked=taken)
+        expect(box).to_have_accessible_description(reason)
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("checkbox", name="Learn from note")).not_to_be_checked()
+    page.get_by_role("button", name="Leave same out").click()
+    expect(page.get_by_role("checkbox", name="Learn from same")).not_to_be_checked()
+    page.get_by_role("checkbox", name="Learn from id").check()
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.get_by_role("button", name="Use these columns")).to_be_hidden()
+    expect(page.get_by_role("checkbox", name="Learn from id")).to_be_checked()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_role("button", name="Train", exact=True).click()
+
+    expect(page.get_by_role("heading", name="Training of sizes")).to_contain_text("succeeded")
+    expect(page.get_by_text("Left out of the inputs: same, note.")).to_be_visible()
+    with server.client() as client:
+        made = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == "sizes"]
+        version = client.get("/v1/models/sizes/versions/1").json()
+    assert len(made) == 1
+    assert version["signature"]["columns"] == ["length", "id"]
+
+
+def test_a_number_that_may_be_missing_may_be_left_empty(page: Page, server: Server) -> None:
+    """And what the server took instead is told beside the answer."""
+    rows = "\n".join(f"{i},{'' if i % 9 == 0 else i / 10},{3 * i}" for i in range(60))
+    with server.client() as client:
+        headers = {"Content-Type": "text/csv"}
+        upload = client.post("/v1/uploads", content=f"length,width,weight\n{rows}\n".encode(), headers=headers).json()
+        source = {"type": "csv", "upload": upload["id"], "target": "weight", "missing": "keep"}
+        net = {"catalogue": "mlp", "params": {"in_features": 2, "hidden": [8], "num_classes": 1}}
+        steps = [{"type": "impute", "columns": ["width"]}, {"type": "standardize"}]
+        job = {**examples.TRAIN, "architecture": net, "dataset": source, "preprocessing": steps, "optimizer": _ADAM}
+        run_job(client, {**job, "output": {"model": "gaps", "alias_on_success": "champion"}})
+        answer = client.post("/predict", json={"model": "gaps", "inputs": [{"length": 30, "width": None}]}).json()
+    go(page, server, "#/playground/gaps")
+    expect(page.get_by_label("length")).to_have_js_property("required", True)
+    page.get_by_label("length").fill("30")
+    page.get_by_label("width").fill("")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("[data-answer]")).to_be_visible()
+
+    shown = page.locator("[data-answer]").get_attribute("data-answer")
+    assert float(shown or "nan") == pytest.approx(answer["outputs"][0][0])
+    assert answer["warnings"]
+    for warning in answer["warnings"]:
+        expect(page.locator(".answer")).to_contain_text(warning["detail"].replace("`", ""))
+
+
 def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, server: Server) -> None:
     job = {
         **examples.CLASSIFY,
@@ -329,6 +396,28 @@ def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, serve
 
     assert seen["x"] == kept["steps"] == list(range(1, 301))
     assert seen["y"] == kept["values"]
+
+
+def test_what_could_not_be_read_when_an_event_told_of_it_is_read_when_the_stream_goes_on(
+    browser: Browser, server: Server
+) -> None:
+    job = {**examples.TRAIN, "budget": {"epochs": 1_000_000}, "output": {"model": "waits"}}
+    with opened(browser, server.url, interrupted=True) as page, server.client() as client:
+        job_id = client.post("/v1/jobs", json=job).json()["id"]
+        go(page, server, f"#/jobs/{job_id}")
+        heading = page.get_by_role("heading", name="Training of waits")
+        expect(heading).to_contain_text("running")
+        page.route(f"**/v1/jobs/{job_id}", lambda route: route.abort())
+        client.post(f"/v1/jobs/{job_id}/pause")
+        wait_for(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "paused")
+        expect(page.get_by_role("region", name="Notices").get_by_role("alert").first).to_be_visible()
+        page.wait_for_timeout(500)  # no event is on its way any more
+        page.unroute(f"**/v1/jobs/{job_id}")
+        expect(heading).to_contain_text("running")
+        hide(page, hidden=True)
+        hide(page, hidden=False)
+        expect(heading).to_contain_text("paused")
+        client.post(f"/v1/jobs/{job_id}/cancel")
 
 
 def test_hostile_names_are_text(page: Page, server: Server) -> None:
@@ -515,6 +604,81 @@ def test_a_key_is_asked_for_once_and_stays_in_the_tab(browser: Browser, tmp_path
             assert page.evaluate("Object.keys(localStorage).length") == 0
     finally:
         assert guarded.stop() == 0
+
+
+def test_a_key_of_too_small_a_scope_is_told_which_one_is_needed(browser: Browser, tmp_path: Path) -> None:
+    """Once and plainly: the stream of events is not asked for again and again."""
+    file = tmp_path / "keys.toml"
+    small, stored = keys.make("program", keys.Scope.PREDICT, now=datetime.now(UTC))
+    large, other = keys.make("person", keys.Scope.READ, now=datetime.now(UTC))
+    keys.write(file, keys.Keys(keys=(stored, other)))
+    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
+    try:
+        with opened(browser, guarded.url, interrupted=True) as page:
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(f"{guarded.url}/ui/#/jobs")
+            page.get_by_role("textbox", name="API key").fill(small)
+            page.get_by_role("button", name="Use this key").click()
+            expect(page.get_by_role("alert")).to_contain_text("This key may not do that")
+            expect(page.get_by_role("alert")).to_contain_text("Use a key of the scope read.")
+            expect(page.locator("#connection")).to_have_text("Needs the scope read")
+            asked.clear()
+            page.wait_for_timeout(1500)  # longer than three of the waits after which a lost stream is tried again
+            assert [url for url in asked if "/v1/" in url] == []
+
+            page.get_by_role("button", name="Use another key").click()
+            page.get_by_role("textbox", name="API key").fill(large)
+            page.get_by_role("button", name="Use this key").click()
+            expect(page.get_by_text("No job yet.")).to_be_visible()
+            expect(page.locator("#connection")).to_have_attribute("data-status", "live")
+            page.get_by_role("button", name="Forget key").click()
+            page.get_by_role("button", name="Not now").click()
+            expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
+    finally:
+        assert guarded.stop() == 0
+
+
+def test_a_champion_can_be_rolled_back_only_where_it_was_another_version(page: Page, server: Server) -> None:
+    with server.client() as client:
+        for seed in (1, 2):
+            job = {**examples.TRAIN, "seed": seed, "output": {"model": "back", "alias_on_success": "champion"}}
+            run_job(client, job)
+            go(page, server, "#/")
+            go(page, server, "#/models/back")
+            expect(page.get_by_text(f"Version {seed} is the champion and answers.")).to_be_visible()
+            expect(page.get_by_role("button", name="Roll back")).to_have_count(seed - 1)
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
+    expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
+
+
+def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: Server) -> None:
+    """The rows of lists are blocks there, with their actions in sight; what is wider scrolls in its box."""
+    with server.client() as client:
+        job = client.get("/v1/jobs?kind=train&state=succeeded").json()["data"][0]
+    page.set_viewport_size({"width": 400, "height": 900})
+    for place in (
+        "#/",
+        "#/train",
+        "#/jobs",
+        f"#/jobs/{job['id']}",
+        "#/models",
+        "#/models/quadratic",
+        "#/playground/clouds",
+    ):
+        go(page, server, place)
+        if place == "#/models/quadratic":
+            page.get_by_role("tab", name="Figures").click()
+            expect(page.get_by_role("tab", name="Loss over the steps")).to_be_visible()
+        tried = page.evaluate(
+            """() => [...document.querySelectorAll('.stacked td, .tab, nav a')].filter(e => {
+                 const { left, right } = e.getBoundingClientRect(); return left < 0 || right > innerWidth })
+                 .map(e => e.textContent)"""
+        )
+
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, place
+        assert tried == [], place
 
 
 def test_without_plotly_the_tables_still_stand(browser: Browser, server: Server) -> None:

@@ -21,8 +21,24 @@ export function credentials() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
+/** Whether the server wants a key, or one of a larger scope. */
+export const refused = (error) => [401, 403].includes(error.status);
+
+/** The scope that a refusal says is needed, or null. */
+export const scopeOf = (error) => /scope `?(\w+)/.exec(error.entries?.[0]?.hint ?? "")?.[1] ?? null;
+
+/** Ask for another key, and begin anew with it. */
+export async function changeKey() {
+  const key = await askForKey(null);
+  if (key === null) return;
+  sessionStorage.setItem(STORED, key);
+  location.reload();
+}
+
 export const hasKey = () => sessionStorage.getItem(STORED) !== null;
 export const forgetKey = () => sessionStorage.removeItem(STORED);
+
+const declined = new Set();
 
 /** fetch, with the key; where the server wants one, the person is asked for it and the request is sent again. */
 export async function request(path, { headers = {}, ...init } = {}) {
@@ -31,19 +47,27 @@ export async function request(path, { headers = {}, ...init } = {}) {
     const answer = await fetch(path, { ...init, headers: { ...headers, ...credentials() }, credentials: "omit" });
     if (answer.status !== 401) return answer;
     if (credentials().Authorization === sent) {
-      const key = await askForKey(sent !== undefined);
-      if (key === null) return answer;
+      if (declined.has(sent)) return answer;
+      const key = await askForKey(sent === undefined ? null : "That key was not accepted.");
+      if (key === null) {
+        declined.add(sent); // said once is enough: the page offers it by a button
+        return answer;
+      }
       sessionStorage.setItem(STORED, key);
     }
   }
 }
 
 async function read(answer) {
-  const type = answer.headers.get("Content-Type") ?? "";
-  const body = answer.status === 204 ? null : type.includes("json") ? await answer.json() : await answer.text();
-  if (!answer.ok) throw new Problem(answer.status, typeof body === "object" ? body : null);
-  return body;
+  if (!answer.ok) throw await problemOf(answer);
+  if (answer.status === 204) return null;
+  return isJson(answer) ? answer.json() : answer.text();
 }
+
+const isJson = (answer) => (answer.headers.get("Content-Type") ?? "").includes("json");
+
+/** What an answer that is no success says. */
+export const problemOf = async (answer) => new Problem(answer.status, isJson(answer) ? await answer.json() : null);
 
 /** A resource as JSON, or text where it is text. */
 export const get = async (path, { signal } = {}) => read(await request(path, { signal }));

@@ -1,6 +1,6 @@
 // The frame: which page an address shows, the navigation, the state of the connection.
 
-import { Problem, forgetKey, hasKey } from "./api.js";
+import { Problem, forgetKey, hasKey, scopeOf } from "./api.js";
 import { h, replace } from "./dom.js";
 import { failure } from "./parts.js";
 import * as imports from "./imports.js";
@@ -34,6 +34,19 @@ const ROUTES = [
 
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
+const forget = h(
+  "button",
+  {
+    type: "button",
+    class: "quiet small",
+    hidden: !hasKey(),
+    onclick: () => {
+      forgetKey();
+      location.reload();
+    },
+  },
+  "Forget key",
+);
 let leave = null;
 let first = true;
 let turn = 0;
@@ -98,6 +111,7 @@ async function show() {
     window.scrollTo(0, 0);
   }
   first = false;
+  forget.hidden = !hasKey();
   if (!performance.getEntriesByName("usable").length) performance.mark("usable");
   main.dataset.ready = location.hash || "#/";
 }
@@ -108,30 +122,17 @@ const WORDS = {
   lost: "Connection lost, trying again",
   paused: "Paused while hidden",
 };
-onStatus((status) => {
+onStatus((status, problem) => {
   document.getElementById("connection").dataset.status = status;
-  document.getElementById("connection-text").textContent = WORDS[status];
+  const scope = problem && scopeOf(problem);
+  document.getElementById("connection-text").textContent =
+    WORDS[status] ?? (scope ? `Needs the scope ${scope}` : "Needs an API key");
 });
 
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is the page's
   main.focus();
 });
-const links = document.querySelector(".links");
-if (hasKey())
-  links.append(
-    h(
-      "button",
-      {
-        type: "button",
-        class: "quiet small",
-        onclick: () => {
-          forgetKey();
-          location.reload();
-        },
-      },
-      "Forget key",
-    ),
-  );
+document.querySelector(".links").append(forget);
 window.addEventListener("hashchange", show);
 void show();

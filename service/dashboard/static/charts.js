@@ -212,8 +212,9 @@ function valuesOf({ data, layout }, label) {
   });
 }
 
-/** The loss figure out of a job's series, where the server draws none. `series`: Map of name to Map of step to value. */
-export function curves(series, names) {
+/** A job's series as a figure. `series`: Map of name to Map of step to value; `perEpoch`: steps of an epoch, if known. */
+export function curves(series, names, perEpoch = null) {
+  const told = names.some(isHeldOut) && names.some((name) => !isHeldOut(name)) && perEpoch > 1;
   const data = names
     .filter((name) => series.has(name))
     .map((name) => {
@@ -224,8 +225,8 @@ export function curves(series, names) {
       );
       return {
         type: "scatter",
-        mode: steps.length < 3 ? "lines+markers" : "lines",
-        name,
+        mode: steps.length < 3 || (told && isHeldOut(name) && steps.length <= MARKED) ? "lines+markers" : "lines",
+        name: told ? `${name}, ${isHeldOut(name) ? "after each epoch" : "of each step"}` : name,
         x: steps,
         y: steps.map((step) => points.get(step)),
       };
@@ -240,13 +241,19 @@ export function curves(series, names) {
   return {
     data,
     layout: {
-      xaxis: { title: { text: "step" }, tickformat: ",d", ...(few ? { dtick: 1 } : {}) },
+      xaxis: {
+        title: { text: perEpoch > 1 ? `step (${perEpoch} to an epoch)` : "step" },
+        tickformat: ",d",
+        ...(few ? { dtick: 1 } : {}),
+      },
       yaxis: { title: { text: axisName(names) }, ...(wide ? logarithmic(low, high) : {}) },
       showlegend: data.length > 1,
     },
   };
 }
 
+const isHeldOut = (name) => name.startsWith("val_"); // measured on the held-out rows, at the end of an epoch
+const MARKED = 60;
 const LOG_FROM = 100; // as in the server's figure, so that a loss looks the same in both
 const POWERS_SHOWN = 8;
 

@@ -100,28 +100,36 @@ export function check(label, checked, onchange, { hint } = {}) {
   return h("div", { class: "check" }, box, h("div", {}, h("label", { for: box.id }, label), note));
 }
 
-/** A table that scrolls by itself where the page is narrow. `columns`: texts or `{label, numeric, hidden}`; a column of
- * buttons has a hidden label and stays in sight. */
-export function table(caption, columns, rows, { empty = "Nothing here yet.", shown = false } = {}) {
+const FEW = 6;
+
+/** A table that scrolls by itself where the page is narrow, or whose rows are then each a block of lines (`stacked`).
+ * `columns`: texts or `{label, numeric, hidden}`; a column of buttons has a hidden label, and beside few stays in sight. */
+export function table(caption, columns, rows, { empty = "Nothing here yet.", shown = false, stacked = false } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
   const heads = columns.map((column) => (typeof column === "string" ? { label: column } : column));
+  const role = (name) => (stacked ? name : null); // a row that is shown as a block is a row all the same
   const scroll = h(
     "div",
-    { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" },
+    {
+      class: `scroll${stacked ? " stacked" : ""}${heads.length > FEW ? "" : " fixed"}`,
+      role: "region",
+      "aria-label": caption,
+      tabindex: "0",
+    },
     h(
       "table",
-      {},
+      { role: role("table") },
       h("caption", { class: shown ? null : "sr" }, caption),
       h(
         "thead",
-        {},
+        { role: role("rowgroup") },
         h(
           "tr",
-          {},
+          { role: role("row") },
           heads.map((head) =>
             h(
               "th",
-              { scope: "col", class: head.numeric ? "num" : head.hidden ? "act" : null },
+              { scope: "col", role: role("columnheader"), class: head.numeric ? "num" : head.hidden ? "act" : null },
               head.hidden ? h("span", { class: "sr" }, head.label) : head.label,
             ),
           ),
@@ -129,14 +137,22 @@ export function table(caption, columns, rows, { empty = "Nothing here yet.", sho
       ),
       h(
         "tbody",
-        {},
+        { role: role("rowgroup") },
         rows.map((row) => {
           const cells = Array.isArray(row) ? row : row.cells;
           return h(
             "tr",
-            { class: row.selected ? "selected" : null, data: row.data },
+            { role: role("row"), class: row.selected ? "selected" : null, data: row.data },
             cells.map((cell, i) =>
-              h("td", { class: heads[i]?.numeric ? "num" : heads[i]?.hidden ? "act" : null }, cell),
+              h(
+                "td",
+                {
+                  role: role("cell"),
+                  class: heads[i]?.numeric ? "num" : heads[i]?.hidden ? "act" : null,
+                  data: stacked && !heads[i]?.hidden ? { label: heads[i]?.label } : {},
+                },
+                cell,
+              ),
             ),
           );
         }),

@@ -44,12 +44,17 @@ export async function list(place, { query, onLeave }) {
                 : "–",
               job.error
                 ? h("span", { class: "clip" }, job.error.detail)
-                : Object.entries(job.metrics?.last ?? {})
-                    .slice(0, 2)
-                    .map(([name, value]) => `${metricName(name)} ${number(value)}`)
-                    .join(" · ") || "–",
+                : h(
+                    "span",
+                    { class: "result" },
+                    Object.entries(job.metrics?.last ?? {})
+                      .slice(0, 2)
+                      .map(([name, value]) => `${metricName(name)} ${number(value)}`)
+                      .join(" · ") || "–",
+                  ),
               ago(job.created_at),
             ]),
+            { stacked: true },
           )
         : h(
             "div",
@@ -102,6 +107,7 @@ export async function list(place, { query, onLeave }) {
       if (["state", "done"].includes(event.type)) soon();
     },
     soon,
+    soon,
   );
   await load();
 }
@@ -152,9 +158,14 @@ export async function page(place, { params: [id], onLeave }) {
   const training = job.kind === "train";
   let drawn = null;
   let state = job.state;
+  let perEpoch = null; // steps
+  let unused = null; // columns of the data
 
   const merge = (list) => {
-    for (const { name, steps, values } of list) {
+    for (const { name, steps, epochs, values } of list) {
+      const second = epochs.indexOf(2);
+      if (name.startsWith("val_") && epochs[0] === 1) perEpoch ??= steps[0];
+      else if (name === "loss" && second > 0 && steps[second] - steps[second - 1] === 1) perEpoch ??= steps[second - 1];
       if (!series.has(name)) series.set(name, new Map());
       const points = series.get(name);
       steps.forEach((step, i) => points.set(step, values[i]));
@@ -165,11 +176,11 @@ export async function page(place, { params: [id], onLeave }) {
     const loss = names.filter((name) => /(^|_)loss$/.test(name));
     const rest = names.filter((name) => !loss.includes(name) && name !== "lr");
     const rate = series.get("lr");
-    if (loss.length) losses.update(curves(series, loss));
+    if (loss.length) losses.update(curves(series, loss, perEpoch));
     others.root.hidden = !rest.length;
-    if (rest.length) others.update(curves(series, rest));
+    if (rest.length) others.update(curves(series, rest, perEpoch));
     rates.root.hidden = !rate || new Set(rate.values()).size < 2;
-    if (!rates.root.hidden) rates.update(curves(series, ["lr"]));
+    if (!rates.root.hidden) rates.update(curves(series, ["lr"], perEpoch));
   };
   const drawHead = () => {
     const act = (name, text, { kind = "" } = {}) =>
@@ -256,13 +267,20 @@ export async function page(place, { params: [id], onLeave }) {
               ["Step", number(progress?.step ?? 0)],
               isOver(job.state)
                 ? [
-                    "Took",
+                    "Took, from start to end",
                     job.started_at ? seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000) : "–",
                   ]
                 : ["Left", progress ? seconds(progress.eta_s) : "–"],
               ["Rows a second", progress ? number(Math.round(progress.samples_per_s ?? 0)) : "–"],
               ["Attempts", number(job.attempts.length)],
             ]),
+            unused?.length
+              ? h(
+                  "p",
+                  { class: "hint" },
+                  `Left out of the inputs: ${unused.slice(0, 20).join(", ")}${unused.length > 20 ? " and more" : ""}.`,
+                )
+              : null,
             job.state_reason && job.state !== "failed"
               ? h(
                   "p",
@@ -300,6 +318,9 @@ export async function page(place, { params: [id], onLeave }) {
               ),
             ),
           )
+        : null,
+      Object.keys(last).length && job.output?.version && job.resolved_spec.checkpoint?.publish === "best"
+        ? h("p", { class: "hint more" }, "Of the weights that were published, those of the best epoch.")
         : null,
     );
   };
@@ -433,6 +454,7 @@ export async function page(place, { params: [id], onLeave }) {
                 at(tried.ended_at),
                 tried.resumed_from_step ?? "–",
               ]),
+              { stacked: true },
             ),
             facts([
               ["Dataset", job.dataset ? h("code", {}, job.dataset.id) : null],
@@ -488,6 +510,12 @@ export async function page(place, { params: [id], onLeave }) {
   drawHead();
   drawStatus();
   drawOutcome();
+  if (training && job.dataset)
+    void attempt(async () => {
+      const dataset = await perhaps(get(`/v1/datasets/${job.dataset.id}`));
+      unused = (dataset?.columns ?? []).filter((column) => column.role === "ignored").map((column) => column.name);
+      if (unused.length) drawStatus();
+    });
   watch(
     [`job:${id}`],
     (event) => {
@@ -517,6 +545,11 @@ export async function page(place, { params: [id], onLeave }) {
         plot();
         pictureSoon();
       }
+      logsSoon();
+    },
+    () => {
+      soon();
+      pictureSoon();
       logsSoon();
     },
   );

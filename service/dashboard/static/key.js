@@ -4,15 +4,15 @@ import { field, h } from "./dom.js";
 
 let asking = null;
 
-/** The key that the person gives, or null where they give none. */
-export function askForKey(refused) {
-  asking ??= ask(refused).finally(() => {
+/** The key that the person gives, or null where they give none. `wrong` says what is wrong with the one before. */
+export function askForKey(wrong) {
+  asking ??= ask(wrong).finally(() => {
     asking = null;
   });
   return asking;
 }
 
-function ask(refused) {
+function ask(wrong) {
   return new Promise((resolve) => {
     const input = h("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
     const dialog = h(
@@ -35,7 +35,7 @@ function ask(refused) {
           },
         },
         h("h2", { id: "key-title" }, "This server wants an API key"),
-        refused ? h("p", { class: "error-text", role: "alert" }, "That key was not accepted.") : null,
+        wrong ? h("p", { class: "error-text", role: "alert" }, wrong) : null,
         h("p", {}, "It stays in this tab until you close it, and goes to this server only."),
         field("API key", input, { wide: true }),
         h(

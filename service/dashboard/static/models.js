@@ -4,7 +4,7 @@ import { all, download, get, perhaps, post, promote, send, getTagged } from "./a
 import { code, field, h, replace, select, table, tabs } from "./dom.js";
 import { ago, at, bytes, digest, number, pretty, shape } from "./format.js";
 import { figures } from "./figures.js";
-import { attempt, card, facts, failure, later, metricName, net, notify } from "./parts.js";
+import { attempt, card, facts, failure, folded, later, metricName, net, notify } from "./parts.js";
 import { watch } from "./stream.js";
 
 const ALIAS = "champion";
@@ -41,6 +41,7 @@ export async function list(place) {
               ago(model.updated_at),
               h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
             ]),
+            { stacked: true },
           )
         : h(
             "div",
@@ -77,12 +78,13 @@ export async function list(place) {
       if (event.type === "done") void attempt(load);
     },
     null,
+    () => attempt(load),
   );
   await load();
 }
 
 export async function page(place, { params: [name, chosenNumber], query }) {
-  const state = { model: null, versions: [], shown: chosenNumber ? Number(chosenNumber) : null };
+  const state = { model: null, versions: [], history: [], shown: chosenNumber ? Number(chosenNumber) : null };
   const head = h("div", {});
   const versions = h("div", {});
   const detail = h("div", {});
@@ -93,14 +95,16 @@ export async function page(place, { params: [name, chosenNumber], query }) {
   const load = async () => {
     [state.model, state.versions] = await Promise.all([get(address(name)), all(`${address(name)}/versions`)]);
     state.versions.sort((a, b) => b.version - a.version);
+    const past = state.model.aliases[ALIAS] !== undefined && get(`${address(name)}/aliases/${ALIAS}/history?limit=20`);
+    state.history = (past && (await perhaps(past))?.data) || [];
     draw();
+    drawHistory();
   };
   const act = (words, work) =>
     attempt(async () => {
       await work();
       notify(words);
       await load();
-      await loadHistory();
     });
   const draw = () => {
     const { model } = state;
@@ -129,7 +133,7 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           "div",
           { class: "actions" },
           h("a", { class: "button primary", href: `#/playground/${name}` }, "Ask it"),
-          model.aliases[ALIAS] !== undefined
+          canGoBack(state)
             ? h(
                 "button",
                 {
@@ -164,7 +168,6 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           "Aliases",
           ...metrics.map((metric) => ({ label: metricName(metric), numeric: true })),
           { label: "Size", numeric: true },
-          "Digest",
           "Made",
           { label: "Actions", hidden: true },
         ],
@@ -187,29 +190,26 @@ export async function page(place, { params: [name, chosenNumber], query }) {
                 : h("span", { class: "muted" }, "–"),
             ...metrics.map((metric) => number(version.metrics[metric])),
             bytes(version.size_bytes),
-            h("code", {}, digest(version.digest)),
             ago(version.created_at),
-            version.aliases.includes(ALIAS)
-              ? h("span", { class: "muted" }, "champion")
-              : version.state !== "ready"
-                ? ""
-                : h(
-                    "button",
-                    {
-                      type: "button",
-                      class: "small",
-                      data: { focus: `promote-${version.version}` },
-                      "aria-label": `Promote version ${version.version}`,
-                      onclick: () =>
-                        act(`Version ${version.version} is the champion.`, () =>
-                          promote(name, ALIAS, version.version, "promoted in the dashboard"),
-                        ),
-                    },
-                    "Promote",
-                  ),
+            version.aliases.includes(ALIAS) || version.state !== "ready"
+              ? ""
+              : h(
+                  "button",
+                  {
+                    type: "button",
+                    class: "small",
+                    data: { focus: `promote-${version.version}` },
+                    "aria-label": `Promote version ${version.version}`,
+                    onclick: () =>
+                      act(`Version ${version.version} is the champion.`, () =>
+                        promote(name, ALIAS, version.version, "promoted in the dashboard"),
+                      ),
+                  },
+                  "Promote",
+                ),
           ],
         })),
-        { empty: "All versions of this model were deleted." },
+        { empty: "All versions of this model were deleted.", stacked: true },
       ),
     );
     if (focused)
@@ -220,17 +220,15 @@ export async function page(place, { params: [name, chosenNumber], query }) {
       )?.focus();
   };
   const current = () => state.shown ?? state.model.aliases[ALIAS] ?? state.model.latest;
-  const loadHistory = async () => {
-    const found =
-      state.model.aliases[ALIAS] === undefined ? null : await get(`${address(name)}/aliases/${ALIAS}/history?limit=20`);
-    const canary = found?.data[0]?.canary;
+  const drawHistory = () => {
+    const canary = state.history[0]?.canary;
     beside.textContent = canary ? `Version ${canary.version} takes ${canary.percent} % of its requests.` : "";
     replace(
       history,
       table(
         "History of the champion",
         ["When", "From", "To", "Why", "By"],
-        (found?.data ?? []).map((change) => [
+        state.history.map((change) => [
           at(change.at),
           change.previous ?? "–",
           change.canary
@@ -239,12 +237,12 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           change.reason ?? change.action,
           change.by?.startsWith("job_") ? h("a", { href: `#/jobs/${change.by}` }, "a job") : (change.by ?? "–"),
         ]),
-        { empty: "No version was champion yet." },
+        { empty: "No version was champion yet.", stacked: true },
       ),
     );
   };
   await load();
-  place.append(head, card("Versions", versions), detail, compare, card("History", history));
+  place.append(head, card("Versions", versions), detail, compare, folded("History", history));
   if (current())
     replace(
       detail,
@@ -263,14 +261,28 @@ export async function page(place, { params: [name, chosenNumber], query }) {
         query,
       ),
     );
-  await loadHistory();
   watch(
     [],
     (event) => {
       if (event.type === "done") void attempt(load);
     },
     null,
+    () => attempt(load),
   );
+}
+
+/** Whether the champion was another version before, or shares its requests with one. */
+function canGoBack({ model, versions, history }) {
+  if (model.aliases[ALIAS] === undefined) return false;
+  if (history[0]?.canary) return true;
+  const trail = []; // the versions that lead to the present one: what was rolled back is not among them
+  for (const { action, version } of [...history].reverse()) {
+    if (action === "delete") trail.length = 0;
+    else if (action === "rollback") while (trail.length && trail.at(-1) !== version) trail.pop();
+    else trail.push(version);
+  }
+  const ready = new Set(versions.filter((one) => one.state === "ready").map((one) => one.version));
+  return trail.slice(0, -1).some((version) => version !== model.aliases[ALIAS] && ready.has(version));
 }
 
 async function versionCard(name, version) {
@@ -359,6 +371,7 @@ async function versionCard(name, version) {
               "Files of the version",
               ["File", { label: "Size", numeric: true }, "SHA-256"],
               version.files.map((file) => [file.name, bytes(file.size_bytes), h("code", {}, file.sha256.slice(0, 16))]),
+              { stacked: true },
             ),
             h(
               "div",
@@ -416,7 +429,7 @@ function compareCard(name, numbers, query) {
         run();
       },
     );
-  const made = card(
+  const made = folded(
     "Compare",
     h(
       "div",
@@ -427,7 +440,10 @@ function compareCard(name, numbers, query) {
     ),
     result,
   );
-  if (query.get("a")) run();
+  if (query.get("a")) {
+    made.open = true;
+    run();
+  }
   return made;
 }
 

@@ -1,5 +1,6 @@
 // What several pages show: states, problems, lists of mistakes, layers, predictions' bars.
 
+import { changeKey, refused } from "./api.js";
 import { drawing } from "./graph.js";
 import { add, h, newId, replace, table } from "./dom.js";
 import { number, remedy, shape } from "./format.js";
@@ -59,12 +60,13 @@ export const prose = (text) =>
 
 /** A whole page's or section's failure; mistakes in what was sent stand each with its place. */
 export function failure(error) {
-  const placed = (error.entries ?? []).filter((entry) => entry.pointer && error.status !== 404);
+  const whole = error.status === 404 || refused(error); // says of no member what is wrong with it
+  const placed = whole ? [] : (error.entries ?? []).filter((entry) => entry.pointer);
   const more = placed.length - CAUSES;
   return h(
     "div",
     { class: "callout bad", role: "alert" },
-    h("strong", {}, error.status === 404 ? "Not found" : "That did not work"),
+    h("strong", {}, TITLES[error.status] ?? "That did not work"),
     h("p", {}, prose(placed.length ? error.message : problemText(error))),
     placed.length
       ? h(
@@ -78,10 +80,18 @@ export function failure(error) {
           more > 0 ? h("li", {}, `And ${number(more)} more.`) : null,
         )
       : null,
+    refused(error)
+      ? h(
+          "div",
+          { class: "actions" },
+          h("button", { type: "button", onclick: () => attempt(changeKey) }, "Use another key"),
+        )
+      : null,
   );
 }
 
 const CAUSES = 5;
+const TITLES = { 401: "An API key is needed", 403: "This key may not do that", 404: "Not found" };
 
 /** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}` or null. */
 export function entries(list, { go, mend } = {}) {
@@ -160,6 +170,16 @@ export function card(title, ...children) {
   const id = newId("card");
   return h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), children);
 }
+
+const isWide = () => window.matchMedia("(min-width: 861px)").matches;
+
+/** A card that can be folded up, and begins so where the page is narrow. */
+export const folded = (title, ...children) =>
+  h("details", { class: "card", open: isWide() }, h("summary", {}, h("h2", {}, title)), children);
+
+/** A part of a card that can be folded up, and begins so where the page is narrow. */
+export const unfolding = (title, content, open = isWide()) =>
+  h("details", { class: "part", open }, h("summary", {}, h("h3", {}, title)), content);
 
 /** A metric's value with its name in words. */
 export const metricName = (name) =>

@@ -236,7 +236,8 @@ function numberInput(value) {
   return h("input", { type: "number", step: "any", inputmode: "decimal", value: String(value), required: true });
 }
 
-function readNumber(input, name) {
+function readNumber(input, name, { optional = false } = {}) {
+  if (optional && input.value === "" && !input.validity.badInput) return null;
   if (input.value.trim() === "" || !Number.isFinite(Number(input.value))) {
     input.focus();
     throw new Error(`${name} needs a number.`);
@@ -256,15 +257,23 @@ function numbersControl({ shape: [count], low, high }) {
   };
 }
 
+const NOTHING = "\0"; // no category is this
+
 function columnsControl({ columns }) {
   let numbers = -1;
   const controls = columns.map((column) => {
-    if (column.kind === "text" && column.categories)
-      return [column, select(column.categories, column.categories[0], () => {}), null];
+    if (column.kind === "text" && column.categories) {
+      const options = column.categories.map((category) => [category, category]);
+      if (column.optional) options.push([NOTHING, "no value"]);
+      return [column, select(options, column.categories[0], () => {}), null];
+    }
     if (column.kind !== "number")
       return [column, h("input", { type: "text", value: "" }), column.kind === "tokens" ? "Free text" : null];
     numbers += 1;
-    return [column, numberInput(middle(column.low, column.high)), seen(column.low, column.high)];
+    const input = numberInput(middle(column.low, column.high));
+    input.required = !column.optional;
+    const hints = [seen(column.low, column.high), column.optional ? "May be left empty." : null];
+    return [column, input, hints.filter(Boolean).join(". ") || null];
   });
   return {
     element: h(
@@ -276,7 +285,11 @@ function columnsControl({ columns }) {
       Object.fromEntries(
         controls.map(([column, control]) => [
           column.name,
-          column.kind === "number" ? readNumber(control, column.name) : control.value,
+          column.kind === "number"
+            ? readNumber(control, column.name, column)
+            : control.value === NOTHING
+              ? null
+              : control.value,
         ]),
       ),
   };

@@ -139,6 +139,7 @@ export async function page(place, { onLeave }) {
                 ago(model.updated_at),
                 h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
               ]),
+            { stacked: true },
           )
         : h(
             "div",
@@ -239,7 +240,7 @@ export async function page(place, { onLeave }) {
     if (!document.hidden && jobs.some((job) => isActive(job.state))) soon();
   }, 2000);
   onLeave(() => clearInterval(timer));
-  watch([], soon, soon);
+  watch([], soon, soon, soon);
   await refresh();
 }
 

@@ -1,9 +1,9 @@
 // Train: data, a net, how to train it, what the server thinks of it, and off it goes.
 // The request is the one truth here: each section shows its part of it and writes to it, so a patch can mend any of it.
 
-import { all, get, post, upload, Problem } from "./api.js";
+import { all, get, post, refused, send, upload, Problem } from "./api.js";
 import { check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
-import { bytes, locate, number, patched, pretty, seconds, shape } from "./format.js";
+import { ago, bytes, locate, number, patched, pretty, seconds, shape } from "./format.js";
 import {
   announce,
   attempt,
@@ -16,6 +16,7 @@ import {
   net,
   notify,
   problemText,
+  unfolding,
 } from "./parts.js";
 import { watch } from "./stream.js";
 
@@ -61,6 +62,11 @@ const OBJECTIVES = [
   ["huber", "Numbers: Huber"],
   ["cross_entropy", "Classes: cross entropy"],
   ["bce_with_logits", "Yes or no: binary cross entropy"],
+];
+const ENGINES = [
+  ["", "torch, as usual"],
+  ["onnxruntime", "ONNX Runtime"],
+  ["aot_inductor", "compiled code"],
 ];
 const OPTIMIZERS = ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"];
 
@@ -148,7 +154,7 @@ export async function page(place, { onLeave }) {
     };
     replace(
       about,
-      datasetView(dataset, preview, profile),
+      datasetView(dataset, preview, profile, remake),
       draft.touched
         ? h(
             "div",
@@ -177,21 +183,38 @@ export async function page(place, { onLeave }) {
     changed();
     announce(`The dataset has ${dataset.rows} rows. A net and an objective that suit it are filled in.`);
   };
+  let mine = null; // the dataset that this page has made and that nobody uses yet
+  const read = async (name, source) => {
+    let dataset = await post("/v1/datasets", { name, source });
+    while (dataset.state === "processing") {
+      await new Promise((resolve) => {
+        setTimeout(resolve, 500);
+      });
+      dataset = await get(`/v1/datasets/${dataset.id}`);
+    }
+    return dataset;
+  };
   const make = async (name, source) => {
     replace(about, h("p", { class: "empty" }, "Reading the data…"));
     try {
-      let dataset = await post("/v1/datasets", { name, source });
-      while (dataset.state === "processing") {
-        await new Promise((resolve) => {
-          setTimeout(resolve, 500);
-        });
-        dataset = await get(`/v1/datasets/${dataset.id}`);
-      }
+      const dataset = await read(name, source);
+      mine = dataset.id;
       await useDataset(dataset);
     } catch (error) {
       replace(about, failure(error));
     }
   };
+  // The same file once more, with other columns to learn from; what this page made of it before is not needed then.
+  const remake = (dataset, inputs) =>
+    attempt(async () => {
+      const { source } = dataset;
+      const free = source.free_text?.filter((column) => inputs.includes(column));
+      const made = await read(dataset.name, { ...source, inputs, ...(free ? { free_text: free } : {}) });
+      await useDataset(made); // from here on no request of this page names the one before
+      if (mine === dataset.id) await send("DELETE", `/v1/datasets/${dataset.id}`).catch(() => {});
+      mine = made.id;
+      about.querySelector(".scroll")?.focus({ preventScroll: true });
+    });
   const drawData = async () => {
     const known = (await all("/v1/datasets", 200)).filter((dataset) => dataset.state === "ready" && dataset.name);
     replace(
@@ -207,14 +230,14 @@ export async function page(place, { onLeave }) {
               known.length
                 ? table(
                     "Datasets",
-                    ["Name", "Source", { label: "Rows", numeric: true }, "Columns", { label: "Use", hidden: true }],
+                    ["Name", "Made", { label: "Rows", numeric: true }, "Columns", { label: "Use", hidden: true }],
                     known
                       .slice(0, 30)
                       .map((dataset) => [
                         dataset.name,
-                        dataset.source.type,
+                        ago(dataset.created_at),
                         number(dataset.rows),
-                        h("span", { class: "clip" }, dataset.columns.map((column) => column.name).join(", ")),
+                        h("span", { class: "clip" }, usedColumns(dataset).join(", ")),
                         h(
                           "button",
                           {
@@ -226,6 +249,7 @@ export async function page(place, { onLeave }) {
                           "Use",
                         ),
                       ]),
+                    { stacked: true },
                   )
                 : h(
                     "div",
@@ -251,7 +275,7 @@ export async function page(place, { onLeave }) {
               ),
           ],
         ],
-        known.length ? "known" : "examples",
+        known.length ? "known" : "upload",
       ),
     );
   };
@@ -352,6 +376,7 @@ export async function page(place, { onLeave }) {
     try {
       const verdict = await post("/v1/architectures/validate?drawing=true", draft.body.architecture, { signal });
       draft.verdict = verdict;
+      const open = judged.querySelector("details")?.open;
       replace(
         judged,
         verdict.valid
@@ -365,7 +390,7 @@ export async function page(place, { onLeave }) {
           go: goTo,
           mend: byHint(() => draft.body.architecture, mendNet),
         }),
-        verdict.summary ? net(verdict.summary, verdict.mermaid) : null,
+        verdict.summary ? unfolding("Layers and drawing", net(verdict.summary, verdict.mermaid), open) : null,
       );
     } catch (error) {
       if (error.name !== "AbortError") replace(judged, failure(error));
@@ -376,7 +401,16 @@ export async function page(place, { onLeave }) {
   const drawTraining = () => {
     const fields = () => [...training.querySelectorAll("input, select")];
     const at = fields().indexOf(document.activeElement);
-    replace(training, trainingForm(draft.body, changed, drawTraining));
+    replace(
+      training,
+      draft.body.dataset
+        ? trainingForm(draft.body, changed, drawTraining)
+        : h(
+            "div",
+            { class: "empty-state" },
+            h("p", {}, "Choose data first: objective, epochs and the rest are then filled in, and yours to change."),
+          ),
+    );
     fields()[at]?.focus();
   };
 
@@ -389,7 +423,11 @@ export async function page(place, { onLeave }) {
       disabled: true,
       onclick: () =>
         attempt(async () => {
-          const job = await post("/v1/jobs", draft.body);
+          const job = await post("/v1/jobs", draft.body).catch((error) => {
+            if (error.status === 403 && draft.body.output.alias_on_success && error.entries.length)
+              error.entries[0].hint += " Or untick that it becomes the champion.";
+            throw error;
+          });
           notify("The training begins.");
           location.hash = `#/jobs/${job.id}`;
         }),
@@ -463,7 +501,7 @@ export async function page(place, { onLeave }) {
       );
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (error instanceof Problem && error.entries.length) {
+      if (error instanceof Problem && error.entries.length && !refused(error)) {
         const others = error.entries.filter((entry) => !entry.pointer.startsWith("/architecture/"));
         const inNet = error.entries.length - others.length;
         replace(
@@ -598,7 +636,9 @@ function uploadForm(make) {
       type === "csv" ? header(start) : { names: type === "jsonl" ? jsonKeys(start) : null };
     const decimal = { comma: type === "csv" && hasDecimalCommas(start, delimiter) };
     const target = { value: columns?.at(-1) ?? "" };
-    const left = new Set();
+    const rows = columns?.length ? (type === "csv" ? rowsOf(start, delimiter) : jsonRows(start, columns)) : [];
+    const odd = unfit(columns ?? [], rows);
+    const left = new Set(columns?.every((column) => column === target.value || odd.has(column)) ? [] : odd.keys());
     const inputs = h("div", { class: "checks" });
     const drawInputs = () =>
       replace(
@@ -606,7 +646,9 @@ function uploadForm(make) {
         columns
           .filter((column) => column !== target.value)
           .map((column) =>
-            check(column, !left.has(column), (taken) => (taken ? left.delete(column) : left.add(column))),
+            check(column, !left.has(column), (taken) => (taken ? left.delete(column) : left.add(column)), {
+              hint: odd.get(column),
+            }),
           ),
       );
     const size = { value: "" };
@@ -669,7 +711,7 @@ function uploadForm(make) {
                     : {
                         type,
                         upload: id,
-                        inputs: left.size
+                        inputs: columns?.some((column) => column !== target.value && left.has(column))
                           ? columns.filter((column) => column !== target.value && !left.has(column))
                           : "*",
                         target: target.value,
@@ -710,24 +752,60 @@ function header(text) {
   const line = text.split(/\r?\n/)[0].replace(/^\ufeff/, "");
   const bare = line.replace(/"[^"]*"/g, "");
   const delimiter = [",", ";", "\t", "|"].sort((a, b) => bare.split(b).length - bare.split(a).length)[0];
-  const names = [""];
+  return { names: cellsOf(line, delimiter), delimiter };
+}
+
+function cellsOf(line, delimiter) {
+  const cells = [""];
   let quoted = false;
   for (const sign of line) {
     if (sign === '"') quoted = !quoted;
-    else if (sign === delimiter && !quoted) names.push("");
-    else names[names.length - 1] += sign;
+    else if (sign === delimiter && !quoted) cells.push("");
+    else cells[cells.length - 1] += sign;
   }
-  return { names: names.map((name) => name.trim()), delimiter };
+  return cells.map((cell) => cell.trim());
+}
+
+/** The cells of a CSV text's rows; its last line may be cut. */
+const rowsOf = (text, delimiter) =>
+  text
+    .split(/\r?\n/)
+    .slice(1, -1)
+    .map((line) => cellsOf(line, delimiter));
+
+function jsonRows(text, names) {
+  const rows = [];
+  for (const line of text.split("\n").slice(0, -1)) {
+    try {
+      const row = JSON.parse(line);
+      rows.push(names.map((name) => String(row[name] ?? "")));
+    } catch {
+      break;
+    }
+  }
+  return rows;
+}
+
+const NUMBERING = /(?:^|_)(?:id|index|row|no|nr)$/i;
+const CATEGORIES = 50; // a text with more values is none; as `modelyard train` has it
+
+/** Columns of which a net learns nothing, each with the reason; the person may take them all the same. */
+function unfit(names, rows) {
+  const found = new Map();
+  names.forEach((name, i) => {
+    const cells = rows.map((row) => row[i] ?? "").filter(Boolean);
+    const texts = new Set(cells.filter((cell) => !/^[+-]?[\d.,]*\d(e[+-]?\d+)?$/i.test(cell)));
+    if (cells.length && NUMBERING.test(name) && cells.every((cell) => /^[+-]?\d+$/.test(cell)))
+      found.set(name, "Seems to number the rows.");
+    else if (texts.size > CATEGORIES) found.set(name, "Too many different texts to be a category.");
+  });
+  return found;
 }
 
 /** Whether the numbers of a CSV text have a decimal comma: some have, and none has a point. */
 function hasDecimalCommas(text, delimiter) {
   if (delimiter === ",") return false;
-  const cells = text
-    .split(/\r?\n/)
-    .slice(1, -1) // the last line may be cut
-    .flatMap((line) => line.split(delimiter))
-    .map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
+  const cells = rowsOf(text, delimiter).flat();
   return (
     cells.some((cell) => /^[+-]?\d*,\d+(e[+-]?\d+)?$/i.test(cell)) &&
     !cells.some((cell) => /^[+-]?[\d,]*\.\d+(e[+-]?\d+)?$/i.test(cell))
@@ -742,7 +820,19 @@ function jsonKeys(text) {
   }
 }
 
-function datasetView(dataset, preview, profile) {
+/** Whether a dataset can be made once more of the same file with other columns. */
+const canChoose = ({ source }) =>
+  ["csv", "jsonl", "parquet"].includes(source.type) &&
+  !source.shape &&
+  (source.inputs === "*" || Array.isArray(source.inputs));
+const OF_A_COLUMN = ["many-missing", "constant-column", "too-many-categories"]; // which may be left out for it
+const usedColumns = ({ columns }) =>
+  columns.filter((column) => column.role !== "ignored").map((column) => column.name);
+const typeOf = (column) =>
+  column.role === "ignored" ? "–" : column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype;
+const ROLES = { ignored: "left out", kept: "for splits" };
+
+function datasetView(dataset, preview, profile, remake) {
   const byName = new Map(profile.columns.map((column) => [column.name, column]));
   const text = (value) =>
     typeof value === "number"
@@ -755,9 +845,46 @@ function datasetView(dataset, preview, profile) {
           ? "missing"
           : String(value);
   // Numbers are standardized by what is filled in below.
-  const warnings = profile.warnings.filter(
+  const warnings = [...dataset.warnings, ...profile.warnings].filter(
     (one) => one.code !== "unscaled-inputs" || !one.hint?.includes('"standardize"'),
   );
+  const choosable = canChoose(dataset);
+  const before = dataset.columns.filter((column) => column.role === "input").map((column) => column.name);
+  const taken = new Set(before);
+  const inputs = () => dataset.columns.map((column) => column.name).filter((name) => taken.has(name));
+  const anew = h(
+    "div",
+    { class: "actions", hidden: true },
+    h("button", { type: "button", class: "primary", onclick: () => remake(dataset, inputs()) }, "Use these columns"),
+    h("p", { class: "hint" }, "The file is read once more."),
+  );
+  const use = ({ name, role }) =>
+    ["input", "ignored"].includes(role)
+      ? h("input", {
+          type: "checkbox",
+          "aria-label": `Learn from ${name}`,
+          checked: taken.has(name),
+          onchange: (event) => {
+            if (event.target.checked) taken.add(name);
+            else taken.delete(name);
+            anew.hidden = inputs().join() === before.join();
+            anew.querySelector("button").disabled = !taken.size;
+          },
+        })
+      : null;
+  const withoutIt = (entry) => {
+    const name = OF_A_COLUMN.includes(entry.code) && profile.columns[entry.pointer.split("/")[2]]?.name;
+    return choosable && taken.has(name) && before.length > 1
+      ? {
+          words: `Leave ${name} out`,
+          act: () =>
+            remake(
+              dataset,
+              before.filter((other) => other !== name),
+            ),
+        }
+      : null;
+  };
   return h(
     "div",
     { class: "dataset" },
@@ -766,17 +893,31 @@ function datasetView(dataset, preview, profile) {
       ["Rows", number(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
-    warnings.length ? entries(warnings.map((warning) => ({ severity: "warning", ...warning }))) : null,
+    warnings.length
+      ? entries(
+          warnings.map((warning) => ({ severity: "warning", ...warning })),
+          { mend: withoutIt },
+        )
+      : null,
     h("h3", {}, "Profile"),
     table(
       "Columns",
-      ["Column", "Role", "Type", "Values", { label: "Missing", numeric: true }, "Distribution"],
+      [
+        ...(choosable ? ["Use"] : []),
+        "Column",
+        "Role",
+        "Type",
+        "Values",
+        { label: "Missing", numeric: true },
+        "Distribution",
+      ],
       dataset.columns.map((column) => {
         const about = byName.get(column.name) ?? {};
         return [
+          ...(choosable ? [use(column)] : []),
           column.name,
-          column.role,
-          column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype,
+          ROLES[column.role] ?? column.role,
+          typeOf(column),
           about.min !== undefined && about.min !== null
             ? `${number(about.min)} to ${number(about.max)}`
             : about.distinct
@@ -784,19 +925,22 @@ function datasetView(dataset, preview, profile) {
               : column.classes
                 ? `${column.classes.length} classes`
                 : "–",
-          number(about.missing ?? 0),
+          column.role === "ignored" ? "–" : number(about.missing ?? 0),
           histogram({ ...about, name: column.name }),
         ];
       }),
     ),
-    h("h3", {}, "First rows"),
-    table(
+    anew,
+    unfolding(
       "First rows",
-      preview.columns.map((column) => ({
-        label: column.name ?? String(column),
-        numeric: !column.shape?.length && ["float", "int"].includes(column.dtype),
-      })),
-      preview.rows.map((row) => row.map(text)),
+      table(
+        "First rows",
+        preview.columns.map((column) => ({
+          label: column.name ?? String(column),
+          numeric: !column.shape?.length && ["float", "int"].includes(column.dtype),
+        })),
+        preview.rows.map((row) => row.map(text)),
+      ),
     ),
   );
 }
@@ -1214,6 +1358,7 @@ function trainingForm(body, changed, redraw) {
     : [...OBJECTIVES, [body.objective?.type, body.objective?.type]];
   const optimizers = OPTIMIZERS.includes(body.optimizer?.type) ? OPTIMIZERS : [...OPTIMIZERS, body.optimizer?.type];
   const alias = body.output?.alias_on_success;
+  const engine = body.output?.engine?.type ?? "";
   return h(
     "div",
     { class: "stack" },
@@ -1232,7 +1377,7 @@ function trainingForm(body, changed, redraw) {
             if (before !== classifies()) redraw();
           }),
         ),
-        { hint: "What is made small." },
+        { wide: true, hint: "How the error of an answer is measured. Training makes it small." },
       ),
       field(
         "Optimizer",
@@ -1266,6 +1411,17 @@ function trainingForm(body, changed, redraw) {
           set((value) => {
             if (value === "0") delete body.split;
             else body.split = { type: "random", seed: 1, ...body.split, validation: Number(value) };
+          }),
+        ),
+      ),
+      field(
+        "Answers are computed by",
+        select(
+          ENGINES.some(([key]) => key === engine) ? ENGINES : [...ENGINES, [engine, engine]],
+          engine,
+          set((value) => {
+            if (value) body.output.engine = { type: value };
+            else delete body.output.engine;
           }),
         ),
       ),
