@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -294,6 +295,10 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
     )
     page.get_by_role("button", name="Predict").click()
     expect(page.locator("[data-answer]")).to_be_visible()
+    page.get_by_role("tab", name="/v2").click()
+    call = page.get_by_label("The call in the Open Inference Protocol").inner_text()
+    answer = json.loads(subprocess.run(["sh", "-c", call], capture_output=True, check=True, timeout=30).stdout)
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 1]], answer
 
 
 def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:

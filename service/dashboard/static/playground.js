@@ -540,31 +540,43 @@ function callsOf(reference, inputs, version) {
     ],
     ["python", "Python", () => code(python, "The call in Python")],
   ];
-  if (version && version.preprocessing?.row?.layout !== "table" && version.signature.inputs.length === 1) {
-    const spec = version.signature.inputs[0];
-    const flat = inputs.flat(9);
-    const datatype = { float32: "FP32", float64: "FP64", int64: "INT64", int32: "INT32" }[spec.dtype] ?? "FP32";
-    const v2 = {
-      inputs: [
-        {
-          name: spec.name,
-          shape: [inputs.length, ...(inputs.length ? shapeOf(inputs[0]) : [])],
-          datatype,
-          data: flat.length > 100 ? [...flat.slice(0, 100), "…"] : flat,
-        },
-      ],
-    };
+  if (version && version.signature.inputs.length === 1) {
+    const asked = JSON.stringify({ inputs: tensorsOf(version, inputs) }).replaceAll("'", "'\\''");
+    const url = `${origin}/v2/models/${version.model}/versions/${version.version}/infer`;
     items.push([
       "v2",
       "/v2",
       () =>
         code(
-          `curl -s ${origin}/v2/models/${version.model}/versions/${version.version}/infer${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(v2)}'`,
+          `curl -s ${url}${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${asked}'`,
           "The call in the Open Inference Protocol",
         ),
     ]);
   }
   return card("The same call", tabs("The same call", items));
+}
+
+/** The rows as the tensors of `/v2`: one for each column of a table, else one. */
+function tensorsOf(version, inputs) {
+  const row = version.preprocessing?.row;
+  if (row?.layout === "table") {
+    return row.columns.map(({ kind, name }, place) => ({
+      name,
+      shape: [inputs.length, 1],
+      datatype: kind === "number" ? "FP64" : "BYTES",
+      data: inputs.map((one) => (Array.isArray(one) ? one[place] : one?.[name]) ?? null),
+    }));
+  }
+  const [{ name, dtype }] = version.signature.inputs;
+  const flat = inputs.flat(9);
+  return [
+    {
+      name,
+      shape: [inputs.length, ...(inputs.length ? shapeOf(inputs[0]) : [])],
+      datatype: { float32: "FP32", float64: "FP64", int64: "INT64", int32: "INT32" }[dtype] ?? "FP32",
+      data: flat.length > 100 ? [...flat.slice(0, 100), "…"] : flat,
+    },
+  ];
 }
 
 const shapeOf = (value) => (Array.isArray(value) ? [value.length, ...shapeOf(value[0])] : []);
