@@ -139,7 +139,7 @@ def url_of(bound: socket.socket, *, tls: bool) -> str:
 
 def tell_where(url: str, **more: Any) -> None:
     """Say in the log where the server listens, now that it does."""
-    sentence = f"Modelyard listens at {url} (API {url}/docs, metrics {url}/metrics)."
+    sentence = f"Modelyard listens at {url} (dashboard {url}/ui/, API {url}/docs, metrics {url}/metrics)."
     _log.info(sentence, action="listening", url=url, **more)
 
 

@@ -23,6 +23,8 @@ app = typer.Typer(name="datasets", help="Bring data and look at it.", no_args_is
 
 TABLES: Final = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 """Files of tables, by their suffix."""
+SPREADSHEETS: Final = (".xlsx", ".xls", ".ods", ".numbers")
+SAVE_AS_CSV: Final = 'Save it from the spreadsheet as CSV; in Excel, as "CSV UTF-8".'
 _OTHERS: Final = {".npz": "npz", ".npy": "npy", ".zip": "images", ".gz": "idx"}
 _DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 _MARKS: Final = {"point": ".", "comma": ","}
@@ -71,7 +73,10 @@ def add(
     session.places = {"/source/upload": file.name, **OPTIONS, "": ""}
     kind = type or TABLES.get(file.suffix.lower()) or _OTHERS.get(file.suffix.lower())
     if kind is None:
-        say(f"What {file.name} is cannot be told from its name. Say it with --type, such as --type csv.")
+        known = "cannot be told from its name. Say it with --type, such as --type csv."
+        say(
+            f"What {file.name} is {known}" if file.suffix.lower() not in SPREADSHEETS else f"{file.name}: {SAVE_AS_CSV}"
+        )
         raise typer.Exit(exits.USAGE)
     source: dict[str, Any] = {"type": kind}
     if kind in TABLES.values():

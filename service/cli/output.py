@@ -134,10 +134,15 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return _number(value)
     if isinstance(value, (list, tuple)):
         return clean(", ".join(map(str, value)))
     return clean(str(value))
+
+
+def _number(value: float) -> str:
+    """Four digits that count, without an exponent where whole numbers show as much: 0.01234, 265249, 1.235e+12."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _is_number(text: str) -> bool:

@@ -21,6 +21,8 @@ import typer
 from service.cli import exits, requests
 from service.cli.datasets import (
     OPTIONS,
+    SAVE_AS_CSV,
+    SPREADSHEETS,
     TABLES,
     Decimal,
     Delimiter,
@@ -55,7 +57,6 @@ _IDS: Final = re.compile(r"(?i:(?:^|[_ .-])(?:id|index|row|no|nr)\.?|nummer)$|(?
 _DATE: Final = re.compile(
     r"(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2[0-9]{2,4})(?:[T ,].*)?"
 )
-_SPREADSHEETS: Final = (".xlsx", ".xls", ".ods", ".numbers")
 MOST_CATEGORIES: Final = 50
 """A column with more different texts is left out: that is no category."""
 FEW_ROWS: Final = 10
@@ -173,7 +174,7 @@ def train(
         else:
             if path.suffix.lower() not in TABLES:
                 known = f"a table ({', '.join(TABLES)}) nor a request ({', '.join(requests.SUFFIXES)})"
-                way = ' Save it as "CSV UTF-8" there.' if path.suffix.lower() in _SPREADSHEETS else ""
+                way = f" {SAVE_AS_CSV}" if path.suffix.lower() in SPREADSHEETS else ""
                 say(f"{path.name} is neither {known}.{way}")
                 raise typer.Exit(exits.USAGE)
             absent = [f"--{name}" for name, value in (("target", target), ("model", model)) if value is None]
@@ -336,12 +337,23 @@ def _tell_move(client: Client, made: dict[str, Any], before: Version | None) -> 
     both = [name for name in _TOLD_METRICS if None not in (before.metrics.get(name), now.metrics.get(name))]
     change = f": {both[0]} {before.metrics[both[0]]:.4g} → {now.metrics[both[0]]:.4g}" if both else ""
     say(f"{made['alias']} moved from version {before.version} to {now.version}{change}.")
+    was, answers = (_answer(version) for version in (before, now))
+    if was != answers:
+        say(f"It answers {answers} now; version {before.version} answered {was}.")
     old, new = before.signature.columns or [], now.signature.columns or []
     gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
     if old and new and gone:
         say(f"It no longer takes {', '.join(gone)}.")
     if old and new and added:
         say(f"It takes {', '.join(added)} too, which version {before.version} did not.")
+
+
+def _answer(version: Version) -> str:
+    """What a version answers, in few words."""
+    if not version.classes:
+        return "numbers"
+    told = ", ".join(version.classes[:_NAMED])
+    return f"one of {told}" + (" …" if len(version.classes) > _NAMED else "")
 
 
 def _dataset(
@@ -424,7 +436,7 @@ def _stop_at_nearly_numbers(dataset: Dataset, taken: Iterable[str]) -> None:
             if found is None or (odd == cells and not (warning.hint or "").startswith("Write plain numbers")):
                 continue
             stops = True
-            way = f"pass --exclude {column.name}, or name it in --inputs to take its values as texts."
+            way = f"pass --exclude {shlex.quote(column.name)}, or name it in --inputs to take its values as texts."
             if column.role == "target":
                 way = "pass --task classes, if its values are classes."
             hint = f"{warning.hint} " if warning.hint and not warning.hint.startswith("Mend it in the file") else ""

@@ -56,6 +56,8 @@ _FEW: Final = 16
 """So many numbers Python adds up faster than numpy begins."""
 _MANY: Final = 256
 """More numbers than so many are worth a few calls to have them packed."""
+_NAMED: Final = 10
+"""Columns that a message names."""
 _PIECE: Final = 2**16
 """Numbers that are packed at a time."""
 
@@ -469,6 +471,12 @@ _ABSENT: Final = object()
 """Stands for a column that a row lacks, so that its other columns are looked at all the same."""
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first columns of a table by name, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"the columns {', '.join(names[:_NAMED])}{more}"
+
+
 class _Mistakes:
     """Keeps the first MAX_ENTRIES mistakes and counts the others, then raises the class of the first one."""
 
@@ -707,7 +715,13 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
             missing = [name for name in names if name not in row]
             for name in wrong:
                 hint = None if mistakes.full else nearest_hint(name, names)
-                mistakes.add(pointer([name], here), "unknown-member", "There is no such column.", hint=hint)
+                mistakes.add(
+                    pointer([name], here),
+                    "unknown-member",
+                    "There is no such column.",
+                    hint=hint,
+                    expected=_listed(names),
+                )
             for name in missing:
                 mistakes.add(pointer([name], here), "missing", "This column is missing.", hint="Add it.")
             values, where = [row.get(name, _ABSENT) for name in names], names

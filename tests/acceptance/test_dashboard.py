@@ -301,6 +301,53 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
     assert [output["shape"] for output in answer["outputs"]] == [[1, 1]], answer
 
 
+def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(page: Page, server: Server) -> None:
+    """Of thirty categories some are only among held-out rows, so the page asks twice and narrows its net."""
+    rows = "".join(f"{number / 7:.2f},kind {number * 7 % 30},{number % 5}.5\n" for number in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "flats.csv", "mimeType": "text/csv", "buffer": f"area,kind,price\n{rows}".encode()}
+    )
+    with page.expect_response(lambda answer: "dry_run" in answer.url and len(answer.json()["warnings"]) == 0):
+        page.get_by_role("button", name="Use this data").click()
+    page.get_by_label("Name of the model").fill("casa")
+    page.get_by_label("Epochs").fill("7")
+    page.get_by_label("Optimizer").select_option("SGD")
+    page.get_by_label("Learning rate").fill("0.002")
+    page.get_by_label("Seed").fill("9")
+    page.get_by_label("Make it the champion when it succeeds").uncheck()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/v1/jobs")) as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+
+    asked = sent.value.post_data_json
+    assert asked["output"] == {"model": "casa"}
+    assert (asked["budget"], asked["seed"]) == ({"epochs": 7}, 9)
+    assert asked["optimizer"] == {"type": "SGD", "lr": 0.002}
+    expect(page.get_by_role("heading", name="Training of casa")).to_contain_text("succeeded")
+    with server.client() as client:  # without a champion it would need a hand on the first page
+        assert client.delete("/v1/models/casa").is_success
+
+
+def test_a_file_of_windows_with_odd_cells_is_read_and_a_spreadsheet_is_not(page: Page, server: Server) -> None:
+    rows = "".join(f"{number},5;{'k.A.' if number % 20 == 0 else number};{number * 2},5\n" for number in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chooser = page.get_by_label("Choose a file")
+    chooser.set_input_files({"name": "prüfung.xlsx", "mimeType": "application/zip", "buffer": b"PK"})
+    expect(page.get_by_role("alert")).to_contain_text('in Excel, as "CSV UTF-8"')
+    chooser.set_input_files(
+        {"name": "Prüfung.csv", "mimeType": "text/csv", "buffer": f"Fläche;Größe;Preis\n{rows}".encode("cp1252")}
+    )
+    expect(page.get_by_label("Name", exact=True)).to_have_value("pruefung")
+    expect(page.get_by_label("Texts that mean a missing value")).to_have_value("k.A.")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("Größe")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    expect(page.get_by_label("Fill missing numbers")).to_be_checked()
+
+
 def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:
     """Before the file is read and after it; the job's page says which ones the net has not seen."""
     rows = "\n".join(f"{i},{i / 10},1,remark {i},{3 * i}" for i in range(60))

@@ -786,7 +786,7 @@ class TestKeysOfALesserScope:
         ]
         assert all(outputs == by_key[0] for outputs in by_key)
         assert run("predict", "homes", tmp_path / "more.csv", key=predict, code=7).stderr.splitlines()[1:] == [
-            "Lines 2, 3, column 'door': There is no such column.",
+            "Lines 2, 3, column 'door': There is no such column. Expected the columns area_m2, rooms, site.",
             "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out what "
             "it does not take, send rows with --inputs, or use a key of the scope read.",
         ]

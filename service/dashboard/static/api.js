@@ -44,7 +44,15 @@ const declined = new Set();
 export async function request(path, { headers = {}, ...init } = {}) {
   for (;;) {
     const sent = credentials().Authorization;
-    const answer = await fetch(path, { ...init, headers: { ...headers, ...credentials() }, credentials: "omit" });
+    const answer = await fetch(path, {
+      ...init,
+      headers: { ...headers, ...credentials() },
+      credentials: "omit",
+    }).catch((error) => {
+      throw error.name === "AbortError"
+        ? error
+        : new Error("The server cannot be reached. Is it running? Try again when it is.", { cause: error });
+    });
     if (answer.status !== 401) return answer;
     if (credentials().Authorization === sent) {
       if (declined.has(sent)) return answer;

@@ -434,8 +434,13 @@ export async function page(place, { onLeave }) {
     },
     "Train",
   );
+  /** Another request in the place of this one; the object stays, since the fields of the forms write to it. */
+  const take = (body) => {
+    for (const member of Object.keys(draft.body)) delete draft.body[member];
+    Object.assign(draft.body, body);
+  };
   const applyPatch = (patch) => {
-    draft.body = patched(draft.body, patch);
+    take(patched(draft.body, patch));
     draft.touched = true;
     draft.mode = null;
     drawEditor();
@@ -468,7 +473,7 @@ export async function page(place, { onLeave }) {
       );
       if (fit && !draft.touched && !draft.fitted) {
         draft.fitted = true;
-        draft.body = patched(body, fit.patch);
+        take(patched(body, fit.patch));
         drawEditor();
         changed();
         return;
@@ -542,7 +547,7 @@ export async function page(place, { onLeave }) {
           type: "button",
           onclick: () => {
             try {
-              draft.body = { ...blank(), ...JSON.parse(area.value) };
+              take({ ...blank(), ...JSON.parse(area.value) });
               wrong.textContent = "";
               applyPatch([]);
             } catch (error) {
@@ -593,6 +598,9 @@ export async function page(place, { onLeave }) {
 const plainName = (text) =>
   text
     .toLowerCase()
+    .replace(/[äöüß]/g, (sign) => ({ ä: "ae", ö: "oe", ü: "ue", ß: "ss" })[sign])
+    .normalize("NFKD")
+    .replace(/[\u0300-\u036f]/g, "")
     .replace(/\.[a-z0-9]+$/, "")
     .replace(/[^a-z0-9._-]+/g, "-")
     .replace(/^[^a-z0-9]+|[.]+$/g, "")
@@ -600,6 +608,7 @@ const plainName = (text) =>
 
 // -- data ---------------------------------------------------------------------------------------------------------------
 
+const SPREADSHEET = /\.(xlsx?|ods|numbers)$/i;
 const FORMATS = {
   csv: "csv",
   tsv: "csv",
@@ -626,12 +635,19 @@ function uploadForm(make) {
         h(
           "p",
           { class: "error-text", role: "alert" },
-          "Of this name it is not known what the file is. Give it the ending of its format.",
+          SPREADSHEET.test(file.name)
+            ? 'This is a spreadsheet. Save it from there as CSV; in Excel, as "CSV UTF-8".'
+            : `What ${file.name} is cannot be told from its name. It ends as its format does, such as .csv.`,
         ),
       );
       return;
     }
-    const start = ["csv", "jsonl"].includes(type) ? await file.slice(0, 65_536).text() : "";
+    let start = ["csv", "jsonl"].includes(type) ? await file.slice(0, START).text() : "";
+    const foreign = start.slice(0, -4).includes("\ufffd") ? await inUtf8(file) : null; // its end may be half a letter
+    if (foreign) {
+      file = foreign.file;
+      start = await file.slice(0, START).text();
+    }
     const { names: columns, delimiter } =
       type === "csv" ? header(start) : { names: type === "jsonl" ? jsonKeys(start) : null };
     const decimal = { comma: type === "csv" && hasDecimalCommas(start, delimiter) };
@@ -652,6 +668,8 @@ function uploadForm(make) {
           ),
       );
     const size = { value: "" };
+    const texts = type === "csv" ? oddTexts(columns, rows, decimal.comma) : [];
+    const missing = h("input", { type: "text", value: texts.join("; "), spellcheck: "false", autocomplete: "off" });
     const name = h("input", { type: "text", value: plainName(file.name), spellcheck: "false" });
     const parts = [field("Name", name)];
     if (columns?.length)
@@ -692,6 +710,11 @@ function uploadForm(make) {
           { hint: "One folder for each class. Images of different sizes need it." },
         ),
       );
+    const missingTexts = () =>
+      missing.value
+        .split(";")
+        .map((one) => one.trim())
+        .filter(Boolean);
     const button = h(
       "button",
       {
@@ -716,6 +739,7 @@ function uploadForm(make) {
                           : "*",
                         target: target.value,
                         missing: "keep",
+                        ...(missingTexts().length ? { missing_texts: missingTexts() } : {}),
                         ...(delimiter && delimiter !== "," ? { delimiter } : {}),
                         ...(decimal.comma ? { decimal: "," } : {}),
                       };
@@ -741,10 +765,46 @@ function uploadForm(make) {
           }),
         )
       : null;
-    replace(form, h("div", { class: "row" }, parts), chosen, comma, button);
+    if (type === "csv")
+      parts.push(
+        field("Texts that mean a missing value", missing, {
+          hint: "Such as n/a or unknown; several with ; between them. Empty cells are missing anyway.",
+        }),
+      );
+    const read = foreign
+      ? h("p", { class: "hint" }, `The file is not in UTF-8; it is read as ${foreign.was}. Look at its names and texts.`)
+      : null;
+    replace(form, read, h("div", { class: "row" }, parts), chosen, comma, h("div", { class: "actions" }, button));
     button.focus();
   }
   return h("div", { class: "stack" }, zone, form);
+}
+
+const START = 65_536;
+
+/** A text file that is not in UTF-8 as one that is, and what it was: Excel's plain CSV is in Windows-1252. */
+async function inUtf8(file) {
+  const content = await file.arrayBuffer();
+  const [first, second] = new Uint8Array(content, 0, Math.min(2, content.byteLength));
+  const was =
+    first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : "windows-1252";
+  return { file: new File([new TextDecoder(was).decode(content)], file.name), was };
+}
+
+/** What is missing among numbers anyway, as the server has it. */
+const MISSING = new Set(["na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."]);
+
+/** Texts that stand here and there in columns of numbers, such as "n/a": they seem to mean a missing value. */
+function oddTexts(names, rows, decimal) {
+  const isNumber = (cell) => !Number.isNaN(Number(decimal ? cell.replace(",", ".") : cell));
+  const found = new Set();
+  names.forEach((_, i) => {
+    const cells = rows.map((row) => row[i] ?? "").filter((cell) => cell && !MISSING.has(cell.toLowerCase()));
+    const odd = new Set(cells.filter((cell) => !isNumber(cell)));
+    const count = cells.filter((cell) => odd.has(cell)).length;
+    if (odd.size && odd.size <= 3 && count <= cells.length / 5) for (const text of odd) found.add(text);
+  });
+  return [...found].filter((text) => !text.includes(";")).slice(0, 8);
 }
 
 /** The names in the first line of a CSV text, and what parts them; what stands in quotes parts nothing. */
@@ -786,7 +846,8 @@ function jsonRows(text, names) {
   return rows;
 }
 
-const NUMBERING = /(?:^|_)(?:id|index|row|no|nr)$/i;
+const DATE = /^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ,].*)?$/;
+const NUMBERING = /(?:^|[_ .-])(?:id|index|row|no|nr)\.?$|nummer$/i;
 const CATEGORIES = 50; // a text with more values is none; as `modelyard train` has it
 
 /** Columns of which a net learns nothing, each with the reason; the person may take them all the same. */
@@ -797,7 +858,10 @@ function unfit(names, rows) {
     const texts = new Set(cells.filter((cell) => !/^[+-]?[\d.,]*\d(e[+-]?\d+)?$/i.test(cell)));
     if (cells.length && NUMBERING.test(name) && cells.every((cell) => /^[+-]?\d+$/.test(cell)))
       found.set(name, "Seems to number the rows.");
+    else if (cells.length && cells.every((cell) => DATE.test(cell))) found.set(name, "Dates are no categories.");
     else if (texts.size > CATEGORIES) found.set(name, "Too many different texts to be a category.");
+    else if (cells.length >= 10 && new Set(cells).size === cells.length && texts.size === cells.length)
+      found.set(name, "Another text in each row is no category.");
   });
   return found;
 }
@@ -1345,7 +1409,8 @@ function trainingForm(body, changed, redraw) {
         changed();
       },
     });
-  const put = (owner, name) => (value) => {
+  const put = (name, part) => (value) => {
+    const owner = part ? (body[part] ??= {}) : body; // as it is then: another optimizer is another object
     if (value === undefined) delete owner[name];
     else owner[name] = value;
   };
@@ -1389,11 +1454,11 @@ function trainingForm(body, changed, redraw) {
           }),
         ),
       ),
-      field("Learning rate", numeric(body.optimizer?.lr, { step: "any", min: "0" }, put(body.optimizer, "lr"))),
-      field("Epochs", numeric(body.budget?.epochs, { min: "1", step: "1" }, put(body.budget, "epochs"))),
+      field("Learning rate", numeric(body.optimizer?.lr, { step: "any", min: "0" }, put("lr", "optimizer"))),
+      field("Epochs", numeric(body.budget?.epochs, { min: "1", step: "1" }, put("epochs", "budget"))),
       field(
         "Batch size",
-        numeric(body.batch_size, { min: "1", step: "1", placeholder: "all rows" }, put(body, "batch_size")),
+        numeric(body.batch_size, { min: "1", step: "1", placeholder: "all rows" }, put("batch_size")),
       ),
       field(
         "Held out for validation",
@@ -1425,7 +1490,7 @@ function trainingForm(body, changed, redraw) {
           }),
         ),
       ),
-      field("Seed", numeric(body.seed, { min: "0", step: "1" }, put(body, "seed"))),
+      field("Seed", numeric(body.seed, { min: "0", step: "1" }, put("seed"))),
       field(
         "Name of the model",
         h("input", {
