@@ -42,7 +42,7 @@ from service.errors import (
     shorten,
 )
 from service.inference.batcher import Batch, Explained, Policy
-from service.inference.codec import Array, Limits, only_numbers
+from service.inference.codec import Array, Limits, Raw, only_numbers
 from service.inference.dispatch import Dispatcher, Promise, Request
 from service.inference.routing import Comparison, Watch, choose
 from service.inference.runtime import (
@@ -573,8 +573,14 @@ class DataPlane:
             return None
         if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
+        work: Work = rows
+        if plain.is_best_read_at_once(len(rows)):
+            try:
+                work = (Raw(plain.array(rows), rows=rows, bounded=True),)
+            except (ValueError, TypeError, OverflowError):
+                return None
         charge(len(rows))
-        return self._wait(located, rows, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
+        return self._wait(located, work, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
 
     def begin_arrays(
         self,

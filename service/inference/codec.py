@@ -74,13 +74,15 @@ class Limits:
 class Raw:
     """Rows of one input as arrays: numbers [N, …], and the category codes [N, m] of a table's texts (−1 = unseen).
 
-    `rows` are those that were sent and `at` is the pointer to them, for warnings that come later.
+    `rows` are those that were sent and `at` is the pointer to them, for warnings that come later. `bounded` says that
+    no number is beyond the type of the input.
     """
 
     numbers: Array
     codes: Array | None = None
     rows: Sequence[Any] = ()
     at: str = "/inputs"
+    bounded: bool = False
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -166,6 +168,11 @@ class Plain:
     low: int
     high: int
     rows: int
+
+    def is_best_read_at_once(self, rows: int) -> bool:
+        """Whether so many rows are best made an array where they arrive, while they are in the processor's caches. Few
+        numbers are made one together with those of others, and very many would hold up everybody else."""
+        return _MANY < rows * math.prod(self.shape) <= _PIECE
 
     def array(self, rows: list[Any]) -> Array:
         """Rows whose values are known to be numbers or lists, as an array [N, *shape].

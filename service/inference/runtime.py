@@ -351,15 +351,17 @@ class Loaded:
             counts = [len(work) for work in works]
             return [Rows(self._plain_array(cast("list[Any]", together), limits), bounded=True)], counts
         raws = [
-            (Raw(self._plain_array(work, limits), rows=work),) if isinstance(work, list) else work for work in works
+            (Raw(self._plain_array(work, limits), rows=work, bounded=True),) if isinstance(work, list) else work
+            for work in works
         ]
         counts = [len(raw[0]) for raw in raws]
         if len(raws) == 1:
-            return [Rows(part.numbers, part.codes, part.rows, part.at) for part in raws[0]], counts
+            return [Rows(part.numbers, part.codes, part.rows, part.at, part.bounded) for part in raws[0]], counts
         rows = []
         for parts in zip(*raws, strict=True):
             codes = None if parts[0].codes is None else np.concatenate([part.codes for part in parts])
-            rows.append(Rows(np.concatenate([part.numbers for part in parts]), codes))
+            numbers = np.concatenate([part.numbers for part in parts])
+            rows.append(Rows(numbers, codes, bounded=all(part.bounded for part in parts)))
         return rows, counts
 
     def _plain_array(self, rows: list[Any], limits: Limits) -> Array:

@@ -320,3 +320,9 @@ def test_what_is_beyond_is_never_surely_within(size: int) -> None:
     assert not surely_within(array, 0.9e10)
     array[:] = 1e300
     assert not surely_within(array, 1e299)
+
+
+def test_pictures_are_read_where_they_arrive_and_small_rows_with_others() -> None:
+    assert PICTURE.is_best_read_at_once(1)
+    assert not PICTURE.is_best_read_at_once(1000)
+    assert not Plain((4,), "float32", 3.4e38, 0, 0, 100).is_best_read_at_once(1)
