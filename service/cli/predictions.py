@@ -30,6 +30,8 @@ _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
 _SHOWN: Final = 50
 """Rows of a table for people."""
+_COLUMNS: Final = 6
+"""Columns of the file in such a table, beside what is answered."""
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _CELL: Final = re.compile(r"/inputs/(?:([^/0-9][^/]*)/)?([0-9]+)(?:/(.*))?")
@@ -418,9 +420,13 @@ def _show(format: Format, given: _Given, answers: list[Prediction]) -> None:
             write_csv(head, told, delimiter=given.delimiter, decimal=given.decimal)
         case Format.TABLE:
             beside = shown or [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
-            head = [*beside[0], *lines[0]]
-            pairs = list(zip(beside, lines, strict=True))
-            table(head, ([*map(_short, before.values()), *line.values()] for before, line in pairs[:_SHOWN]))
+            left_out = max(0, len(beside[0]) - _COLUMNS)
+            pairs = [(list(before.items())[:_COLUMNS], line) for before, line in zip(beside, lines, strict=True)]
+            head = [*(name for name, _ in pairs[0][0]), *lines[0]]
+            told = ([*(_short(cell) for _, cell in before), *line.values()] for before, line in pairs[:_SHOWN])
+            table(head, told)
+            if left_out:
+                say(f"{left_out} more columns of the file are not shown. All of them: -o csv")
             if len(pairs) > _SHOWN:
                 say(f"… and {len(pairs) - _SHOWN} more. All of them: -o csv")
             first = answers[0]

@@ -36,6 +36,7 @@ from service.store.database import (
     alias_history,
     aliases,
     check_if_match,
+    models,
     page,
     versions,
 )
@@ -318,6 +319,7 @@ class Aliases:
             connection.execute(
                 sa.update(aliases).where(aliases.c.model == model, aliases.c.alias == alias).values(values)
             )
+        connection.execute(sa.update(models).where(models.c.name == model).values(updated_at=now))
         self._announce()
         return AliasRecord(model, alias, version, now, _alias_etag(change), routing)
 

@@ -160,8 +160,9 @@ class ModelStore:
         connection.execute(
             sa.update(models)
             .where(models.c.name == manifest.model, models.c.state != "live")
-            .values(state="live", notes="", tags={}, created_at=now, updated_at=now, revision=models.c.revision + 1)
+            .values(state="live", notes="", tags={}, created_at=now, revision=models.c.revision + 1)
         )
+        connection.execute(sa.update(models).where(models.c.name == manifest.model).values(updated_at=now))
         if alias is not None:
             self.aliases.point(connection, manifest.model, alias, manifest.version, by=job_id, reason="published")
         self._announce()

@@ -321,7 +321,7 @@ def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(pag
     with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/v1/jobs")) as sent:
         page.get_by_role("button", name="Train", exact=True).click()
 
-    asked = sent.value.post_data_json
+    asked: Any = sent.value.post_data_json
     assert asked["output"] == {"model": "casa"}
     assert (asked["budget"], asked["seed"]) == ({"epochs": 7}, 9)
     assert asked["optimizer"] == {"type": "SGD", "lr": 0.002}

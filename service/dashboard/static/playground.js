@@ -233,16 +233,17 @@ const seen = (low, high) =>
   Number.isFinite(low) && Number.isFinite(high) ? `Seen in training: ${number(low)} to ${number(high)}` : null;
 
 function numberInput(value) {
-  return h("input", { type: "number", step: "any", inputmode: "decimal", value: String(value), required: true });
+  return h("input", { type: "text", inputmode: "decimal", autocomplete: "off", value: String(value), required: true });
 }
 
 function readNumber(input, name, { optional = false } = {}) {
-  if (optional && input.value === "" && !input.validity.badInput) return null;
-  if (input.value.trim() === "" || !Number.isFinite(Number(input.value))) {
+  const given = input.value.trim().replace(/^([^.,]*),([^.,]*)$/, "$1.$2"); // 11,5 is a number to many
+  if (optional && given === "") return null;
+  if (given === "" || !Number.isFinite(Number(given))) {
     input.focus();
     throw new Error(`${name} needs a number.`);
   }
-  return Number(input.value);
+  return Number(given);
 }
 
 function numbersControl({ shape: [count], low, high }) {
