@@ -19,7 +19,7 @@ from typing import Final, Literal, TextIO
 import numpy as np
 
 from service.engine.mapped import Array, Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
+from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, NO_TARGET, Raw, refuse
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
 from service.schemas.datasets import MISSING_NUMBERS, Csv, utf8_hint
@@ -71,7 +71,7 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
                 where = f"line {line}, column {shorten(column.name)}"
                 if kind == "missing" and not keep:
                     detail = f"{where}: A value is missing ({shorten(cell)})."
-                    hint = None if column.role == "target" else _KEEP
+                    hint = NO_TARGET if column.role == "target" else _KEEP
                     found.append(Entry(f"{at}/upload", "missing-value", detail, hint=hint))
                 elif kind == "infinite":
                     detail = f"{where}: {shorten(cell)} is not a finite float32 number."

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from service.engine.mapped import Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_LINE, Raw, refuse
+from service.engine.readers import FLOAT32_MAX, MAX_LINE, NO_TARGET, Raw, refuse
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, Entry, shorten
 from service.schemas.datasets import JsonLines
@@ -95,7 +95,7 @@ class _Member:
             if column.is_text and column.role == "target" and type(value) is int:
                 value = str(value)  # class names that are whole numbers
             if value is None and not self._keep:
-                hint = None if column.role == "target" else 'Write "missing": "keep" in the source.'
+                hint = NO_TARGET if column.role == "target" else 'Write "missing": "keep" in the source.'
                 found.append(Entry(f"{at}/upload", "missing-value", f"{where}: A value is missing.", hint=hint))
             elif value is not None and type(value) not in wanted:
                 kind = "a text" if column.is_text else "a number"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from service.engine.mapped import Array, Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, Raw, refuse
+from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, NO_TARGET, Raw, refuse
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, Entry, shorten
 from service.schemas.datasets import Parquet
@@ -107,7 +107,7 @@ def _add(column: TableColumn, kind: str, cells: Any, first: int, keep: bool, fou
     name = shorten(column.name)
 
     def missing(row: int) -> None:
-        hint = None if column.role == "target" else 'Write "missing": "keep" in the source.'
+        hint = NO_TARGET if column.role == "target" else 'Write "missing": "keep" in the source.'
         detail = f"row {first + row}, column {name}: A value is missing."
         found.append(Entry(where, "missing-value", detail, hint=hint))
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -411,9 +412,14 @@ def nearest_hint(word: str, known: Iterable[str]) -> str | None:
     return f"Did you mean {near[0]!r}?" if near else None
 
 
+_SPELT: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
+
+
 def cleaned_name(name: str) -> str | None:
     """What would do instead of `name` as the name of a model or alias."""
-    near = re.sub(r"[^a-z0-9._-]+", "-", name[:200].lower()).strip(".-_")[:63].rstrip(".")
+    plain = unicodedata.normalize("NFKD", name[:200].lower().translate(_SPELT))
+    bare = "".join(sign for sign in plain if not unicodedata.combining(sign))
+    near = re.sub(r"[^a-z0-9._-]+", "-", bare).strip(".-_")[:63].rstrip(".")
     if near in ("", name):
         return None
     return nearest_hint(name, [near]) or f"{near!r} would do."
