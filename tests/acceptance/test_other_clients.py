@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.test_triton_clients import FRUIT
 from tests.live import Server, run_job
 
 pytestmark = pytest.mark.timeout(400)
@@ -43,26 +44,6 @@ ECHO: dict[str, Any] = {
         },
     },
     "output": {"model": "echo"},
-}
-FRUIT: dict[str, Any] = {
-    "kind": "train",
-    "architecture": {
-        "schema": "arch/1",
-        "inputs": [{"name": "x", "shape": ["B", 3]}],
-        "root": {"type": "Linear", "in_features": 3, "out_features": 2},
-    },
-    "dataset": {
-        "type": "inline",
-        "columns": ["colour", "weight"],
-        "inputs": [["red", 1.0], ["gréen", 2.0], ["red", 3.0], ["gréen", 4.0]],
-        "targets": ["plum", "lime", "plum", "lime"],
-    },
-    "preprocessing": [{"type": "one_hot"}],
-    "objective": {"type": "cross_entropy"},
-    "optimizer": {"type": "SGD", "lr": 0.01},
-    "budget": {"epochs": 1},
-    "seed": 1,
-    "output": {"model": "fruit"},
 }
 Ask = Callable[..., Any]
 
