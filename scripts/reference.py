@@ -453,6 +453,8 @@ a line, `-o csv` the columns of the table.
 
 ## Options of every command that asks a server
 
+They may also stand before the command: `modelyard --url http://yard:8000 jobs list`.
+
 | option | meaning |
 | --- | --- |
 {common}

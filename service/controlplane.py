@@ -17,9 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, assert_never
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from service.engine import build, bundle, checkpoint, checkpoints, data, doctor, engines, export, profile, transfer
 from service.engine.agreement import agree, agree_with_version
@@ -33,6 +35,7 @@ from service.errors import (
     Draining,
     Entry,
     InvalidInput,
+    InvalidName,
     JobFailed,
     ModelQuarantined,
     NotFound,
@@ -42,7 +45,7 @@ from service.errors import (
     ShapeMismatch,
     StoreError,
     ValidationFailed,
-    shorten,
+    listed,
 )
 from service.figures import thinned as thinned_places
 from service.jobs.launchers import Launcher, sweep
@@ -52,12 +55,22 @@ from service.jobs.supervisor import beginning_of_job, folder_of_job, materials
 from service.schemas import architecture as architectures
 from service.schemas import catalogue, edits, examples
 from service.schemas.architecture import Architecture, StateRow
-from service.schemas.datasets import DatasetManifest, DatasetRequest, uploads_of
+from service.schemas.datasets import DatasetId, DatasetManifest, DatasetRequest, Source, uploads_of
 from service.schemas.diff import DiffRequest, OfVersion, diff
-from service.schemas.document import digest, nearest_hint, new_id
+from service.schemas.document import digest, nearest_hint, new_id, read
 from service.schemas.edits import EditedArchitecture, EditRequest, FromCatalogue, FromVersion, WeightMap
 from service.schemas.initial import MAX_MATCHES
-from service.schemas.jobs import EvaluateSpec, ExportSpec, Given, ImportSpec, JobState, Output, TrainSpec, parse_job
+from service.schemas.jobs import (
+    EvaluateSpec,
+    ExportSpec,
+    Given,
+    ImportSpec,
+    JobSpec,
+    JobState,
+    Output,
+    TrainSpec,
+    parse_job,
+)
 from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.mermaid import mermaid
 from service.schemas.preprocessing import Preprocessing
@@ -508,7 +521,7 @@ class ControlPlane:
             earlier = self.queue.answered(idempotency)
             if earlier is not None:
                 return None, earlier
-        spec, given = parse_job(body, limits=self._limits)
+        spec, given = self._parsed(body)
         assert isinstance(body, dict)
         match spec:
             case TrainSpec():
@@ -574,20 +587,56 @@ class ControlPlane:
 
     # -- before anything is queued ----------------------------------------------------------------------------------
 
-    def examine(self, body: object) -> dict[str, Any]:
+    def _parsed(self, body: object) -> tuple[JobSpec, Given]:
+        """A job request as `parse_job` reads it; what is wrong with its data is told with its other mistakes."""
+        try:
+            return parse_job(body, limits=self._limits)
+        except InvalidInput as wrong:
+            refusals = _Refusals([wrong])
+            if isinstance(body, dict):
+                with refusals:
+                    self._look_further(body, wrong)
+            raise refusals.together() from None
+
+    def _look_further(self, body: dict[str, Any], wrong: InvalidInput) -> None:
+        """Look at what a wrong request says rightly: at all else where only names are wrong, else at its data.
+
+        Raises:
+            InvalidInput, NotFound, Conflict: something is wrong there too.
+        """
+        if isinstance(wrong, InvalidName) and body.get("kind") == "train":
+            output = {name: value for name, value in body["output"].items() if name != "alias_on_success"}
+            spec, given = parse_job({**body, "output": {**output, "model": "name"}}, limits=self._limits)
+            assert isinstance(spec, TrainSpec)
+            problems: list[Entry] = []
+            self._plan_training(spec, given, found=problems)
+            if problems:
+                raise _refusal(problems, _DISAGREE)
+        elif body.get("kind") in ("train", "evaluate") and "dataset" in body:
+            try:
+                source = read(_DATASET, body["dataset"])
+            except ValidationError:
+                return  # which was told
+            self._dataset_of(source, at="/dataset")
+
+    def examine(self, body: object, *, forbidden: Collection[Entry] = ()) -> dict[str, Any]:
         """What a job request would come to, without queueing it: its resolved spec, plan, memory, time and warnings.
 
         Mistakes that a submit refuses because data, net and objective do not agree are among the warnings, with the
         severity "error". Each warning has a patch that mends the request, or None.
 
+        Args:
+            body: the request.
+            forbidden: what a submit by the same caller would be refused for; it is told as such mistakes are.
+
         Raises:
             InvalidInput, NotFound, Conflict: as for `submit`, where the request cannot be understood at all.
         """
-        spec, given = parse_job(body, limits=self._limits)
+        spec, given = self._parsed(body)
         assert isinstance(body, dict)
         match spec:
             case TrainSpec():
-                return self._examine_training(spec, given, body)
+                return self._examine_training(spec, given, body, forbidden=forbidden)
             case ImportSpec():
                 plan = self._plan_import(spec, given)
             case EvaluateSpec():
@@ -599,10 +648,15 @@ class ControlPlane:
             plan,
             threads=self._resources.threads,
             estimate={"reason": reason},
-            told=[_told(entry, "warning", None) for entry in plan.warnings],
+            told=[
+                *(_told(entry, "error", None) for entry in forbidden),
+                *(_told(entry, "warning", None) for entry in plan.warnings),
+            ],
         )
 
-    def _examine_training(self, spec: TrainSpec, given: Given, body: dict[str, Any]) -> dict[str, Any]:
+    def _examine_training(
+        self, spec: TrainSpec, given: Given, body: dict[str, Any], *, forbidden: Collection[Entry]
+    ) -> dict[str, Any]:
         problems: list[Entry] = []
         plan = self._plan_training(spec, given, found=problems)
         dataset, judgement = plan.dataset, plan.judgement
@@ -628,7 +682,7 @@ class ControlPlane:
                 task["inherited"] = {"folder": str(plan.begins_with.folder)}
             estimate = self._rehearsals.run(task, threads=self._resources.threads)
             warnings += _measured_warnings(estimate, spec)
-        told = []
+        told = [_told(entry, "error", None) for entry in forbidden]
         for severity, entries in (("error", problems), ("warning", warnings)):
             for entry in entries:
                 patch = doctor.patch_for(entry, body)
@@ -748,30 +802,38 @@ class ControlPlane:
             given: its architecture.
             found: gets what does not agree, instead of an error, and then nothing is kept.
         """
-        authored, judgement, lineage, odd = self._architecture_of(given)
+        refusals = _Refusals()
+        with refusals:
+            authored, judgement, lineage, odd = self._architecture_of(given)
+            assert judgement.architecture is not None
+            rows = architectures.state_rows(judgement.architecture)
+            held = set(lineage.get("edited", {}).get("frozen", ()))
+            at = "/architecture/edits"
+            if spec.init is not None and spec.init.freeze and len(spec.init.freeze) * len(rows) <= MAX_MATCHES:
+                held, at = held.union(edits.frozen(rows, spec.init.freeze)), "/init/freeze" if not held else at
+            if held and all(key in held for key, row in rows.items() if row.kind == "parameter"):
+                detail, hint = "Every parameter is frozen: nothing is left to train.", "Freeze fewer layers."
+                raise _refusal([Entry(at, "nothing-to-train", detail, hint=hint)], detail)
+            beginning = self._beginning(spec, rows, lineage)
+            odd += _frozen_and_new(held, rows, lineage, beginning)
+        with refusals:
+            dataset = self._dataset_of(spec.dataset, at="/dataset")
+        unable = [*_unmeasured(spec), *_no_device(spec, self._resources.devices), *_no_engine(spec.output)]
+        if refusals:  # without a net or without data there is nothing to compare
+            with refusals:
+                if unable:
+                    raise _refusal(unable, unable[0].detail)
+            raise refusals.together()
         assert judgement.architecture is not None
-        rows = architectures.state_rows(judgement.architecture)
-        held = set(lineage.get("edited", {}).get("frozen", ()))
-        at = "/architecture/edits"
-        if spec.init is not None and spec.init.freeze and len(spec.init.freeze) * len(rows) <= MAX_MATCHES:
-            held, at = held.union(edits.frozen(rows, spec.init.freeze)), "/init/freeze" if not held else at
-        if held and all(key in held for key, row in rows.items() if row.kind == "parameter"):
-            detail, hint = "Every parameter is frozen: nothing is left to train.", "Freeze fewer layers."
-            raise _refusal([Entry(at, "nothing-to-train", detail, hint=hint)], detail)
-        beginning = self._beginning(spec, rows, lineage)
-        odd += _frozen_and_new(held, rows, lineage, beginning)
-        dataset = self._dataset_of(spec.dataset, at="/dataset")
         assert dataset.manifest is not None
         problems, warnings = agree(self.datasets.folder(dataset.id), dataset.manifest, spec, judgement)
-        problems += _unmeasured(spec)
-        problems += _no_device(spec, self._resources.devices)
-        problems += _no_engine(spec.output)
+        problems += unable
         kept: Mapping[str, Any]
         if found is not None:
             found += problems
             kept, digest = architectures.canonical_form(judgement.architecture), judgement.digest
         elif problems:
-            raise _refusal(problems, "The dataset, the architecture and the objective do not agree.")
+            raise _refusal(problems, _DISAGREE)
         else:
             record, _ = self._keep(authored, judgement)
             kept, digest = record.canonical, record.digest
@@ -910,11 +972,16 @@ class ControlPlane:
         return _Plan(resolved, None, {"model": spec.output.model}, ())
 
     def _plan_evaluation(self, spec: EvaluateSpec) -> _Plan:
-        try:
-            found = self.models.resolve(parse_reference(spec.model))
-        except NotFound as error:
-            raise error.at("/model") from None
-        dataset = self._dataset_of(spec.dataset, at="/dataset")
+        refusals = _Refusals()
+        with refusals:
+            try:
+                found = self.models.resolve(parse_reference(spec.model))
+            except NotFound as error:
+                raise error.at("/model") from None
+        with refusals:
+            dataset = self._dataset_of(spec.dataset, at="/dataset")
+        if refusals:
+            raise refusals.together()
         assert dataset.manifest is not None
         version = self.models.version(found.model, found.version)
         assert version.manifest is not None
@@ -1182,6 +1249,40 @@ class _Beginning:
     checkpoint: Kept | None
 
 
+class _Refusals:
+    """Goes on where something is refused, so that a client learns of all that is wrong at once."""
+
+    def __init__(self, found: Collection[ServiceError] = ()) -> None:
+        self._found = list(found)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, (InvalidInput, NotFound, Conflict)):
+            return False
+        self._found.append(error)
+        return True
+
+    def together(self) -> ServiceError:
+        """The only refusal as it is; several as one: of a wrong request, where anything but the state is wrong."""
+        first = self._found[0]
+        if len(self._found) == 1:
+            return first
+        errors: list[Entry] = []
+        for one in self._found:
+            alone = one.hint or "Try it alone: POST /v1/datasets says more of data."
+            errors += one.errors or (Entry("", one.code, one.message, hint=alone),)
+        wrong = any(isinstance(one, InvalidInput) for one in self._found)
+        kind, message = (ValidationFailed, "The job request has mistakes.") if wrong else (type(first), first.message)
+        return kind(message, errors=errors, more=sum(one.more for one in self._found))
+
+
 def _taken_over(weights: WeightMap, rows: Mapping[str, StateRow], name: str) -> list[Entry]:
     """That little of a net begins with the weights that were asked for."""
     sizes = {key: math.prod(row.shape) for key, row in rows.items() if row.kind == "parameter"}
@@ -1194,8 +1295,8 @@ def _taken_over(weights: WeightMap, rows: Mapping[str, StateRow], name: str) -> 
         one = weights.reshaped[0]
         others = f" {one.key}, for one, is {list(one.from_shape)} there and {list(one.to_shape)} here."
     shapes = {
-        "expected": shorten(", ".join((*[each.from_ for each in weights.kept], *weights.dropped)[:3])),
-        "got": shorten(", ".join(weights.new[:3])),
+        "expected": listed([*[each.from_ for each in weights.kept], *weights.dropped]),
+        "got": listed(weights.new),
     }
     hint = "Keys and shapes must be the same: take the net of that version by edits, or rename layers."
     if not kept:
@@ -1226,6 +1327,8 @@ def _frozen_and_new(
     return (Entry("/init/freeze", "frozen-new", detail, hint="Freeze only what brings its weights along."),)
 
 
+_DATASET: Final[TypeAdapter[Any]] = TypeAdapter(DatasetId | Source)
+_DISAGREE: Final = "The dataset, the architecture and the objective do not agree."
 _LITTLE: Final = 0.5
 """Of a net's parameters: where fewer are taken over, it is said."""
 

@@ -39,6 +39,7 @@ from service.errors import (
     ServiceError,
     StoreError,
     ValidationFailed,
+    listed,
     shorten,
 )
 from service.inference.batcher import Batch, Explained, Policy
@@ -1122,7 +1123,7 @@ def _wanted(outputs: Sequence[str] | None, signature: Signature) -> frozenset[st
             "unknown-member",
             f"The version has no output {shorten(name)}.",
             hint=nearest_hint(name, names),
-            expected=shorten(", ".join(names)),
+            expected=listed(names),
         )
         for name in outputs
         if name not in names

@@ -58,6 +58,7 @@ MAX_ENTRIES: Final = 20
 """At most so many mistakes are listed in one answer; a last entry counts the others."""
 
 _MAX_GOT: Final = 64
+_MAX_LISTED: Final = 10
 
 CheckpointReason = Literal[
     "keys",
@@ -98,6 +99,12 @@ def shorten(value: object) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
     return text if len(text) <= _MAX_GOT else text[: _MAX_GOT - 1] + "…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names that are safe to show, each in quotes of its own: the first ten, and how many more there are."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(map(shorten, names[:_MAX_LISTED])) + more
 
 
 @dataclass(frozen=True, slots=True)

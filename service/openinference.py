@@ -22,7 +22,7 @@ from anyio.to_thread import run_sync
 
 from service import __version__
 from service.dataplane import DataPlane, Statistics, Ticket
-from service.errors import Draining, Entry, InvalidInput, NotFound, ServiceError, Unsupported, shorten
+from service.errors import Draining, Entry, InvalidInput, NotFound, ServiceError, Unsupported, listed, shorten
 from service.inference import tensors
 from service.inference.dispatch import Promise
 from service.inference.runtime import Inference, Slice
@@ -149,7 +149,7 @@ class Takes:
                 "unknown-member",
                 "This version has no such input.",
                 hint=nearest_hint(one.name, known),
-                expected=shorten(", ".join(known)),
+                expected=listed(known),
                 got=shorten(one.name),
             )
             for one in given.values()
@@ -726,6 +726,8 @@ def _schedule(parameters: Mapping[str, Any], started: float) -> tuple[float | No
 
     `timeout` is in microseconds; of `priority`, 1 is the most urgent one and 0 is none, as in Triton.
     """
+    if not parameters:
+        return None, 0
     mistakes = []
     for name in ("timeout", "priority"):
         value = parameters.get(name, 0)

@@ -6,7 +6,7 @@ holds the commands of one topic; this one puts them together.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,7 @@ from service import __version__
 from service.cli import (
     configuration,
     datasets,
+    exits,
     jobs,
     keys,
     models,
@@ -24,6 +25,7 @@ from service.cli import (
     training,
     transfer,
 )
+from service.cli.output import Format, say
 
 app = typer.Typer(
     name="modelyard",
@@ -40,13 +42,32 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
+_COMMON: Final = "Server and output, of every command that asks a server"
+
+
 @app.callback()
 def root(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="The server's address, else MODELYARD_URL.", rich_help_panel=_COMMON)
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="The API key; better by MODELYARD_API_KEY.", rich_help_panel=_COMMON)
+    ] = None,
+    output: Annotated[
+        Format | None, typer.Option("--output", "-o", help="For people, or for programs.", rich_help_panel=_COMMON)
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and end.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
     """Train, version and serve PyTorch models over HTTP, as data."""
+    group: Any = context.command
+    called = group.get_command(context, context.invoked_subcommand)
+    given = [f"--{name}" for name, value in (("url", url), ("api-key", api_key), ("output", output)) if value]
+    if given and called is not None and not any(parameter.name == "url" for parameter in called.params):
+        say(f"{', '.join(given)}: only commands that ask a server take this before their name; {called.name} does not.")
+        raise typer.Exit(exits.USAGE)
 
 
 _SERVER: Final = "The server"

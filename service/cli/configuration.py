@@ -119,7 +119,8 @@ def doctor(
 
     Ends with 1 if something is bad.
     """
-    found = [_python(), _torch(), *_server_side(), *_extras(), _server(session)]
+    server = _server(session)
+    found = [_python(), _torch(), *_server_side(session.client.url, server), *_extras(), server]
     if request is not None:
         found += _examined(session, request)
     columns: list[Column] = [
@@ -155,8 +156,8 @@ def _torch() -> _Finding:
     return _Finding("torch", "ok", f"{version}, {devices} CUDA devices")
 
 
-def _server_side() -> list[_Finding]:
-    """The store and the port that `serve` would take here."""
+def _server_side(url: str, server: _Finding) -> list[_Finding]:
+    """The store and the port that `serve` would take here; a port is well used by the server that was found there."""
     import shutil
 
     from service.cli.serving import unbindable
@@ -175,7 +176,20 @@ def _server_side() -> list[_Finding]:
         store = _Finding("store", "ok", f"{settings.store}{made}, {size(free)} free")
     refused = unbindable(settings.host, settings.port)
     port = _Finding("port", "note" if refused else "ok", refused or f"{settings.host}:{settings.port} is free")
+    if refused and server.verdict == "ok" and _is_at(url, settings.host, settings.port):
+        port = _Finding("port", "ok", f"{settings.host}:{settings.port} has the server that answers at {url}")
     return [store, port]
+
+
+def _is_at(url: str, host: str, port: int) -> bool:
+    """Whether a server's address is that which a host and a port of this machine make."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    here = {"127.0.0.1", "localhost", "::1"}
+    every = {"0.0.0.0", "::"}  # noqa: S104  nothing is bound here
+    known = here | {host} if host in here | every else {host}
+    return (parts.port or {"https": 443}.get(parts.scheme, 80)) == port and parts.hostname in known
 
 
 def _extras() -> list[_Finding]:

@@ -14,12 +14,13 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, moment, say, show, show_one, size
-from service.cli.session import Session, sentences, talks
+from service.cli.session import Session, before, sentences, talks
 
 if TYPE_CHECKING:
     from service.client import Client, Dataset
 
 app = typer.Typer(name="datasets", help="Bring data and look at it.", no_args_is_help=True)
+app.callback()(before)
 
 TABLES: Final = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 """Files of tables, by their suffix."""

@@ -25,7 +25,7 @@ MEANINGS: Final = {
     NOT_FOUND: "there is no such thing",
     CONFLICT: "the state does not allow it, or the port or the store is in use",
     NOT_ALLOWED: "the API key is missing, wrong, or may not do this",
-    INVALID: "the request or a file is wrong; every mistake is told",
+    INVALID: "the request or a file is wrong, or there is no such file; every mistake is told",
     OVERLOADED: "the server is busy, starting or stopping; try again later",
     INTERRUPTED: "Ctrl-C: the command ended, what the server does goes on",
 }

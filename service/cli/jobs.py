@@ -9,12 +9,13 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, moment, plain, say, show, show_one
-from service.cli.session import Session, place_of, talks
+from service.cli.session import Session, before, place_of, talks
 
 if TYPE_CHECKING:
     from service.client import Job
 
 app = typer.Typer(name="jobs", help="See, watch and stop what runs.", no_args_is_help=True)
+app.callback()(before)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or `last`: the newest one.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Show a bar until it has ended.")]

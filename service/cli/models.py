@@ -9,12 +9,13 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, moment, plain, say, show, show_one, size
-from service.cli.session import Session, talks
+from service.cli.session import Session, before, talks
 
 if TYPE_CHECKING:
     from service.client import Alias, Version
 
 app = typer.Typer(name="models", help="See, compare, promote and remove versions.", no_args_is_help=True)
+app.callback()(before)
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="name, name@alias or name/3.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]

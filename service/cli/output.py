@@ -33,6 +33,11 @@ def say(text: str) -> None:
     typer.echo(clean(text), err=True)
 
 
+def stopped(text: str) -> str:
+    """A sentence with its full stop, which an abbreviation or a name at its end may have brought along."""
+    return text if text.endswith(".") else f"{text}."
+
+
 def clean(text: str) -> str:
     """The text without what a terminal would take for a command."""
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)

@@ -18,7 +18,7 @@ import typer
 
 from service.cli import exits
 from service.cli.datasets import Decimal, Delimiter, MissingText, decimal_comma, marks
-from service.cli.output import Format, plain, say, table, write_csv
+from service.cli.output import Format, plain, say, stopped, table, write_csv
 from service.cli.session import Session, exit_code, talks
 from service.cli.session import lines as lines_told
 
@@ -182,7 +182,7 @@ def _table_rows(session: Session, text: str, version: Version | None, reading: _
     absent = [name for name in names if name not in head]
     if absent:
         _tell_absent(absent, head)
-        say(f"{version.reference} takes: {', '.join(names)}.")
+        say(stopped(f"{version.reference} takes: {', '.join(names)}"))
         raise typer.Exit(exits.INVALID)
     texts, optional = _texts(version)
     own = reading.missing or (_trained_on(session, version).get("missing_texts", ()) if optional else ())
@@ -452,8 +452,11 @@ def _joined(answers: list[Prediction]) -> Any:
     found = plain(answers[0])
     for start, answer in enumerate(answers[1:], start=1):
         for name in ("outputs", "labels", "probabilities"):
-            if found.get(name) is not None:
-                found[name] += getattr(answer, name)
+            values = getattr(answer, name)
+            if isinstance(values, dict):  # a net with several outputs
+                found[name] = {output: [*found[name][output], *rows] for output, rows in values.items()}
+            elif values is not None:
+                found[name] = [*found[name], *values]
         for warning in answer.warnings:
             found["warnings"].append({**plain(warning), "pointer": _moved(warning.pointer, start * _ROWS)})
     return found

@@ -1,6 +1,7 @@
 """What commands that talk to a server share: the client and its options, and errors as lines and exit codes.
 
-`@talks` adds --url, --api-key and -o to a command and hands it a `Session`. Knows no operation.
+`@talks` adds --url, --api-key and -o to a command and hands it a `Session`; `before` takes them before the command's
+name too. Knows no operation.
 """
 
 from __future__ import annotations
@@ -22,23 +23,26 @@ if TYPE_CHECKING:
     from service.errors import Entry, ServiceError
     from service.schemas.views import EntryView
 
+_PANEL: Final = "Server and output"
 Url = Annotated[
     str | None,
-    typer.Option(help="The server's address.", envvar="MODELYARD_URL", rich_help_panel="Server and output"),
+    typer.Option(help="The server's address.", envvar="MODELYARD_URL", rich_help_panel=_PANEL),
 ]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         help="The API key; better by the environment than here.",
         envvar="MODELYARD_API_KEY",
-        rich_help_panel="Server and output",
+        rich_help_panel=_PANEL,
     ),
 ]
 Output = Annotated[
     Format,
-    typer.Option("--output", "-o", help="For people, or for programs.", rich_help_panel="Server and output"),
+    typer.Option("--output", "-o", help="For people, or for programs.", rich_help_panel=_PANEL),
 ]
 
+_WRONG_PATHS: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What goes wrong with a file because another one should have been named; else the disk is to blame."""
 _LINES: Final = 3
 """Lines of a file that are named with one mistake; the others with the same are counted."""
 _OF_A_LINE: Final = re.compile(r"line ([0-9]+)(: |, column .+?: )(.*)", re.DOTALL)
@@ -51,12 +55,37 @@ _AS_OPTIONS: Final = (
     (re.compile(r'Write "delimiter": "\\t" in the source\.'), "Pass --delimiter tab."),
     (re.compile(r'Write "delimiter": "\|" in the source\.'), "Pass --delimiter bar."),
     (re.compile(r'Write "delimiter": "," in the source\.'), "Pass --delimiter comma."),
+    (re.compile(r"or leave `alias_on_success` out\."), "or pass --alias '' to make a version that no alias gets."),
     (re.compile(r"Were the ends of its lines lost\? curl .*"), "Write each row on a line of its own below it."),
 )
 """What hints say of a source's members, and the options of `train` and `datasets add` that make these."""
 _NOTHING: Final = "There is no such model."
 _LISTS: Final = re.compile(r"GET /v1/(models|jobs|datasets)(?:/([^/ ]+)/(versions))? lists .*")
 """Where the server says what there is; the command has a word of its own for each."""
+
+
+def before(
+    url: Annotated[str | None, typer.Option(help="The server's address.", hidden=True)] = None,
+    api_key: Annotated[str | None, typer.Option(help="The API key.", hidden=True)] = None,
+    output: Annotated[Format | None, typer.Option("--output", "-o", help="How to answer.", hidden=True)] = None,
+) -> None:
+    """Take the options of every command that asks a server before the command's name too: what groups call first."""
+
+
+def chosen(context: typer.Context, name: str, value: Any) -> Any:
+    """The value of an option: behind the command's name, else before it, else of the environment.
+
+    Args:
+        context: of the command.
+        name: of the option's parameter.
+        value: behind the name, or what stands for none.
+    """
+    source, outer = context.get_parameter_source(name), context.parent
+    while outer is not None and (source is None or source.name != "COMMANDLINE"):
+        if outer.params.get(name) is not None:
+            return outer.params[name]
+        outer = outer.parent
+    return value
 
 
 class Session:
@@ -98,6 +127,7 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, default, annotation in (
+            ("context", inspect.Parameter.empty, typer.Context),
             ("url", None, Url),
             ("api_key", None, ApiKey),
             ("output", Format.TABLE, Output),
@@ -105,8 +135,11 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def run(*arguments: Any, url: str | None, api_key: str | None, output: Format, **options: Any) -> None:
-        session = Session(url, api_key, output)
+    def run(
+        *arguments: Any, context: typer.Context, url: str | None, api_key: str | None, output: Format, **options: Any
+    ) -> None:
+        form = Format(chosen(context, "output", output))
+        session = Session(chosen(context, "url", url), chosen(context, "api_key", api_key), form)
         try:
             command(session, *arguments, **options)
         except KeyboardInterrupt:
@@ -119,7 +152,7 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
             if error.filename is None:
                 raise
             say(f"{error.filename}: {error.strerror}.")
-            raise typer.Exit(exits.FAILURE) from None
+            raise typer.Exit(exits.INVALID if isinstance(error, _WRONG_PATHS) else exits.FAILURE) from None
         except UnicodeDecodeError as error:
             from service.schemas.datasets import utf8_hint
 

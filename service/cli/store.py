@@ -9,9 +9,10 @@ import typer
 
 from service.cli import exits
 from service.cli.output import Column, Format, say, show, size
-from service.cli.session import Session, talks
+from service.cli.session import Session, before, talks
 
 app = typer.Typer(name="store", help="Check and clear what the server keeps.", no_args_is_help=True)
+app.callback()(before)
 
 
 @app.command()

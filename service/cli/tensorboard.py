@@ -16,12 +16,13 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from service.cli import exits
-from service.cli.session import ApiKey, Url
+from service.cli.session import ApiKey, Url, chosen
 
 _LOOK_EVERY_S: Final = 2.0
 
 
 def tensorboard(
+    context: typer.Context,
     jobs: Annotated[
         list[str] | None, typer.Argument(help="Ids of jobs; the newest trainings if none is given.")
     ] = None,
@@ -50,13 +51,15 @@ def tensorboard(
     from service.client import calls
 
     try:
-        address = calls.location(url, os.environ)
+        address = calls.location(chosen(context, "url", url), os.environ)
     except ValueError as error:
         typer.echo(f"{error}.", err=True)
         raise typer.Exit(exits.USAGE) from None
     with ExitStack() as stack:
         folder = logdir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelyard-tensorboard-")))
-        follow = _Follower(event_files.Run, folder, url=address, key=api_key, jobs=jobs or [], last=last)
+        follow = _Follower(
+            event_files.Run, folder, url=address, key=chosen(context, "api_key", api_key), jobs=jobs or [], last=last
+        )
         stack.callback(follow.close)
         follow.look()
         if once:

@@ -10,11 +10,11 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -33,7 +33,7 @@ from service.cli.datasets import (
     uploading,
 )
 from service.cli.jobs import started
-from service.cli.output import Column, Format, say, show, show_one, size
+from service.cli.output import Column, Format, say, show, show_one, size, stopped
 from service.cli.session import Session, sentences, talks
 from service.schemas.versions import DEFAULT_ALIAS
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from service.errors import Entry
     from service.schemas.views import ColumnView, EntryView, ExaminationView
 
+Answer = TypeVar("Answer")
 HIDDEN: Final = (64, 64)
 LEARNING_RATE: Final = 0.003
 EPOCHS: Final = 500
@@ -67,6 +68,8 @@ _NEARLY: Final = re.compile(
 """Within the warning `nearly-numbers`: how many cells of how many, the first of them, and other texts."""
 _NAMED: Final = 10
 """Inputs that are named when a training begins."""
+_OF_DATA: Final = ("auto", "mlp", "catalogue:mlp")
+"""What --arch may say for the net that is made after the table."""
 ENGINES: Final = ("eager", "onnxruntime", "aot_inductor")
 _TOLD_METRICS: Final = ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss", "loss")
 """The first that both versions have is told when an alias moves."""
@@ -190,10 +193,11 @@ def train(
             session.places = {"/source/upload": path.name, "/dataset": path.name, **_OPTIONS, "": ""}
             kind = TABLES[path.suffix.lower()]
             source: dict[str, Any] = {"type": kind, "target": target, **missing_texts(kind, missing_text)}
-            source |= dialect(kind, path, delimiter, decimal)
-            source["upload"] = uploading(client, undo)(path)
-            dataset = _dataset(session, path, source, inputs, exclude, task=task)
-            request = _request(client, dataset, task=task)
+            with _told_with(_wrong_options(model, alias, arch), session.places):
+                source |= dialect(kind, path, delimiter, decimal)
+                source["upload"] = uploading(client, undo)(path)
+                dataset = _dataset(session, path, source, inputs, exclude, task=task)
+                request = _request(client, dataset, task=task)
             learns = _learns(dataset, request)
             request["architecture"] = _architecture(arch, dataset, request)
             request["optimizer"]["lr"] = lr
@@ -206,7 +210,7 @@ def train(
         if engine is not None:
             request["output"] = {**request.get("output", {}), "engine": {"type": engine}}
         if dry_run:
-            examination = client.jobs.examine(request)
+            examination = _fitting(client.jobs.examine, request)
             fitted = _fitted(request, examination.warnings)
             if fitted != request:
                 request, examination = fitted, client.jobs.examine(fitted)
@@ -267,6 +271,45 @@ def validate(
         raise typer.Exit(exits.INVALID)
 
 
+def _wrong_options(model: str | None, alias: str, arch: str) -> list[Entry]:
+    """What of the options will be refused whatever the table holds."""
+    from service.errors import Entry, InvalidName
+    from service.schemas.versions import check_alias, check_name
+
+    found: list[Entry] = []
+    names = ((check_name, model, "/output/model"), (check_alias, alias or None, "/output/alias_on_success"))
+    for check, name, at in names:
+        try:
+            if name is not None:
+                check(name, at=at)
+        except InvalidName as refused:
+            found += refused.errors
+    if arch not in _OF_DATA and not arch.startswith("catalogue:") and not Path(arch).is_file():
+        found.append(Entry("/architecture", "not-found", f"There is no file {arch!r}."))
+    return found
+
+
+@contextmanager
+def _told_with(wrong: Sequence[Entry], places: Mapping[str, str]) -> Iterator[None]:
+    """Tell mistakes that are known already beside those that end what is done meanwhile.
+
+    Else the server tells of them, unless there is no net to ask it about.
+    """
+    from service.errors import InvalidInput, ValidationFailed
+
+    try:
+        yield
+    except InvalidInput as refused:
+        refused.errors = (*refused.errors, *wrong)
+        raise
+    except (typer.Exit, OSError, UnicodeDecodeError):
+        for line in sentences(wrong, places):
+            say(line)
+        raise
+    if any(entry.pointer == "/architecture" for entry in wrong):
+        raise ValidationFailed(wrong[0].detail, errors=wrong)
+
+
 def _better(request: dict[str, Any], alias: str) -> str:
     """The condition that a version is better than that of the alias, by what is held out if anything is."""
     metric = "accuracy" if request["objective"]["type"] == "cross_entropy" else "r2"
@@ -297,7 +340,7 @@ def _learns(dataset: Dataset, request: dict[str, Any]) -> str:
         what = f"as one of {len(target.classes)} classes" if target.classes else few
     names = [column.name for column in _inputs(dataset)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"Learns {target.name} {what}, from {', '.join(names[:_NAMED])}{more}."
+    return stopped(f"Learns {target.name} {what}, from {', '.join(names[:_NAMED])}{more}")
 
 
 def _tell_failure(metrics: Mapping[str, float | None]) -> None:
@@ -343,7 +386,7 @@ def _tell_move(client: Client, made: dict[str, Any], before: Version | None) -> 
     old, new = before.signature.columns or [], now.signature.columns or []
     gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
     if old and new and gone:
-        say(f"It no longer takes {', '.join(gone)}.")
+        say(stopped(f"It no longer takes {', '.join(gone)}"))
     if old and new and added:
         say(f"It takes {', '.join(added)} too, which version {before.version} did not.")
 
@@ -360,28 +403,33 @@ def _dataset(
     session: Session, path: Path, source: dict[str, Any], inputs: str | None, exclude: str | None, *, task: str
 ) -> Dataset:
     """The table as a dataset, without the columns that are no categories and those that are to be left out."""
-    from service.errors import DatasetRefused
+    from service.errors import DatasetRefused, listed
+    from service.schemas.document import nearest_hint
 
     client = session.client
     source["inputs"] = inputs.split(",") if inputs else "*"
+    unwanted = exclude.split(",") if exclude else []
+    asked = inputs.split(",") if inputs else []
+    taken = [*unwanted, *asked, *([source["target"]] if task == "classes" else [])]
     name = path.stem[:63].lower()
     try:
-        found = _added(client, source, name)
+        found = _added(client, source, name, taken)
     except DatasetRefused as refused:
-        if not any('"missing": "keep"' in (entry.hint or "") for entry in refused.errors):
+        gaps = [entry for entry in refused.errors if entry.code == "missing-value"]
+        if not any('"missing": "keep"' in (entry.hint or "") for entry in gaps):
             raise
         discard(client, source["upload"], datasets_only=True)
         source["missing"] = "keep"
-        found = _added(client, source, name)
+        found = _added(client, source, name, taken)
     while found.state == "processing":
         found = client.datasets.get(found.id)
-    unwanted = exclude.split(",") if exclude else []
     absent = [one for one in unwanted if one not in {column.name for column in _inputs(found)}]
     if absent:
-        say(f"--exclude names no input: {', '.join(absent)}. Inputs: {', '.join(one.name for one in _inputs(found))}.")
+        known = [one.name for one in _inputs(found)]
+        near = [hint for one in absent if (hint := nearest_hint(one, known)) is not None]
+        way = " ".join(near) if len(near) == len(absent) else f"Inputs: {listed(known)}."
+        say(f"--exclude names no input: {listed(absent)}. {way}")
         raise typer.Exit(exits.INVALID)
-    asked = inputs.split(",") if inputs else []
-    taken = [*unwanted, *asked, *([source["target"]] if task == "classes" else [])]
     _stop_at_nearly_numbers(found, taken)
     _tell(
         [one for one in found.warnings if not any(_is_about(one, name) for name in unwanted)],
@@ -390,14 +438,11 @@ def _dataset(
     left_out = list(unwanted)
     if inputs is None:
         rest = [one for one in _inputs(found) if one.name not in unwanted]
-        dates = [one.name for one in rest if one.classes and all(map(_DATE.fullmatch, one.classes))]
-        texts = [one.name for one in rest if one.name not in dates and _is_no_category(one, found.rows or 0)]
-        numbers = [one.name for one in rest if one.dtype == "int" and _IDS.search(one.name)]
-        reasons = ((texts, "they are no categories"), (dates, "they are dates"), (numbers, "they number the rows"))
-        for names, reason in reasons:
-            if names:
-                say(f"Left out, since {reason}: {', '.join(names)}. Name them in --inputs to take them.")
-        left_out += [*texts, *dates, *numbers]
+        reasons = {one.name: reason for one in rest if (reason := _unfit(one, found.rows or 0))}
+        if reasons:
+            told = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+            say(f"Left out: {told}. To learn from one of these too, list it in --inputs beside all the others.")
+        left_out += reasons
     if not left_out:
         return found
     source["inputs"] = [one.name for one in _inputs(found) if one.name not in left_out]
@@ -405,14 +450,24 @@ def _dataset(
     return client.datasets.add(source, name=name, wait_s=600)
 
 
-def _is_no_category(column: ColumnView, rows: int) -> bool:
-    """Whether a column has too many different texts, or another one in each of its rows."""
+def _unfit(column: ColumnView, rows: int) -> str | None:
+    """Why a net would learn a column by heart, or nothing of it; None where it may be an input."""
     different = len(column.classes or ())
-    return different > MOST_CATEGORIES or different == rows >= FEW_ROWS
+    if column.classes and all(map(_DATE.fullmatch, column.classes)):
+        return "dates"
+    if different == rows >= FEW_ROWS:
+        return "another text in each row"
+    if different > MOST_CATEGORIES:
+        return f"{different} different texts"
+    return "numbers the rows" if column.dtype == "int" and _IDS.search(column.name) else None
 
 
-def _added(client: Client, source: dict[str, Any], name: str) -> Dataset:
-    """A dataset of the source; where the target has missing values, the refusal says what to do about it."""
+def _added(client: Client, source: dict[str, Any], name: str, taken: Iterable[str]) -> Dataset:
+    """A dataset of the source.
+
+    Where the target has missing values, the refusal says what to do about it. Of columns that are nearly of numbers it
+    does not tell where they are `taken` as they are.
+    """
     from service.errors import DatasetRefused, shorten
 
     try:
@@ -421,7 +476,9 @@ def _added(client: Client, source: dict[str, Any], name: str) -> Dataset:
         of_target = f", column {shorten(source['target'])}: A value is missing"
         hint = "Fill these cells in, or take their lines out: what is to be learnt must be known in every row."
         refused.errors = tuple(
-            replace(entry, hint=hint) if of_target in entry.detail else entry for entry in refused.errors
+            replace(entry, hint=hint) if of_target in entry.detail else entry
+            for entry in refused.errors
+            if not any(_is_about(entry, column) for column in taken)
         )
         raise
 
@@ -450,7 +507,7 @@ def _stop_at_nearly_numbers(dataset: Dataset, taken: Iterable[str]) -> None:
         raise typer.Exit(exits.INVALID)
 
 
-def _is_about(warning: EntryView, column: str) -> bool:
+def _is_about(warning: Entry | EntryView, column: str) -> bool:
     """Whether the warning says of this column that it is nearly one of numbers."""
     from service.errors import shorten
 
@@ -511,7 +568,7 @@ def _is_class(client: Client, dataset: Dataset, target: ColumnView) -> bool:
 
 def _architecture(arch: str, dataset: Dataset, request: dict[str, Any]) -> Any:
     """What --arch says, with the sizes of the data where it is the catalogue's mlp."""
-    if arch not in ("auto", "mlp", "catalogue:mlp"):
+    if arch not in _OF_DATA:
         if arch.startswith("catalogue:"):
             return {"catalogue": arch.removeprefix("catalogue:")}
         return requests.read(Path(arch))
@@ -529,20 +586,28 @@ def _submit(client: Client, request: dict[str, Any]) -> Job:
 
     What the training rows have may be less than what all rows have: a category may be among the held-out ones alone.
     """
-    from service.errors import Forbidden, InvalidInput
+    from service.errors import Forbidden
 
     try:
-        return client.jobs.submit(request)
+        return _fitting(client.jobs.submit, request)
     except Forbidden as refused:
         if "sets an alias" in refused.message:
             hint = "Pass --alias '' to make a version that no alias gets, or use a key of the scope publish."
             refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)
         raise
+
+
+def _fitting(ask: Callable[[dict[str, Any]], Answer], request: dict[str, Any]) -> Answer:
+    """The answer to a request, or to the one with other sizes that its refusal asks for."""
+    from service.errors import InvalidInput
+
+    try:
+        return ask(request)
     except InvalidInput as refused:
         fitted = _fitted(request, refused.errors)
         if fitted == request:
             raise
-        return client.jobs.submit(fitted)
+        return ask(fitted)
 
 
 def _fitted(request: dict[str, Any], mistakes: Iterable[Entry | EntryView]) -> dict[str, Any]:

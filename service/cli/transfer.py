@@ -74,6 +74,9 @@ def export(
     if format not in _SUFFIXES:
         say(f"--format is one of {', '.join(_SUFFIXES)}.")
         raise typer.Exit(exits.USAGE)
+    if to is not None and not to.parent.is_dir():
+        say(f"There is no folder {to.parent} to write to.")
+        raise typer.Exit(exits.INVALID)
     client = session.client
     version = client.versions.resolve(model)
     name, number = version.model, version.version

@@ -34,13 +34,23 @@ def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | Non
     """
     shelf = shelf or Shelf()
     names = _header(path, source, at)
-    columns = chosen(names, source, shelf, at=at)
-    rows = _read_columns(path, source, len(names), columns, at)
-    late = [column for column in columns if column.late]
-    for column in late:  # these looked like numbers for a while; now that they are known to be texts, read them again
-        column.begin()
-    if late:
-        _read_columns(path, source, len(names), late, at)
+    wrong: list[Entry] = []
+    columns = chosen(names, source, shelf, at=at, told=wrong)
+    try:
+        rows = _read_columns(path, source, len(names), columns, at)
+        late = [column for column in columns if column.late]
+        for column in late:  # these looked like numbers for a while; known to be texts, they are read again
+            column.begin()
+        if late:
+            _read_columns(path, source, len(names), late, at)
+    except DatasetRefused as refused:
+        read = [column for column in columns if column.lookup]
+        odd = [entry for column in read if (entry := _nearly_numbers(path, source, column, at)) is not None][:_ODD]
+        if not wrong and not odd:
+            raise
+        refuse([*wrong, *refused.errors[: MAX_ENTRIES - len(odd)], *odd])
+    if wrong:
+        refuse(wrong)
     if rows == 0:
         refuse([Entry(f"{at}/upload", "no-rows", "The file has a header line but no rows.")])
     odd = [entry for column in columns if (entry := _nearly_numbers(path, source, column, at)) is not None]
@@ -110,7 +120,8 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = islice(_records(file, source.delimiter, at), 1, None)
-        line, cell = next((line, row[column.index]) for line, row in records if row[column.index].strip() in odd)
+        sound = ((line, row) for line, row in records if len(row) > column.index)
+        line, cell = next((line, row[column.index]) for line, row in sound if row[column.index].strip() in odd)
     are = "is" if count == 1 else "are"
     others = [repr(text[:64]) for text in odd if text != cell.strip() and not commas]
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -165,6 +176,9 @@ _DELIMITERS: Final = (",", ";", "\t", "|")
 
 _SHOWN: Final = 3
 """Cells that are no numbers, beside the first one, in the warning about their column."""
+
+_ODD: Final = 5
+"""Columns that are nearly of numbers, and are told of beside what else is wrong with a file."""
 
 _KEEP: Final = 'Write "missing": "keep" in the source, and fill it with the step {"type": "impute"}.'
 _KEEP_TEXTS: Final = 'Write "missing": "keep" in the source.'

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.engine.mapped import Array
 from service.engine.readers import dtype_of, refuse
-from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
+from service.errors import MAX_ENTRIES, DatasetRefused, Entry, listed, shorten
 from service.schemas.datasets import (
     Column,
     ColumnSplit,
@@ -231,7 +231,7 @@ def _by_column(split: ColumnSplit, examples: Examples, at: str) -> dict[str, Ten
                 name = str(value)
                 if name not in column.classes:
                     detail = f"Column {shorten(split.by)} has no value {shorten(value)}."
-                    shown = ", ".join(column.classes[:10])
+                    shown = listed(column.classes)
                     found.append(
                         Entry(where, "unknown-value", detail, hint=nearest_hint(name, column.classes), expected=shown)
                     )
@@ -363,7 +363,7 @@ def class_indices(
                 "unknown-class",
                 f"The model does not know the class {shorten(name)}.",
                 hint=nearest_hint(name, classes),
-                expected=", ".join(classes)[:200],
+                expected=listed(classes),
             )
             for name in unknown
         )

@@ -31,7 +31,7 @@ from service.engine.readers import (
     refuse,
     target_column,
 )
-from service.errors import Entry, shorten
+from service.errors import Entry, listed, shorten
 from service.schemas.datasets import MAX_ROWS, Column, InputPart, Npy, Npz
 from service.schemas.document import nearest_hint
 
@@ -150,7 +150,7 @@ def _members(path: Path, wanted: dict[str, tuple[str, str]], shelf: Shelf, at: s
                     "unknown-member",
                     f"The archive has no array {shorten(member)}.",
                     hint=nearest_hint(member, known),
-                    expected=", ".join(known[:20])[:200],
+                    expected=listed(known),
                 )
                 for member, place in wanted.values()
                 if member not in known

@@ -20,7 +20,7 @@ from service.engine.examples import Examples, class_indices
 from service.engine.mapped import PIECE, Array
 from service.engine.readers import refuse
 from service.engine.stages import WHOLE, Stages, TrainingNumbers, fit_stage, floats, inverted, value_range
-from service.errors import MAX_ENTRIES, DtypeMismatch, Entry, NotFinite, ValidationFailed, shorten
+from service.errors import MAX_ENTRIES, DtypeMismatch, Entry, NotFinite, ValidationFailed, listed, shorten
 from service.schemas.document import nearest_hint, pointer
 from service.schemas.objectives import Objective, tells_two_classes
 from service.schemas.preprocessing import (
@@ -364,9 +364,9 @@ class Prepared:
             kind = "number" if isinstance(column, NumberColumn) else "text"
             if other is None or manifest.layout != "table":
                 detail = f"The dataset has no input column {shorten(column.name)}."
-                listed = ", ".join(shorten(name) for name in list(known)[:20])
+                there = listed(list(known)) or "none"
                 hint = nearest_hint(column.name, known)
-                hint = hint or f"The model was trained on a column of this name; the dataset has: {listed or 'none'}."
+                hint = hint or f"The model was trained on a column of this name; the dataset has: {there}."
                 found.append(Entry(at, "unknown-column", detail, hint=hint))
             elif (other.dtype == "text") != (kind == "text"):
                 detail = f"Column {shorten(column.name)} holds {other.dtype}s, the model was trained on {kind}s."
@@ -453,7 +453,7 @@ class Prepared:
                     + ("it counts as none." if column.name in self._one_hot else "it counts as unknown.")
                 ),
                 hint=None if text is None else nearest_hint(text, column.categories[:_MOST_CHOICES]),
-                expected=shorten(", ".join(column.categories[:10])),
+                expected=listed(column.categories),
                 got=None if text is None else shorten(text),
             )
             found.append((index, place, entry))
@@ -541,7 +541,7 @@ class Prepared:
     @staticmethod
     def _refuse_unknown(column: TextColumn, place: int, rows: Array, first_row: int, at: str) -> NoReturn:
         detail = f"This text of column {shorten(column.name)} was not among the training rows."
-        known = shorten(", ".join(column.categories[:10]))
+        known = listed(column.categories)
         raise ValidationFailed(
             errors=[
                 Entry(pointer([first_row + row, place], at), "unknown-category", detail, expected=known)

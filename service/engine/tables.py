@@ -32,7 +32,7 @@ from service.engine.readers import (
     target_column,
     too_many_categories,
 )
-from service.errors import MAX_ENTRIES, Entry, shorten
+from service.errors import MAX_ENTRIES, Entry, listed, shorten
 from service.schemas.datasets import MAX_ROWS, Column, InputPart, Table
 from service.schemas.document import nearest_hint
 
@@ -139,8 +139,18 @@ class TableColumn:
         return np.array([*seconds, np.nan])[self.values.whole()]
 
 
-def chosen(names: Sequence[str], source: Table, shelf: Shelf, *, at: str) -> list[TableColumn]:
+def chosen(
+    names: Sequence[str], source: Table, shelf: Shelf, *, at: str, told: list[Entry] | None = None
+) -> list[TableColumn]:
     """The columns that are read: inputs in order, the target, and what is kept.
+
+    Args:
+        names: of the file's columns.
+        source: what the file is read as.
+        shelf: where the columns lie.
+        at: pointer to the source.
+        told: gets what is wrong with the columns that the source names, instead of an error; then those come back that
+            the file has, each once, so that their values can be looked at too.
 
     Raises:
         DatasetRefused: names are no names or stand twice, or the source names columns that are not there, or that
@@ -157,11 +167,10 @@ def chosen(names: Sequence[str], source: Table, shelf: Shelf, *, at: str) -> lis
     def find(name: str, where: str) -> int:
         if name not in place:
             detail = f"The file has no column {shorten(name)}."
-            known = ", ".join(names[:20])[:200]
             hint = nearest_hint(name, names) or (
                 "Does the file lack a line with names of columns?" if unnamed else None
             )
-            found.append(Entry(where, "unknown-column", detail, hint=hint, expected=known))
+            found.append(Entry(where, "unknown-column", detail, hint=hint, expected=listed(names)))
         return place.get(name, -1)
 
     if target is not None:
@@ -211,8 +220,11 @@ def chosen(names: Sequence[str], source: Table, shelf: Shelf, *, at: str) -> lis
             detail = f"{shorten(name)} is an input, so that it is stored anyway; a split can go by it."
             found.append(Entry(f"{at}/kept/{i}", "invalid", detail, hint="Leave it out here, or out of the inputs."))
         columns.append(TableColumn(index, name, "kept", shelf))
-    if found:
+    if found and told is None:
         refuse(found)
+    if found and told is not None:
+        told += found
+        return list({column.index: column for column in columns if column.index >= 0}.values())
     return columns
 
 

@@ -27,6 +27,7 @@ from service.errors import (
     NotFinite,
     ShapeMismatch,
     ValidationFailed,
+    listed,
     shorten,
 )
 from service.schemas.datasets import ImageRow
@@ -56,8 +57,6 @@ _FEW: Final = 16
 """So many numbers Python adds up faster than numpy begins."""
 _MANY: Final = 256
 """More numbers than so many are worth a few calls to have them packed."""
-_NAMED: Final = 10
-"""Columns that a message names."""
 _PIECE: Final = 2**16
 """Numbers that are packed at a time."""
 
@@ -173,6 +172,17 @@ class Plain:
         """Whether so many rows are best made an array where they arrive, while they are in the processor's caches. Few
         numbers are made one together with those of others, and very many would hold up everybody else."""
         return _MANY < rows * math.prod(self.shape) <= _PIECE
+
+    def holds(self, array: Array) -> bool:
+        """Whether these are such rows of floats, at a glance; where it does not show, `check` says what is wrong."""
+        return (
+            array.ndim == len(self.shape) + 1
+            and array.shape[1:] == self.shape
+            and array.dtype.char in "fd"
+            and 0 < len(array) <= self.rows
+            and self.highest > 0
+            and surely_within(array, self.highest)
+        )
 
     def array(self, rows: list[Any]) -> Array:
         """Rows whose values are known to be numbers or lists, as an array [N, *shape].
@@ -311,8 +321,8 @@ def check(
     if any(tensor.dtype.kind not in "biuf" for tensor in tensors.values()) or any(
         isinstance(row, TableRow) and row.texts for row in known
     ):
-        listed: dict[str, Any] = {name: tensor.tolist() for name, tensor in tensors.items()}
-        return decode(listed, specs=specs, limits=limits, rows=rows)
+        plain: dict[str, Any] = {name: tensor.tolist() for name, tensor in tensors.items()}
+        return decode(plain, specs=specs, limits=limits, rows=rows)
     _by_name({name: [] for name in tensors}, specs)
     mistakes = _Mistakes()
     count = len(tensors[specs[0].name]) if tensors[specs[0].name].ndim else 0
@@ -429,7 +439,7 @@ def _by_name(inputs: object, specs: Sequence[TensorSpec]) -> dict[str, list[Any]
                         "/inputs",
                         "wrong-type",
                         "This version has several inputs.",
-                        expected=f"an object with {', '.join(names)}",
+                        expected=f"an object with {listed(names)}",
                     )
                 ]
             )
@@ -453,7 +463,7 @@ def _by_name(inputs: object, specs: Sequence[TensorSpec]) -> dict[str, list[Any]
             "unknown-member",
             "This version has no such input.",
             hint=nearest_hint(name, names),
-            expected=shorten(", ".join(names)),
+            expected=listed(names),
         )
         for name in unknown[:MAX_ENTRIES]
     ]
@@ -476,12 +486,6 @@ def _by_name(inputs: object, specs: Sequence[TensorSpec]) -> dict[str, list[Any]
 
 _ABSENT: Final = object()
 """Stands for a column that a row lacks, so that its other columns are looked at all the same."""
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first columns of a table by name, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"the columns {', '.join(names[:_NAMED])}{more}"
 
 
 class _Mistakes:
@@ -712,7 +716,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                     here,
                     "shape-mismatch",
                     f"Here are {len(row)} values, but {len(names)} are expected.",
-                    expected="one value for each of " + shorten(", ".join(names)),
+                    expected=f"one value for each of {listed(names)}",
                     got=f"a list of {len(row)}",
                 )
                 continue
@@ -727,7 +731,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                     "unknown-member",
                     "There is no such column.",
                     hint=hint,
-                    expected=_listed(names),
+                    expected=f"the columns {listed(names)}",
                 )
             for name in missing:
                 mistakes.add(pointer([name], here), "missing", "This column is missing.", hint="Add it.")

@@ -34,6 +34,7 @@ from service.engine.predictor import GOLDEN, Predictor, Rows, rows_of
 from service.errors import Entry, InvalidInput, MemoryFull, ModelQuarantined, NotFound, ServiceError, StoreError
 from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room, surely_within
 from service.inference.drift import Drift, Seen
+from service.schemas.document import pointer
 from service.schemas.preprocessing import ClassTarget, Preprocessing
 from service.schemas.versions import Manifest, Signature
 from service.store.files import sha256_file
@@ -219,6 +220,12 @@ class Loaded:
 
     def check(self, tensors: Mapping[str, Array], *, limits: Limits) -> tuple[Raw, ...]:
         """Arrays by input name, checked; raises as `decode`."""
+        known = self.plain(limits)
+        if known is not None and len(tensors) == 1:
+            spec = self.signature.inputs[0]
+            array = tensors.get(spec.name)
+            if array is not None and known.holds(array):
+                return (Raw(array, at=pointer(["inputs", spec.name]), bounded=True),)
         rows = self.predictor.preprocessor.document.rows
         raw = check(tensors, specs=self.signature.inputs, rows=rows, limits=limits)
         require_room(len(raw[0]), outputs=self.signature.outputs, limits=limits)
@@ -573,7 +580,7 @@ class Runtime:
         self._metrics = metrics
         self._mutex = threading.Lock()
         self._load_ended = threading.Condition(self._mutex)
-        self._coming: dict[tuple[str, int], int] = {}  # the bytes of what is being loaded
+        self._coming: dict[object, int] = {}  # the bytes of what is being loaded, or read to be checked
         self._loaded: OrderedDict[tuple[str, int], Loaded] = OrderedDict()
         self._loading: dict[tuple[str, int], _Loading] = {}
         self._trials: OrderedDict[str, tuple[str, Loaded]] = OrderedDict()  # by job: the file's digest, and what it is
@@ -643,15 +650,23 @@ class Runtime:
             return self._preflight((model, version), size, pinned)
 
     def check(self, model: str, version: int) -> None:
-        """See that a version could be loaded, without keeping it.
+        """See that a version could be loaded, without keeping it; while it is read, it has a part of the budget.
 
         Raises:
             NotFound, ModelQuarantined, MemoryFull: it could not.
         """
-        if self.peek(model, version) is None:
-            read = self._attempt(model, version)
-            if isinstance(read, ServiceError):
-                raise read
+        if self.peek(model, version) is not None:
+            return
+        reading = object()
+        flight = self._admit((model, version), reading)
+        try:
+            found = self._attempt(model, version) if flight.fits else _no_room(flight)
+        finally:
+            with self._mutex:
+                self._coming.pop(reading, None)
+                self._load_ended.notify_all()
+        if isinstance(found, ServiceError):
+            raise found
 
     def trial(self, job_id: str, folder: Path) -> Loaded:
         """The best checkpoint that a job keeps now, loaded if it is not yet; its worker may go on meanwhile.
@@ -704,7 +719,7 @@ class Runtime:
         pinned: frozenset[tuple[str, int]] = frozenset()
         found: Loaded | ServiceError
         try:
-            flight = self._admit(key)
+            flight = self._admit(key, loading)
             if flight.fits:
                 found = self._attempt(*key)
                 pinned = self._models.pins()
@@ -725,7 +740,7 @@ class Runtime:
                 self._evict(key, pinned)
             self._measure()
             del self._loading[key]
-            self._coming.pop(key, None)
+            self._coming.pop(loading, None)
             self._load_ended.notify_all()
         self._metrics.loads.labels(outcome).inc()
         loading.done.set()
@@ -740,8 +755,8 @@ class Runtime:
                 duration_s=round(seconds, 4),
             )
 
-    def _admit(self, key: tuple[str, int]) -> Preflight:
-        """Take the room that a version needs, which is given back when its load has ended.
+    def _admit(self, key: tuple[str, int], reading: object) -> Preflight:
+        """Take the room that a version needs for `reading` it, which is given back when that has ended.
 
         Where others that are being loaded have it, this waits for them: once they are loaded, they may go. What would
         not fit without them either is told at once.
@@ -755,7 +770,7 @@ class Runtime:
                 if not flight.fits:
                     return flight
                 if size + stays + sum(self._coming.values()) <= self._budget:
-                    self._coming[key] = size
+                    self._coming[reading] = size
                     return flight
                 self._load_ended.wait()
 

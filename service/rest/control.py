@@ -29,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import keys
 from service.controlplane import ControlPlane, Download
-from service.errors import DatasetRefused, DigestMismatch, Entry, NotFound, ValidationFailed, shorten
+from service.errors import DatasetRefused, DigestMismatch, Entry, Forbidden, NotFound, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
 from service.rest.auth import principal_of, require, still_admitted
@@ -504,6 +504,16 @@ def _may_set_alias(request: Request, output: object) -> None:
         require(request, keys.Scope.PUBLISH, "A job that sets an alias")
 
 
+def _forbidden(request: Request, output: object) -> list[Entry]:
+    """What `_may_set_alias` would refuse, for those who only want to know."""
+    try:
+        _may_set_alias(request, output)
+    except Forbidden as refused:
+        hint = "Use a key of the scope publish, or leave `alias_on_success` out."
+        return [Entry("/output/alias_on_success", refused.code, refused.message, hint=hint)]
+    return []
+
+
 def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["jobs"])
     queue = control.queue
@@ -538,9 +548,11 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     ) -> Response:
         raw = await bodies.read_bytes(request, limit=limits.json_bytes)
         body = await run_sync(lambda: bodies.parse_json(raw, keep=True))
+        output = body.get("output") if isinstance(body, dict) else None
         if dry_run:
-            return json_response(await run_sync(control.examine, body, limiter=submitting))
-        _may_set_alias(request, body.get("output") if isinstance(body, dict) else None)
+            forbidden = _forbidden(request, output)
+            return json_response(await run_sync(lambda: control.examine(body, forbidden=forbidden), limiter=submitting))
+        _may_set_alias(request, output)
         idempotency = _idempotency(request, key, "POST /v1/jobs", raw)
         return await _accepted(lambda: control.submit(body, idempotency=idempotency), prefer)
 

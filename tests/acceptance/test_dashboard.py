@@ -5,6 +5,7 @@ Whatever a test does, its page may ask no other host for anything, break no poli
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -177,14 +178,17 @@ def test_train_watch_promote_and_predict_by_keyboard_alone(page: Page, server: S
     press(page, "Train")
 
     expect(page.get_by_role("heading", name="Training of typed")).to_contain_text("succeeded")
+    expect(page.locator(".note")).to_have_count(0)
     expect(page.locator("[aria-label=Curves] figure[data-drawn]").first).to_be_visible()
     press(page, "Open typed/1")
     expect(page.get_by_text("No champion: the newest version, 1, answers.")).to_be_visible()
     press(page, "Promote version 1")
     expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
+    expect(page.locator(".note")).to_have_text(re.compile("Version 1 is the champion."))
     tab_to(page, "Ask it", backwards=True)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Playground")).to_be_focused()
+    expect(page.locator(".note")).to_have_count(0)
     write(page, "x", "0.5")
     page.keyboard.press("Enter")
     expect(page.locator("[data-answer]")).to_be_visible()
@@ -348,6 +352,33 @@ def test_a_file_of_windows_with_odd_cells_is_read_and_a_spreadsheet_is_not(page:
     expect(page.get_by_label("Fill missing numbers")).to_be_checked()
 
 
+def test_texts_that_make_a_column_of_numbers_one_of_texts_are_read_as_missing_at_a_press(
+    page: Page, server: Server
+) -> None:
+    rows = "".join(f"{'k.A.' if i % 20 == 0 else i};{'?!' if i == 7 else i / 4};{2 * i}\n" for i in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "gaps.csv", "mimeType": "text/csv", "buffer": f"age;size;price\n{rows}".encode()}
+    )
+    page.get_by_label("Texts that mean a missing value").fill("")
+    page.get_by_role("button", name="Use this data").click()
+    columns = page.get_by_role("region", name="Columns").get_by_role("row")
+    expect(columns.filter(has_text="age")).to_contain_text("text")
+    check = page.get_by_role("complementary", name="Check and train")
+    expect(check.get_by_role("button", name="Read “?!” as missing")).to_be_visible()
+    page.locator(".dataset").get_by_role("button", name="Read “k.A.” as missing").click()
+    expect(columns.filter(has_text="age")).to_contain_text("1 to 59")
+    check.get_by_role("button", name="Read “?!” as missing").click()
+    expect(columns.filter(has_text="size")).to_contain_text("0 to 14.75")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    expect(page.get_by_label("Fill missing numbers")).to_be_checked()
+
+    with server.client() as client:
+        [made] = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == "gaps"]
+    assert (made["source"]["missing_texts"], made["source"]["missing"]) == (["k.A.", "?!"], "keep")
+
+
 def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:
     """Before the file is read and after it; the job's page says which ones the net has not seen."""
     rows = "\n".join(f"{i},{i / 10},1,remark {i},{3 * i}" for i in range(60))
@@ -496,7 +527,8 @@ def test_hostile_names_are_text(page: Page, server: Server) -> None:
         "#/models/hostile": HOSTILE,
         "#/playground/hostile": HOSTILE,
         f"#/jobs/{job['id']}": "Training of hostile",
-        "#/jobs/%3Cimg%20src=x%20onerror=window.hit=1%3E": "There is no such page.",
+        "#/jobs/%3Cimg%20src=x%20onerror=window.hit=1%3E": f"There is no job {HOSTILE}",
+        "#/%3Cimg%20src=x%20onerror=window.hit=1%3E": "There is no such page.",
         "#/playground/%3Cimg%20src=x%20onerror=window.hit=1%3E": f"There is no model {HOSTILE}",
     }.items():
         page.goto(f"{server.url}/ui/{place}")
@@ -518,6 +550,51 @@ def test_the_first_page_counts_what_it_says_needs_a_hand(page: Page, server: Ser
     tile = page.locator(".tile").last
     expect(tile).to_have_text(re.compile(r"\d+Needs? a hand"))
     assert int(tile.locator(".tile-number").text_content() or "") >= listed.count()
+
+
+def test_a_champion_that_somebody_moved_back_needs_no_hand(browser: Browser, tmp_path: Path) -> None:
+    """Only who has not decided yet between the champion and a newer version has to; what a guard did is told."""
+    quiet = Server(tmp_path / "store").start()
+    try:
+        with quiet.client() as client:
+            alias = "/v1/models/moved/aliases/champion"
+
+            def imported() -> None:
+                run_job(client, {"kind": "import", "architecture": _wide(1), "output": {"model": "moved"}})
+
+            def point(**body: Any) -> None:
+                assert client.put(alias, json=body, headers={"If-Match": "*"}).is_success
+
+            imported()
+            client.put(alias, json={"version": 1}, headers={"If-None-Match": "*"})
+            imported()
+            with opened(browser, quiet.url) as page:
+                hand = page.get_by_role("region", name="Needs a hand")
+                go(page, quiet, "#/")
+                expect(hand.get_by_role("listitem")).to_contain_text("moved has newer versions than its champion")
+                point(version=2)
+                assert client.post(f"{alias}/rollback", json={}).json()["version"] == 1
+                go(page, quiet, "#/models")
+                go(page, quiet, "#/")
+                expect(page.get_by_text("Nothing needs a hand")).to_be_visible()
+                expect(hand).to_have_count(0)
+
+                point(version=1, canary={"version": 2, "percent": 100}, guard={"requests": 10, "latency_s": 1e-9})
+                wait_for(
+                    lambda: (
+                        client.post("/predict", json={"model": "moved@champion", "inputs": [[0.0] * 4]}).is_success
+                        and client.get(alias).json()["canary"] is None
+                    )
+                )
+                go(page, quiet, "#/models")
+                go(page, quiet, "#/")
+                expect(hand.get_by_role("listitem")).to_contain_text("moved was taken back by its guard")
+                go(page, quiet, "#/models/moved")
+                history = page.get_by_role("table", name="History of the champion")
+                expect(history.get_by_role("row").nth(1)).to_contain_text("its guard")
+                expect(history.get_by_role("row").last).to_contain_text("not recorded")
+    finally:
+        assert quiet.stop() == 0
 
 
 def test_where_nothing_needs_a_hand_the_first_page_says_so(browser: Browser, tmp_path: Path) -> None:
@@ -571,6 +648,109 @@ def test_a_refused_prediction_says_which_input_is_missing(browser: Browser, serv
         )
 
 
+def test_what_was_answered_before_goes_when_the_next_question_fails(browser: Browser, server: Server) -> None:
+    net = {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 3, 5]}],
+        "root": {"type": "Linear", "in_features": 5, "out_features": 1},
+    }
+    with server.client() as client:
+        run_job(client, {"kind": "import", "architecture": net, "output": {"model": "block"}})
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/playground/block")
+        rows, call = page.get_by_label("Rows as JSON"), page.get_by_label("The call for curl")
+        for broken, told, shown in (
+            ("[[", "The rows are not JSON", None),
+            ('{"nix": 1}', "nix", "nix"),
+            ("[[1, 2]]", "/inputs/0", "[[1,2]]"),
+        ):
+            rows.fill(json.dumps([[[0.0] * 5] * 3]))
+            page.get_by_role("button", name="Predict").click()
+            expect(page.locator("[data-answer]")).to_be_visible()
+            rows.fill(broken)
+            page.get_by_role("button", name="Predict").click()
+            expect(page.get_by_role("alert")).to_contain_text(told)
+            expect(page.locator("[data-answer]")).to_have_count(0)
+            expect(page.locator(".note")).to_have_count(0)
+            if shown:
+                expect(call).to_contain_text(shown)
+            else:
+                expect(call).to_have_count(0)
+
+
+def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(browser: Browser, server: Server) -> None:
+    """Names in any order, columns that are passed through, decimal commas, gaps as the training's file had them."""
+    towns = ("Nord", "Süd")
+    rows = "".join(f"{20 + i},5;{'k.A.' if i % 9 == 0 else i};{towns[i % 2]};{3 * i}\n" for i in range(60))
+    with server.client() as client:
+        text = f"Fläche;Jahre;Ort;Miete\n{rows}".encode()
+        upload = client.post("/v1/uploads", content=text, headers={"Content-Type": "text/csv"}).json()
+        source = {"type": "csv", "upload": upload["id"], "target": "Miete", "delimiter": ";", "decimal": ","}
+        source |= {"missing": "keep", "missing_texts": ["k.A."]}
+        net = {"catalogue": "mlp", "params": {"in_features": 4, "hidden": [8], "num_classes": 1}}
+        steps = [{"type": "impute", "columns": ["Jahre"]}, {"type": "standardize"}, {"type": "one_hot"}]
+        job = {**examples.TRAIN, "architecture": net, "dataset": source, "preprocessing": steps, "optimizer": _ADAM}
+        run_job(client, {**job, "output": {"model": "mietspiegel"}})
+        asked = [{"Fläche": 30.25, "Jahre": None, "Ort": "Süd"}, {"Fläche": 40, "Jahre": 7, "Ort": "Nord"}]
+        outputs = client.post("/predict", json={"model": "mietspiegel", "inputs": asked}).json()["outputs"]
+    head = "Ort;Notiz;Fläche;Jahre\r\n"
+    two = f'{head}Süd;"eins; ""zwei""\r\ndrei";30,25;k.A.\r\n\r\nNord;;40;7'
+
+    def drop(page: Page, content: str, encoding: str = "utf-8") -> None:
+        page.get_by_label("Choose a CSV file").set_input_files(
+            {"name": "neu (1).csv", "mimeType": "text/csv", "buffer": content.encode(encoding)}
+        )
+
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/playground/mietspiegel")
+        page.get_by_text("Many rows from a CSV file").click()
+        answers = page.get_by_role("table", name="Answers to the rows of the file")
+        for encoding in ("utf-8-sig", "cp1252"):
+            drop(page, two, encoding)
+            expect(page.get_by_text("2 rows are answered.")).to_be_visible()
+            expect(answers.get_by_role("row")).to_have_count(3)
+            expect(answers.get_by_role("row").last.get_by_role("cell").first).to_have_text("5")
+            with page.expect_download() as saved:
+                page.get_by_role("button", name="Save the answers as CSV").click()
+            assert saved.value.suggested_filename == "neu (1)-answers.csv"
+            content = Path(saved.value.path()).read_bytes().decode("utf-8-sig")
+            table = list(csv.reader(io.StringIO(content, newline=""), delimiter=";"))
+            assert table[0] == ["Ort", "Notiz", "Fläche", "Jahre", "prediction"]
+            assert table[1][:4] == ["Süd", 'eins; "zwei"\r\ndrei', "30,25", "k.A."]
+            assert "," in table[1][4]
+            found = [float(row[4].replace(",", ".")) for row in table[1:]]
+            assert found == pytest.approx([one[0] for one in outputs], rel=1e-5)
+        expect(page.get_by_label("The command")).to_have_text(
+            re.compile(r"modelyard predict mietspiegel/1 'neu \(1\)\.csv' \\\s+-o csv > answers.csv")
+        )
+
+        drop(page, f"{head}{'Nord;;40;7' + chr(10)}Süd;;viel;7\n")
+        expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(["line 3, Fläche"])
+        expect(answers).to_have_count(0)
+        drop(page, "Ort;Jahre\nSüd;7\n")
+        expect(page.get_by_role("alert")).to_contain_text("The file has no column Fläche. It has: Ort, Jahre.")
+        drop(page, f"{head}Süd;7\n")
+        expect(page.get_by_role("alert")).to_contain_text("Line 2 has 2 values, the first line has 4.")
+        drop(page, head + "Nord;;40,5;7\n" * 1205)
+        expect(page.get_by_text("The first 1,000 rows are answered; the file has more.")).to_be_visible()
+        expect(answers.get_by_role("row")).to_have_count(51)
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+        page.set_viewport_size({"width": 1280, "height": 900})
+        go(page, server, "#/playground/clouds")
+        page.get_by_text("Many rows from a CSV file").click()
+        drop(page, "0.5,1\n-2,-2.5\n")
+        expect(answers.get_by_role("row")).to_have_count(3)
+        expect(answers.get_by_role("row").first).to_have_text(
+            re.compile(r"Line.*prediction.*probability.*x\[0\].*x\[1\]")
+        )
+        drop(page, "1,2,3\n")
+        expect(page.get_by_role("alert")).to_contain_text("The model takes 2 numbers a row, the file has 3 columns.")
+
+
 def _wide(branches: int) -> dict[str, Any]:
     """A net with so many inputs, a layer for each, and one that takes all."""
     called = ", ".join(f"branch{i}(in{i})" for i in range(branches))
@@ -590,6 +770,30 @@ def _wide(branches: int) -> dict[str, Any]:
             "forward": [f"x = cat(({called}), dim=1)", "return head(x)"],
         },
     }
+
+
+def test_what_is_not_there_is_named_and_the_list_is_near(browser: Browser, server: Server) -> None:
+    with server.client() as client:
+        dataset = client.get("/v1/datasets").json()["data"][0]["id"]
+    with opened(browser, server.url, interrupted=True) as page:
+        for place, told, title in (
+            ("#/jobs/nix", "There is no job nix.", "Jobs"),
+            (f"#/jobs/job_{32 * '0'}", "job_00000", "Jobs"),
+            ("#/jobs/%", "There is no job %.", "Jobs"),
+            ("#/models/quadratc", "There is no model quadratc. Did you mean 'quadratic'?", "Models"),
+            ("#/models/Not%20a%20Name", "There is no model Not a Name.", "Models"),
+            ("#/models/quadratic/99", "99", "Models"),
+            ("#/playground/nix", "There is no model nix.", "Playground"),
+            ("#/datasets/nix", "There is no dataset nix.", "Train"),
+            ("#/nix", "There is no such page.", "Start"),
+        ):
+            page.goto(f"{server.url}/ui/{place}")
+            expect(page.get_by_role("alert")).to_contain_text("Not found")
+            expect(page.get_by_role("alert")).to_contain_text(told)
+            expect(page.locator("main").get_by_role("link", name=f"Go to {title}")).to_be_visible()
+        go(page, server, f"#/datasets/{dataset}")
+        expect(page.get_by_role("region", name="Columns")).to_be_visible()
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
 
 
 def test_no_page_breaks_a_rule_of_accessibility(page: Page, server: Server) -> None:
@@ -691,18 +895,64 @@ def test_a_key_of_too_small_a_scope_is_told_which_one_is_needed(browser: Browser
         assert guarded.stop() == 0
 
 
+def test_a_key_that_may_only_predict_asks_by_name(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    small, stored = keys.make("program", keys.Scope.PREDICT, now=datetime.now(UTC))
+    large, other = keys.make("person", keys.Scope.PUBLISH, now=datetime.now(UTC))
+    keys.write(file, keys.Keys(keys=(stored, other)))
+    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
+    try:
+        with guarded.client() as client:
+            client.headers["Authorization"] = f"Bearer {large}"
+            run_job(client, examples.TRAIN)
+            outputs = client.post("/predict", json={"model": "quadratic", "inputs": [[0.25]]}).json()["outputs"]
+        with opened(browser, guarded.url, interrupted=True) as page:
+            page.goto(f"{guarded.url}/ui/#/models")
+            page.get_by_role("textbox", name="API key").fill(small)
+            page.get_by_role("button", name="Use this key").click()
+            page.locator("main").get_by_role("link", name="playground").click()
+            expect(page.get_by_text("It lacks the scope read")).to_be_visible()
+            page.get_by_role("button", name="Predict").click()
+            expect(page.get_by_role("alert")).to_contain_text("Type the name of the model.")
+            page.get_by_label("Model").fill("quadratic")
+            page.get_by_label("Rows as JSON").fill("[[0.25]]")
+            for which in ("", "1", "champion", "@champion"):
+                page.get_by_label("Version or alias").fill(which)
+                page.get_by_role("button", name="Predict").click()
+                expect(page.locator("[data-answer]")).to_be_visible()
+                shown = page.locator("[data-answer]").get_attribute("data-answer")
+                assert float(shown or "nan") == pytest.approx(outputs[0][0])
+            expect(page.get_by_label("The call for curl")).to_contain_text('"model":"quadratic@champion"')
+            found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+            page.get_by_label("Model").fill("nix")
+            page.get_by_role("button", name="Predict").click()
+            expect(page.get_by_role("alert")).to_contain_text("nix")
+            expect(page.locator("[data-answer]")).to_have_count(0)
+    finally:
+        assert guarded.stop() == 0
+
+
 def test_a_champion_can_be_rolled_back_only_where_it_was_another_version(page: Page, server: Server) -> None:
     with server.client() as client:
-        for seed in (1, 2):
+        for seed in (1, 2, 3):
             job = {**examples.TRAIN, "seed": seed, "output": {"model": "back", "alias_on_success": "champion"}}
             run_job(client, job)
             go(page, server, "#/")
             go(page, server, "#/models/back")
             expect(page.get_by_text(f"Version {seed} is the champion and answers.")).to_be_visible()
-            expect(page.get_by_role("button", name="Roll back")).to_have_count(seed - 1)
+            expect(page.get_by_role("button", name="Roll back")).to_have_count(int(seed > 1))
+    page.get_by_role("button", name="Roll back").dblclick()
+    expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
     page.get_by_role("button", name="Roll back").click()
     expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
     expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
+    for shown in (page.locator("tr.selected"), page.get_by_role("region", name="Version 3", exact=True)):
+        expect(shown).to_contain_text("Version 3")  # what was looked at stays, wherever the champion goes
+    page.get_by_role("button", name="Promote version 2").click()
+    expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+    expect(page.get_by_role("link", name="Version 2")).to_be_focused()
 
 
 def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: Server) -> None:
@@ -767,7 +1017,7 @@ def test_the_page_patches_and_points_as_the_server_does(page: Page, server: Serv
     assert found == ['"y"', json.dumps(body["text"]), "null", '{"z": null}', "3"]
 
 
-def test_the_page_is_light_and_stands_soon(page: Page, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_light_and_stands_soon(page: Page, server: Server, measured: Callable[[str], None]) -> None:
     with server.client() as client:
         job = next(one for one in client.get("/v1/jobs?kind=train&state=succeeded").json()["data"])
     page.goto(f"{server.url}/ui/#/jobs/{job['id']}")
@@ -779,11 +1029,10 @@ def test_the_page_is_light_and_stands_soon(page: Page, server: Server, capsys: p
     )
     own = sum(size for name, size, _ in figures["resources"] if "/ui/" in name and "plotly" not in name)
     plotly = sum(size for name, size, _ in figures["resources"] if "plotly" in name)
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\ndashboard: {own / 1000:.0f} kB of its own and {plotly / 1000:.0f} kB of plotly.js over the wire; "
-            f"usable after {figures['usable'] / 1000:.2f} s, charts after {figures['drawn'] / 1000:.2f} s\n"
-        )
+    measured(
+        f"Dashboard: {own / 1000:.0f} kB of its own and {plotly / 1000:.0f} kB of plotly.js over the wire; "
+        f"usable after {figures['usable'] / 1000:.2f} s, charts after {figures['drawn'] / 1000:.2f} s"
+    )
 
     assert own < 80_000
     assert 500_000 < plotly < 2_500_000

@@ -103,8 +103,26 @@ def test_a_job_that_sets_an_alias_needs_what_setting_it_by_hand_needs(guarded: G
         plain = run_job(client, {**examples.TRAIN, "output": {"model": "other"}})
         promoted = client.post(f"/v1/jobs/{plain['id']}/promote", json={"output": aliased["output"]})
         assert_problem(promoted, 403, "forbidden")
+        tried = client.post("/v1/jobs?dry_run=true", json=aliased).json()
+        other = client.post("/v1/jobs?dry_run=true", json={**examples.IMPORT, "output": aliased["output"]}).json()
+        sound = client.post("/v1/jobs?dry_run=true", json={**examples.TRAIN, "output": {"model": "other"}}).json()
+    with guarded.client("publish") as client:
+        allowed = client.post("/v1/jobs?dry_run=true", json=aliased).json()
 
     assert body["detail"] == "A job that sets an alias needs the scope publish; the key 'train' has train."
+    assert (tried["valid"], other["valid"], sound["valid"], allowed["valid"]) == (False, False, True, True)
+    assert tried["warnings"] == other["warnings"]
+    assert tried["warnings"] == [
+        {
+            "pointer": "/output/alias_on_success",
+            "code": "forbidden",
+            "detail": body["detail"],
+            "hint": "Use a key of the scope publish, or leave `alias_on_success` out.",
+            "severity": "error",
+            "patch": None,
+        }
+    ]
+    assert tried["estimate_s"] is not None  # all else is looked at
 
 
 def test_an_idempotency_key_is_its_callers_own(guarded: Guarded) -> None:

@@ -149,11 +149,12 @@ def test_calls_of_grpc_and_jobs_are_traced_too(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     server = make_server(anew=True, grpc_port="0")
-    trained, failed, called, refused, streamed = (f"{number:032x}" for number in range(1, 6))
+    trained, failed, again, called, refused, streamed = (f"{number:032x}" for number in range(1, 7))
     with server.client() as client:
         job = client.post("/v1/jobs", json=examples.TRAIN, headers={"Prefer": "wait=60"} | _in(trained)).json()
         wild = {**examples.TRAIN, "optimizer": {"type": "SGD", "lr": 1e6}, "output": {"model": "wild"}}
-        client.post("/v1/jobs", json=wild, headers={"Prefer": "wait=60"} | _in(failed))
+        lost = client.post("/v1/jobs", json=wild, headers={"Prefer": "wait=60"} | _in(failed)).json()
+        client.post(f"/v1/jobs/{lost['id']}/retry", json={"from": "start"}, headers=_in(again))
     [port] = [line["port"] for line in map(json.loads, server.log.read_text().splitlines()) if line.get("port")]
     rows = tritonclient.grpc.InferInput("x", [2, 1], "FP32")
     rows.set_data_from_numpy(np.array([[0.5], [0.7]], dtype=np.float32))
@@ -168,7 +169,7 @@ def test_calls_of_grpc_and_jobs_are_traced_too(
     service = "inference.GRPCInferenceService"
     names = {called: "ModelInfer", refused: "ModelInfer", streamed: "ModelStreamInfer"}
     wait_for(lambda: all(f"{service}/{name}" in collector.of(one) for one, name in names.items()))
-    wait_for(lambda: all("job train" in collector.of(one) for one in (trained, failed)))
+    wait_for(lambda: all("job train" in collector.of(one) for one in (trained, failed, again)))
 
     for one, code in ((called, 0), (refused, 5), (streamed, 0)):
         span = collector.of(one)[f"{service}/{names[one]}"]
@@ -188,6 +189,12 @@ def test_calls_of_grpc_and_jobs_are_traced_too(
     assert 0 < whole["attempt"]["seconds"] <= told["seconds"] + 0.01
     assert collector.of(failed)["job train"]["modelyard.job.state"] == "failed"
     assert collector.of(failed)["job train"]["error.type"] == "non_finite_loss"
+    for one, number, route in ((failed, 1, "/v1/jobs"), (again, 2, "/v1/jobs/{job_id}/retry")):
+        told, tries = collector.of(one)["job train"], [each for each in collector.spans if each["trace"] == one]
+        [tried] = [each for each in tries if each["name"] == "attempt"]  # the other is in the trace of its own request
+        assert (tried["modelyard.attempt"], tried["modelyard.attempt.state"]) == (number, "failed")
+        assert tried["parent"] == collector.of(one)["queue"]["parent"] == told["span"]
+        assert (told["modelyard.job"], told["parent"]) == (lost["id"], collector.of(one)[f"POST {route}"]["span"])
     assert server.stop() == 0
 
 

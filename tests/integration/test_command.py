@@ -293,17 +293,34 @@ class TestFromDataToPredictions:
         path.write_text("customer_id,x,y\n" + "".join(f"{place},{place / 50},{place / 25}\n" for place in range(60)))
         done = run("train", path, *("--target", "y", "--model", "numbered", "--epochs", 5, "--alias", "", "--wait"))
 
-        assert "Left out, since they number the rows: customer_id." in done.output
+        assert "Left out: customer_id (numbers the rows). To learn from" in done.output
         assert "Learns y as a number, from x." in done.output
         assert "Ask it with: modelyard predict numbered/1 FILE.csv" in done.output
+
+    def test_a_name_that_ends_in_a_point_gets_no_second_one(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "points.csv"
+        path.write_text("Prüf-Nr.;Größe ca.;Preis\n" + "".join(f"{n};{n / 50};{n / 25}\n" for n in range(60)))
+        done = run("train", path, *("--target", "Preis", "--model", "points", "--epochs", 2, "--alias", "", "--wait"))
+        (tmp_path / "new.csv").write_text("Größe\n1\n")
+        refused = run("predict", "points/1", tmp_path / "new.csv", code=7)
+
+        assert "Left out: Prüf-Nr. (numbers the rows). To learn from" in done.output
+        assert "Learns Preis as a number, from Größe ca.\n" in done.output
+        assert "points/1 takes: Größe ca.\n" in refused.stderr
+        assert ".." not in done.stderr + refused.stderr
 
     def test_columns_are_left_out_at_a_wish(self, run: Command, flowers: Path) -> None:
         common = ("train", flowers, "--target", "species", "--model", "narrow", "--epochs", 2, "--alias", "")
         before = ready_datasets(run)
         job = run.json(*common, "--exclude", "sepal_length,petal_width", "--wait", operation="GET /v1/jobs/{job_id}")
-        refused = run(*common, "--exclude", "sepal_size", code=7)
+        refused = run(*common, "--exclude", "stem,garden", code=7)
+        near = run(*common, "--exclude", "petal_widht,gardn", code=7)
 
-        assert "--exclude names no input: sepal_size. Inputs: " in refused.stderr
+        known = "'sepal_length', 'sepal_width', 'petal_length', 'petal_width', 'garden'"
+        assert refused.stderr == f"--exclude names no input: 'stem'. Inputs: {known}.\n"
+        assert near.stderr == (
+            "--exclude names no input: 'petal_widht', 'gardn'. Did you mean 'petal_width'? Did you mean 'garden'?\n"
+        )
         assert ready_datasets(run) - before == {job["dataset"]["id"]}  # nothing else is left behind
         shown = json.loads(run("models", "show", "narrow/1", "-o", "json").stdout)
         assert not {"sepal_length", "petal_width"} & set(shown["signature"]["columns"])
@@ -451,7 +468,7 @@ class TestFromDataToPredictions:
         assert run("predict", "siteless", tmp_path / "new.csv").stderr.splitlines()[:2] == [
             "Line 2: Column 'site' has no value; it counts as none of the known texts.",
             "Line 3 ('x'): This text of column 'site' was not among the training rows; it counts as none. Expected "
-            "'n, s'.",
+            "'n', 's'.",
         ]
 
     def test_a_file_of_another_encoding_or_program_is_told_how_to_become_csv(
@@ -475,9 +492,11 @@ class TestFromDataToPredictions:
         path.write_text("\n".join(["day,customer,size,kind", *rows]) + "\n")
         done = run("train", path, *("--target", "kind", "--model", "sales", "--epochs", 1, "--wait"))
 
-        assert "Left out, since they are no categories: customer. " in done.stderr
+        assert (
+            "Left out: day (dates), customer (another text in each row). To learn from one of these too, list it in "
+            "--inputs beside all the others.\n"
+        ) in done.stderr
         assert "Learns kind as one of 2 classes, from size." in done.stderr
-        assert "Left out, since they are dates: day. Name them in --inputs to take them." in done.stderr
 
     def test_a_net_that_learnt_nothing_is_told(self, run: Command, homes: Path) -> None:
         done = run("train", homes, *("--target", "price", "--model", "wild", "--epochs", 2, "--lr", 5000, "--wait"))
@@ -549,6 +568,54 @@ class TestFromDataToPredictions:
         assert refused("--target", "site", "--task", "numbers") == (
             "--task numbers: 'site' holds texts; leave out --task numbers.\n"
         )
+
+    def test_options_and_the_table_are_told_of_together(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        names = ("--model", "Häuser 1", "--alias", "7")
+        of_names = [
+            "--model: Names are lower-case",
+            "--alias: Aliases follow the rule of names and are not all digits.",
+        ]
+        head, *lines = homes.read_text().splitlines()
+        wrong = {
+            "gap.csv": [head, f"{lines[0].rpartition(',')[0]},", *lines[1:]],
+            "odd.csv": [head, f"ca. {lines[0]}", *lines[1:]],
+            "ragged.csv": [head, f"{lines[0]},1", *lines[1:]],
+        }
+        for name, rows in wrong.items():
+            (tmp_path / name).write_text("\n".join(rows) + "\n")
+        about = {
+            "gap.csv": "gap.csv: line 2, column 'price': A value is missing ('').",
+            "odd.csv": "column 'area_m2': 79 of 80 values are numbers; line 2 has 'ca. ",
+            "ragged.csv": "ragged.csv: line 2: 5 values, but line 1 names 4 columns.",
+        }
+        for name, sentence in about.items():
+            for more in ((), ("--dry-run",)):
+                told = run("train", tmp_path / name, "--target", "price", *names, *more, code=7).stderr.splitlines()
+                assert [line for line in told if line.startswith(sentence)], told
+                assert [line.startswith(each) for line, each in zip(told[-2:], of_names, strict=True)] == [True] * 2
+
+        (tmp_path / "all.csv").write_text(
+            "\n".join([head, f"{lines[0].rpartition(',')[0]},", f"ca. {lines[1]}", f"{lines[2]},1", *lines[3:]]) + "\n"
+        )
+        told = run("train", tmp_path / "all.csv", "--target", "price", *names, code=7).stderr.splitlines()
+        odd = f"(line 3: 'ca. {lines[1].partition(',')[0]}')"
+        assert told[1:4] == [
+            "all.csv: line 2, column 'price': A value is missing (''). Fill these cells in, or take their lines out: "
+            "what is to be learnt must be known in every row.",
+            "all.csv: line 4: 5 values, but line 1 names 4 columns.",
+            f"all.csv: Column 'area_m2' is taken as texts: 1 of 79 cells is no number {odd}. Mend it in the file, or "
+            "leave the column out. Where such a cell means no value, name it: --missing-text TEXT.",
+        ]
+        assert len(told) == 6
+        left = run("train", tmp_path / "all.csv", "--target", "price", *names, "--exclude", "area_m2", code=7).stderr
+        assert "area_m2" not in left
+
+        alone = run("train", homes, "--target", "price", *names, code=7).stderr.splitlines()
+        assert [line.startswith(each) for line, each in zip(alone[-2:], of_names, strict=True)] == [True] * 2
+        absent = run("train", tmp_path / "gap.csv", "--target", "price", "--model", "m", "--arch", "no.json", code=7)
+        assert absent.stderr.endswith("--arch: There is no file 'no.json'.\n")
+        both = run("train", homes, "--target", "price", "--model", "A", "--arch", "no.json", code=7).stderr.splitlines()
+        assert [line.partition(":")[0] for line in both] == ["--model", "--arch"]
 
     @pytest.mark.parametrize("suffix", ["json", "yaml", "toml"])
     def test_a_request_may_be_a_file_that_names_other_files(
@@ -739,6 +806,19 @@ class TestWhatIsThere:
         assert verdicts["wrong.json"] == "bad"
         assert any(one["detail"].startswith("/optimizer/lr: ") for one in looked)
 
+    def test_the_doctor_knows_the_server_that_has_the_port(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = run.url.rpartition(":")[2]
+        monkeypatch.setenv("MODELYARD_PORT", port)
+
+        def of_port(**options: Any) -> tuple[str, str]:
+            looked = json.loads(run("doctor", "-o", "json", **options).stdout)["data"]
+            [found] = [one for one in looked if one["what"] == "port"]
+            return found["verdict"], found["detail"]
+
+        assert of_port() == ("ok", f"127.0.0.1:{port} has the server that answers at {run.url}")
+        verdict, detail = of_port(url="http://127.0.0.1:1")
+        assert (verdict, detail.startswith(f"Port {port} of 127.0.0.1 is in use: another")) == ("note", True)
+
     def test_versions_are_loaded_pinned_and_unloaded(self, run: Command, shared_server: Server) -> None:
         with shared_server.client() as client:
             job = {"kind": "import", "architecture": examples.NET, "output": {"model": "resident"}}
@@ -776,6 +856,11 @@ class TestKeysOfALesserScope:
             "A job that sets an alias needs the scope publish; the key 'train' has train. Pass --alias '' to make a "
             "version that no alias gets, or use a key of the scope publish.\n"
         )
+        tried = run(*common[:-1], "--dry-run", key=train, code=7).stderr
+        assert tried.endswith(
+            "--alias: A job that sets an alias needs the scope publish; the key 'train' has train. Use a key of the "
+            "scope publish, or pass --alias '' to make a version that no alias gets.\n"
+        )
         assert "modelyard predict homes/2 FILE.csv" in unpublished
         (tmp_path / "new.csv").write_text("site;rooms;area_m2\nn;2;70,5\n")
         ways = [(tmp_path / "new.csv",), (tmp_path / "rows.json",), ("--inputs", '[[70.5, 2, "n"]]')]
@@ -786,7 +871,7 @@ class TestKeysOfALesserScope:
         ]
         assert all(outputs == by_key[0] for outputs in by_key)
         assert run("predict", "homes", tmp_path / "more.csv", key=predict, code=7).stderr.splitlines()[1:] == [
-            "Lines 2, 3, column 'door': There is no such column. Expected the columns area_m2, rooms, site.",
+            "Lines 2, 3, column 'door': There is no such column. Expected the columns 'area_m2', 'rooms', 'site'.",
             "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out what "
             "it does not take, send rows with --inputs, or use a key of the scope read.",
         ]
@@ -830,12 +915,52 @@ class TestExitCodes:
         run("train", tmp_path / "wrong.json", code=7)
         run("train", tmp_path / "broken.yaml", code=7)
         run("train", tmp_path / "wrong.json", "--epochs", 3, code=2)
-        run("train", tmp_path / "absent.json", code=1)
         run("predict", "flowers", tmp_path / "table.csv", code=7)
         run("predict", "flowers", "--inputs", "[[1, 2]]", code=7)
         run("predict", "flowers", "--inputs", "[[1, ", code=7)
         (tmp_path / "latin.csv").write_bytes("größe\n1\n".encode("latin-1"))
         run("predict", "flowers", tmp_path / "latin.csv", code=7)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            "train absent.json",
+            "train absent.csv --target y --model m",
+            "train absent.parquet --target y --model m",
+            "validate absent.yaml",
+            "doctor absent.json",
+            "datasets add absent.csv",
+            "datasets add absent.npz",
+            "predict flowers absent.csv",
+            "predict flowers absent/rows.json",
+            "import absent.pt --model m",
+            "import absent.json",
+            "export flowers --to absent/flowers.zip",
+        ],
+    )
+    @pytest.mark.usefixtures("flower_job")
+    def test_a_file_that_is_not_there_ends_every_command_alike(self, run: Command, arguments: str) -> None:
+        [line] = run(*arguments.split(), code=7).stderr.splitlines()
+
+        assert re.fullmatch(r"absent\S*: No such file or directory\.|There is no folder absent to write to\.", line)
+
+    def test_the_options_of_the_server_stand_before_the_command_or_behind_it(self, run: Command) -> None:
+        nobody, elsewhere = "http://127.0.0.1:1", ("--url", "http://127.0.0.1:2")
+        ways = [
+            ("--url", run.url, "jobs", "list"),
+            ("jobs", "--url", run.url, "list"),
+            ("jobs", "list", "--url", run.url),
+        ]
+
+        for way in ways:
+            assert run(*way, "-o", "json", url=nobody).stdout.startswith("{")
+        assert run("-o", "json", "jobs", "list").stdout.startswith("{")
+        assert run("-o", "json", "jobs", "list", "-o", "csv").stdout.startswith("id,")
+        run(*elsewhere, "jobs", *elsewhere, "list", "--url", run.url, url=nobody)  # the last one counts
+        assert "No server answers at http://127.0.0.1:2." in run(*elsewhere, "models", "list", code=3).stderr
+        assert run(*elsewhere, "keys", "list", code=2).stderr == (
+            "--url: only commands that ask a server take this before their name; keys does not.\n"
+        )
 
     def test_a_model_or_a_column_that_is_not_there_is_told_once_with_what_is_near(
         self, run: Command, tmp_path: Path, flower_job: Any

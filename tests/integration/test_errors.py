@@ -130,6 +130,58 @@ def test_a_wrong_job_is_refused(
     assert_problem(answer, status, code or answer.json()["code"], pointer=pointer)
 
 
+HOLES = changed(inline(inputs=[[1], [None]], targets=[1, 2]), "/output/model", "holes")
+HOLE, NAME = ("/dataset/inputs/1/0", "wrong-type"), ("/output/model", "invalid-name")
+TOGETHER = [
+    pytest.param(
+        changed(changed(HOLES, "/output/model", "My Model"), "/optimizer/lr", -1),
+        *(422, "validation-failed", [("/optimizer/lr", "out-of-range"), NAME, HOLE]),
+        id="members-a-name-and-the-data",
+    ),
+    pytest.param(
+        changed(HOLES, "/output", {"model": "My Model", "alias_on_success": "12"}),
+        *(422, "validation-failed", [NAME, ("/output/alias_on_success", "invalid-name"), HOLE]),
+        id="names-and-the-data",
+    ),
+    pytest.param(
+        changed(train("/objective/type", "cross_entropy"), "/output/model", "My Model"),
+        *(422, "validation-failed", [NAME, ("/dataset", "wrong-type")]),
+        id="a-name-and-what-does-not-agree",
+    ),
+    pytest.param(
+        changed(HOLES, f"{LAYERS}/1/in_features", 9),
+        *(422, "validation-failed", [(f"{LAYERS}/1/in_features", "shape-mismatch"), HOLE]),
+        id="the-net-and-the-data",
+    ),
+    pytest.param(
+        changed(changed(HOLES, "/architecture", NO_DIGEST), "/device", "cuda:7"),
+        *(422, "validation-failed", [("/architecture", "not-found"), HOLE, ("/device", "no-device")]),
+        id="an-unknown-digest-the-data-and-the-device",
+    ),
+    pytest.param(
+        changed(train("/architecture", NO_DIGEST), "/dataset", NO_DATASET),
+        *(404, "not-found", [("/architecture", "not-found"), ("/dataset", "not-found")]),
+        id="an-unknown-digest-and-dataset",
+    ),
+    pytest.param(
+        {**examples.EVALUATE, "model": "nobody", "dataset": HOLES["dataset"]},
+        *(422, "validation-failed", [("/model", "not-found"), HOLE]),
+        id="an-unknown-model-and-the-data",
+    ),
+]
+
+
+@pytest.mark.parametrize("query", ["", "?dry_run=true"], ids=["submit", "dry-run"])
+@pytest.mark.parametrize(("body", "status", "code", "mistakes"), TOGETHER)
+@pytest.mark.usefixtures("quadratic")
+def test_what_is_wrong_with_a_job_and_with_its_data_is_told_at_once(
+    client: httpx.Client, body: Any, status: int, code: str, mistakes: list[tuple[str, str]], query: str
+) -> None:
+    found = assert_problem(client.post(f"/v1/jobs{query}", json=body), status, code)
+
+    assert [(entry["pointer"], entry["code"]) for entry in found["errors"]] == mistakes
+
+
 def ok(**members: Any) -> dict[str, Any]:
     return {"model": "quadratic", "inputs": [[0.5]], **members}
 

@@ -130,17 +130,37 @@ export async function perhaps(promise) {
   }
 }
 
+/** What a page is about, as it comes, or that it is not there in `words`: also what cannot be the id of anything. */
+export async function subject(coming, words) {
+  try {
+    return await coming;
+  } catch (error) {
+    if (![400, 404, 422].includes(error.status)) throw error;
+    const near = error.entries.filter(({ hint }) => hint?.startsWith("Did you mean"));
+    throw new Problem(404, { detail: words, errors: near.map(({ hint }) => ({ hint })) });
+  }
+}
+
 /** Save what a path answers as a file; by a link of its own, or where a key is needed through memory. */
 export async function download(path, name) {
-  const link = document.createElement("a");
-  link.download = name;
-  if (hasKey()) {
-    const answer = await request(path);
-    if (!answer.ok) await read(answer);
-    link.href = URL.createObjectURL(await answer.blob());
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  } else link.href = path;
-  link.click();
+  if (!hasKey()) {
+    follow(path, name);
+    return;
+  }
+  const answer = await request(path);
+  if (!answer.ok) await read(answer);
+  save(await answer.blob(), name);
+}
+
+/** Save what this page has as a file. */
+export function save(blob, name) {
+  const address = URL.createObjectURL(blob);
+  follow(address, name);
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
+
+function follow(href, download) {
+  Object.assign(document.createElement("a"), { href, download }).click();
 }
 
 /** Point an alias at a version, whether it exists or not. */

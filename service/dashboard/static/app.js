@@ -23,8 +23,9 @@ const PAGES = [
 const ROUTES = [
   [/^\/$/, start.page, "Start"],
   [/^\/train$/, train.page, "Train"],
+  [/^\/datasets\/([^/]+)$/, train.page, "Train"],
   [/^\/jobs$/, jobs.list, "Jobs"],
-  [/^\/jobs\/(job_[0-9a-f]{32})$/, jobs.page, "Jobs"],
+  [/^\/jobs\/([^/]+)$/, jobs.page, "Jobs"],
   [/^\/models$/, models.list, "Models"],
   [/^\/models\/([^/]+)$/, models.page, "Models"],
   [/^\/models\/([^/]+)\/(\d+)$/, models.page, "Models"],
@@ -69,7 +70,7 @@ async function show() {
   for (const [pattern, page, title] of ROUTES) {
     const match = pattern.exec(path);
     if (match) {
-      found = { page, title, params: match.slice(1).map((part) => part && decodeURIComponent(part)) };
+      found = { page, title, params: match.slice(1).map((part) => part && decoded(part)) };
       break;
     }
   }
@@ -81,6 +82,7 @@ async function show() {
   }
   const place = h("div", { class: "page" });
   replace(main, place);
+  document.getElementById("notes").replaceChildren(); // they told of the page before
   document.title = `${found?.title ?? "Not found"} · Modelyard`;
   const left = [];
   leave = () => left.forEach((end) => end());
@@ -99,6 +101,15 @@ async function show() {
       h("h1", {}, found?.title ?? "Not found"),
       failure(error),
       error.status === 404 ? h("p", {}, h("a", { href: back[1] }, `Go to ${back[0]}`)) : null,
+      error.status === 403 && scopeOf(error) === "read"
+        ? h(
+            "p",
+            {},
+            "A key of the scope predict can ask a model in the ",
+            h("a", { href: "#/playground" }, "playground"),
+            ".",
+          )
+        : null,
     );
     watch([], () => {}, null);
   }
@@ -114,6 +125,15 @@ async function show() {
   forget.hidden = !hasKey();
   if (!performance.getEntriesByName("usable").length) performance.mark("usable");
   main.dataset.ready = location.hash || "#/";
+}
+
+/** A part of an address as text, also where it is not well written. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 const WORDS = {

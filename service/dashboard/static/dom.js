@@ -244,6 +244,7 @@ export function dropZone(label, hint, onfile, { accept } = {}) {
     accept,
     onchange: () => {
       if (input.files[0]) take(input.files[0]);
+      input.value = ""; // so that the same file can be chosen once more, when it was mended
     },
   });
   const name = h("span", { class: "file-name" });

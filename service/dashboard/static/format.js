@@ -183,3 +183,15 @@ export function remedy(entry, root) {
     };
   return null;
 }
+
+/** The name that a model may have after a file is called so. */
+export const plainName = (text) =>
+  text
+    .toLowerCase()
+    .replace(/[äöüß]/g, (sign) => ({ ä: "ae", ö: "oe", ü: "ue", ß: "ss" })[sign])
+    .normalize("NFKD")
+    .replace(/[\u0300-\u036f]/g, "")
+    .replace(/\.[a-z0-9]+$/, "")
+    .replace(/[^a-z0-9._-]+/g, "-")
+    .replace(/^[^a-z0-9]+|[.]+$/g, "")
+    .slice(0, 63) || "model";

@@ -1,8 +1,8 @@
 // Import: drop a file, read what is in it, supply what is missing, publish.
 
 import { get, post, upload } from "./api.js";
-import { dropZone, field, h, replace, table } from "./dom.js";
-import { bytes, pretty, shape } from "./format.js";
+import { check, dropZone, field, h, replace, table } from "./dom.js";
+import { bytes, plainName, pretty, shape } from "./format.js";
 import { announce, attempt, badge, card, facts, failure, isOver, problemText, prose } from "./parts.js";
 import { watch } from "./stream.js";
 
@@ -14,8 +14,11 @@ const OUTCOMES = {
   refused: "The file was refused.",
 };
 
+/** Why weights are refused that can be taken all the same, by other words of the request. */
+const MENDABLE = new Set(["keys", "shapes", "not-finite"]);
+
 export async function page(place, { query, onLeave }) {
-  const form = { upload: null, file: null, model: "", alias: true };
+  const form = { upload: null, file: null, model: "" };
   const steps = h("div", { class: "stack wide-gap" });
   const name = h("input", {
     type: "text",
@@ -98,13 +101,7 @@ export async function page(place, { query, onLeave }) {
     form.file = file;
     replace(steps);
     if (!form.model) {
-      form.model =
-        file.name
-          .toLowerCase()
-          .replace(/\.[a-z0-9]+$/, "")
-          .replace(/[^a-z0-9._-]+/g, "-")
-          .replace(/^[^a-z0-9]+|[.]+$/g, "")
-          .slice(0, 63) || "imported";
+      form.model = plainName(file.name);
       name.value = form.model;
     }
     replace(state, h("p", { class: "empty" }, "Uploading…"));
@@ -151,14 +148,14 @@ export async function page(place, { query, onLeave }) {
             job.error?.code === "architecture_needed" ? "One thing is missing" : "The file was not imported",
           ),
           h("p", {}, prose(job.error?.detail ?? job.state)),
-          job.error?.hint && !report ? h("p", {}, job.error.hint) : null,
+          job.error?.hint && !report?.needs?.length ? h("p", {}, prose(job.error.hint)) : null,
         );
     replace(
       steps,
       card("Report", banner, report ? reportOf(report, job) : null),
-      !done && report?.needs?.length ? needsCard(report, sent, send) : null,
+      !done && (report?.needs?.length || MENDABLE.has(job.error?.reason)) ? needsCard(report ?? {}, sent, send) : null,
     );
-    const next = steps.querySelector("textarea, a.button");
+    const next = steps.querySelector("textarea, input, a.button");
     next?.focus();
   };
   watch([], () => {}, null);
@@ -247,9 +244,55 @@ const list = (title, items) =>
       )
     : null;
 
+/** What can be said of any file: which part of it is taken, under which names, and with which numbers. */
+function choices(sent, open) {
+  const part = h("input", { type: "text", spellcheck: "false", autocomplete: "off", value: sent.part ?? "" });
+  const rename = h("textarea", {
+    class: "mono",
+    rows: "3",
+    spellcheck: "false",
+    value: (sent.rename ?? []).map((rule) => `${rule.from} -> ${rule.to}`).join("\n"),
+  });
+  let nonfinite = sent.allow_nonfinite ?? false;
+  const element = h(
+    "details",
+    { open },
+    h("summary", {}, "Which tensors are taken"),
+    h(
+      "div",
+      { class: "stack" },
+      field("Part of the file", part, { hint: "Where it has several sets of weights: the key of one, such as gen." }),
+      field("Other names", rename, {
+        wide: true,
+        hint: "One rule a line, such as model.* -> *, where * is a name and ** are several.",
+      }),
+      check("Take numbers that are not finite as they are", nonfinite, (on) => {
+        nonfinite = on;
+      }),
+    ),
+  );
+  const read = () => {
+    const rules = rename.value.split("\n").filter((line) => line.trim());
+    return {
+      part: part.value.trim() || undefined,
+      allow_nonfinite: nonfinite || undefined,
+      rename: rules.length
+        ? rules.map((line) => {
+            const [from, to, more] = line.split("->").map((text) => text.trim());
+            if (to === undefined || more !== undefined) throw new Error(`“${line}” is no rule such as model.* -> *.`);
+            return { from, to };
+          })
+        : undefined,
+    };
+  };
+  return { element, read };
+}
+
 function needsCard(report, sent, send) {
   const controls = {};
-  const parts = report.needs.map((need) => {
+  const needs = report.needs ?? [];
+  const chosen = choices(sent, !needs.length);
+  const parts = needs.map((need) => {
     const given =
       sent[need.what] ??
       (need.what === "architecture"
@@ -296,7 +339,7 @@ function needsCard(report, sent, send) {
     return JSON.parse(text);
   };
   return card(
-    "Supply what is missing",
+    needs.length ? "Supply what is missing" : "Try it otherwise",
     report.proposal?.guess
       ? h(
           "p",
@@ -310,7 +353,7 @@ function needsCard(report, sent, send) {
         onsubmit: (event) => {
           event.preventDefault();
           try {
-            const more = { ...sent };
+            const more = { ...sent, ...chosen.read() };
             for (const [what, area] of Object.entries(controls))
               if (area.value.trim()) more[what] = read(what, area.value);
             replace(wrong);
@@ -321,6 +364,7 @@ function needsCard(report, sent, send) {
         },
       },
       parts,
+      chosen.element,
       wrong,
       h("div", { class: "actions" }, h("button", { class: "primary" }, "Publish")),
     ),

@@ -1,10 +1,22 @@
 // Jobs: the list, and one job as it goes.
 
-import { download, get, perhaps, post } from "./api.js";
+import { Problem, download, get, perhaps, post } from "./api.js";
 import { Chart, curves } from "./charts.js";
 import { h, replace, select, table, tabs } from "./dom.js";
 import { ago, at, bytes, digest, jsonText, number, pretty, seconds, shortJob } from "./format.js";
-import { announce, attempt, badge, card, entries, facts, isOver, later, metricName, notify, prose } from "./parts.js";
+import {
+  announce,
+  attempt,
+  badge,
+  card,
+  datasetLink,
+  entries,
+  facts,
+  isOver,
+  later,
+  metricName,
+  prose,
+} from "./parts.js";
 import { figures, mainFigure } from "./figures.js";
 import { ask } from "./playground.js";
 import { watch } from "./stream.js";
@@ -144,6 +156,7 @@ function debounce(work, wait, onLeave) {
 }
 
 export async function page(place, { params: [id], onLeave }) {
+  if (!/^job_[0-9a-f]{32}$/.test(id)) throw new Problem(404, { detail: `There is no job ${id}.` });
   let job = await get(`/v1/jobs/${id}`);
   const series = new Map();
   const losses = new Chart("Loss", { height: 300 });
@@ -211,7 +224,6 @@ export async function page(place, { params: [id], onLeave }) {
             onclick: () =>
               attempt(async () => {
                 const made = await post(`/v1/jobs/${id}/promote`);
-                notify("The best checkpoint is being published.");
                 location.hash = `#/jobs/${made.id}`;
               }),
           },
@@ -457,7 +469,7 @@ export async function page(place, { params: [id], onLeave }) {
               { stacked: true },
             ),
             facts([
-              ["Dataset", job.dataset ? h("code", {}, job.dataset.id) : null],
+              ["Dataset", job.dataset ? datasetLink(job.dataset.id) : null],
               ["Data digest", job.dataset ? h("code", {}, digest(job.dataset.digest)) : null],
               ["Seed", job.seed],
             ]),

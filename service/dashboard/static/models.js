@@ -1,10 +1,10 @@
 // Models: the list; one model with its versions, aliases and history; one version; two compared.
 
-import { all, download, get, perhaps, post, promote, send, getTagged } from "./api.js";
+import { all, download, get, perhaps, post, promote, send, subject, getTagged } from "./api.js";
 import { code, field, h, replace, select, table, tabs } from "./dom.js";
 import { ago, at, bytes, digest, number, pretty, shape } from "./format.js";
 import { figures } from "./figures.js";
-import { attempt, card, facts, failure, folded, later, metricName, net, notify } from "./parts.js";
+import { attempt, card, datasetLink, facts, failure, folded, later, metricName, net, notify } from "./parts.js";
 import { watch } from "./stream.js";
 
 const ALIAS = "champion";
@@ -93,19 +93,28 @@ export async function page(place, { params: [name, chosenNumber], query }) {
   const beside = h("p", { class: "lead" });
 
   const load = async () => {
-    [state.model, state.versions] = await Promise.all([get(address(name)), all(`${address(name)}/versions`)]);
+    [state.model, state.versions] = await subject(
+      Promise.all([get(address(name)), all(`${address(name)}/versions`)]),
+      `There is no model ${name}.`,
+    );
     state.versions.sort((a, b) => b.version - a.version);
-    const past = state.model.aliases[ALIAS] !== undefined && get(`${address(name)}/aliases/${ALIAS}/history?limit=20`);
+    const past = state.model.aliases[ALIAS] !== undefined && get(`${address(name)}/aliases/${ALIAS}/history?limit=200`);
     state.history = (past && (await perhaps(past))?.data) || [];
+    state.shown ??= state.model.aliases[ALIAS] ?? state.model.latest; // and stays, wherever the champion goes
     draw();
     drawHistory();
   };
-  const act = (words, work) =>
-    attempt(async () => {
+  let acting = false;
+  const act = (words, work) => async () => {
+    if (acting) return; // pressed twice: the second one would go further back
+    acting = true;
+    await attempt(async () => {
       await work();
       notify(words);
-      await load();
     });
+    await attempt(load); // also where it was refused: the page was old then
+    acting = false;
+  };
   const draw = () => {
     const { model } = state;
     const serving = model.aliases[ALIAS] ?? model.latest;
@@ -139,16 +148,15 @@ export async function page(place, { params: [name, chosenNumber], query }) {
                 {
                   type: "button",
                   data: { focus: "rollback" },
-                  onclick: () =>
-                    act("Rolled back.", async () => {
-                      const { etag } = await getTagged(`${address(name)}/aliases/${ALIAS}`);
-                      await send(
-                        "POST",
-                        `${address(name)}/aliases/${ALIAS}/rollback`,
-                        {},
-                        { headers: { "If-Match": etag } },
-                      );
-                    }),
+                  onclick: act("Rolled back.", async () => {
+                    const { etag } = await getTagged(`${address(name)}/aliases/${ALIAS}`);
+                    await send(
+                      "POST",
+                      `${address(name)}/aliases/${ALIAS}/rollback`,
+                      {},
+                      { headers: { "If-Match": etag } },
+                    );
+                  }),
                 },
                 "Roll back",
               )
@@ -172,14 +180,14 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           { label: "Actions", hidden: true },
         ],
         state.versions.map((version) => ({
-          selected: version.version === current(),
+          selected: version.version === state.shown,
           data: { version: version.version },
           cells: [
             h(
               "a",
               {
                 href: `#/models/${name}/${version.version}`,
-                "aria-current": version.version === current() ? "true" : null,
+                "aria-current": version.version === state.shown ? "true" : null,
               },
               `Version ${version.version}`,
             ),
@@ -200,10 +208,9 @@ export async function page(place, { params: [name, chosenNumber], query }) {
                     class: "small",
                     data: { focus: `promote-${version.version}` },
                     "aria-label": `Promote version ${version.version}`,
-                    onclick: () =>
-                      act(`Version ${version.version} is the champion.`, () =>
-                        promote(name, ALIAS, version.version, "promoted in the dashboard"),
-                      ),
+                    onclick: act(`Version ${version.version} is the champion.`, () =>
+                      promote(name, ALIAS, version.version, "promoted in the dashboard"),
+                    ),
                   },
                   "Promote",
                 ),
@@ -216,26 +223,28 @@ export async function page(place, { params: [name, chosenNumber], query }) {
       (
         head.querySelector(`[data-focus="${focused}"]`) ??
         versions.querySelector(`[data-focus="${focused}"]`) ??
+        versions.querySelector(`[data-version="${focused.split("-")[1]}"] a`) ??
         versions.querySelector("tr.selected a")
       )?.focus();
   };
-  const current = () => state.shown ?? state.model.aliases[ALIAS] ?? state.model.latest;
   const drawHistory = () => {
     const canary = state.history[0]?.canary;
     beside.textContent = canary ? `Version ${canary.version} takes ${canary.percent} % of its requests.` : "";
+    const told = state.history.slice(0, TOLD);
+    const known = told.some((change) => change.by); // who asked by a request is not
     replace(
       history,
       table(
         "History of the champion",
-        ["When", "From", "To", "Why", "By"],
-        state.history.map((change) => [
+        ["When", "From", "To", "Why", ...(known ? ["By"] : [])],
+        told.map((change) => [
           at(change.at),
           change.previous ?? "–",
           change.canary
             ? `${change.version}, canary ${change.canary.version} (${change.canary.percent} %)`
             : (change.version ?? "removed"),
           change.reason ?? change.action,
-          change.by?.startsWith("job_") ? h("a", { href: `#/jobs/${change.by}` }, "a job") : (change.by ?? "–"),
+          ...(known ? [whoOf(change)] : []),
         ]),
         { empty: "No version was champion yet.", stacked: true },
       ),
@@ -243,13 +252,13 @@ export async function page(place, { params: [name, chosenNumber], query }) {
   };
   await load();
   place.append(head, card("Versions", versions), detail, compare, folded("History", history));
-  if (current())
+  if (state.shown)
     replace(
       detail,
       await versionCard(
         name,
-        state.versions.find((version) => version.version === current()) ??
-          (await get(`${address(name)}/versions/${current()}`)),
+        state.versions.find((version) => version.version === state.shown) ??
+          (await get(`${address(name)}/versions/${state.shown}`)),
       ),
     );
   if (state.versions.length > 1)
@@ -270,6 +279,15 @@ export async function page(place, { params: [name, chosenNumber], query }) {
     () => attempt(load),
   );
 }
+
+const TOLD = 20; // changes of an alias that are shown
+
+const whoOf = ({ by }) =>
+  by?.startsWith("job_")
+    ? h("a", { href: `#/jobs/${by}` }, "a job")
+    : by === "guard"
+      ? "its guard"
+      : (by ?? h("span", { class: "muted" }, "not recorded"));
 
 /** Whether the champion was another version before, or shares its requests with one. */
 function canGoBack({ model, versions, history }) {
@@ -336,7 +354,7 @@ async function versionCard(name, version) {
                 "Made by",
                 lineage.job ? h("a", { href: `#/jobs/${lineage.job}` }, `job …${lineage.job.slice(-8)}`) : "an import",
               ],
-              ["Dataset", lineage.dataset ? h("code", {}, lineage.dataset.id) : "–"],
+              ["Dataset", lineage.dataset ? datasetLink(lineage.dataset.id) : "–"],
               ["Data digest", lineage.dataset ? h("code", {}, digest(lineage.dataset.digest)) : "–"],
               [
                 "Rows",

@@ -155,6 +155,9 @@ export function net(summary, mermaid) {
   );
 }
 
+/** A dataset's id, which leads to its columns and to another training with it. */
+export const datasetLink = (id) => h("a", { href: `#/datasets/${id}` }, h("code", {}, id));
+
 /** Short facts in a row. */
 export const facts = (pairs) =>
   h(

@@ -1,21 +1,29 @@
 // Playground: a form made from a version's signature, its answer, and the same call for other clients.
 
-import { all, get, hasKey, perhaps, post } from "./api.js";
+import { Problem, all, changeKey, get, hasKey, perhaps, post, scopeOf } from "./api.js";
 import { check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
 import { number, pretty, shape } from "./format.js";
-import { attempt, bars, card, entries, facts, failure, later } from "./parts.js";
+import { attempt, bars, card, entries, facts, failure, later, unfolding } from "./parts.js";
+import { answeredSheet, isTable, placed, readSheet } from "./sheet.js";
 import { watch } from "./stream.js";
 
 const FEW = 64;
 
 export async function page(place, { params: [name], query }) {
-  const models = await all("/v1/models");
   watch([], () => {}, null);
   const head = h(
     "header",
     { class: "head" },
     h("div", {}, h("h1", {}, "Playground"), h("p", { class: "lead" }, "Ask a model, and take the same call along.")),
   );
+  const models = await all("/v1/models").catch((error) => {
+    if (error.status === 403 && scopeOf(error) === "read") return null;
+    throw error;
+  });
+  if (!models) {
+    place.append(head, ...unseen(name, query));
+    return;
+  }
   if (!models.length) {
     place.append(
       head,
@@ -26,14 +34,7 @@ export async function page(place, { params: [name], query }) {
           "div",
           { class: "empty-state" },
           h("p", {}, "There is no model to ask yet."),
-          h(
-            "p",
-            {},
-            h("a", { href: "#/train" }, "Train one"),
-            " or ",
-            h("a", { href: "#/import" }, "import one"),
-            ".",
-          ),
+          h("p", {}, h("a", { href: "#/train" }, "Train one"), " or ", h("a", { href: "#/import" }, "import one"), "."),
         ),
       ),
     );
@@ -41,10 +42,7 @@ export async function page(place, { params: [name], query }) {
   }
   const body = h("div", {});
   const model = models.find((one) => one.model === name) ?? (name ? null : models[0]);
-  if (!model) {
-    place.append(head, failure({ status: 404, message: `There is no model ${name}.` }));
-    return;
-  }
+  if (!model) throw new Problem(404, { detail: `There is no model ${name}.` });
   const versions = (await all(`/v1/models/${encodeURIComponent(model.model)}/versions`))
     .filter((one) => one.state === "ready")
     .sort((a, b) => b.version - a.version);
@@ -110,15 +108,57 @@ export async function ask({ version, job, reference }) {
         version: await get(`/v1/models/${now.output.model}/versions/${now.output.version}`),
         reference: `${now.output.model}/${now.output.version}`,
       });
-    return form({ row: await rowOfJob(now), reference: now.id, preprocessing: null });
+    return form({ row: await rowOfJob(now), reference: () => now.id });
   }
-  return form({
-    row: rowOf(version),
-    reference,
-    classes: version.classes,
-    preprocessing: version.preprocessing,
-    version,
+  return form({ row: rowOf(version), reference: () => reference, version });
+}
+
+/** For a key that may ask and not look, so that nothing is known of any model: its name and the rows are typed. */
+function unseen(name = "", query) {
+  const model = h("input", { type: "text", value: name, required: true, spellcheck: "false", autocapitalize: "off" });
+  const which = h("input", {
+    type: "text",
+    value: query.get("version") ?? "",
+    spellcheck: "false",
+    autocapitalize: "off",
   });
+  const reference = () => {
+    const [given, of] = [model.value.trim(), which.value.trim().replace(/^@/, "")];
+    if (!given) throw new Error("Type the name of the model.");
+    return of ? `${given}${/^\d+$/.test(of) ? "/" : "@"}${of}` : given;
+  };
+  const row = {
+    kind: "json",
+    start: [[0.5]],
+    words: 'Each row is a list of numbers, or of a table an object: {"area": 71, "town": "Bonn"}.',
+  };
+  return [
+    h(
+      "div",
+      { class: "callout" },
+      h("strong", {}, "This key may ask models, not look at them"),
+      h(
+        "p",
+        {},
+        "It lacks the scope read, so the page cannot know which models there are and what they take. Type the name and the rows; or use a key of the scope read for a form, whose answers are the same.",
+      ),
+      h(
+        "div",
+        { class: "actions" },
+        h("button", { type: "button", onclick: () => attempt(changeKey) }, "Use another key"),
+      ),
+    ),
+    form({
+      row,
+      reference,
+      above: h(
+        "div",
+        { class: "fields" },
+        field("Model", model),
+        field("Version or alias", which, { hint: "Such as 3 or champion. Empty: the champion, else the newest." }),
+      ),
+    }),
+  ];
 }
 
 /** What one row of a version looks like: `{kind: "table", columns}`, `{kind: "array", shape}` or `{kind: "json"}`. */
@@ -162,12 +202,14 @@ async function rowOfJob(job) {
   return sizes?.every(Number.isInteger) ? { kind: "array", shape: sizes } : { kind: "json" };
 }
 
-function form({ row, reference, preprocessing, version }) {
+/** `reference()` names what is asked, or throws a sentence; `above` stands over the fields of the row. */
+function form({ row, reference, version, above }) {
   const answer = h(
     "div",
     { class: "answer", "aria-live": "polite" },
     h("div", { class: "empty-state" }, h("p", {}, "The answer appears here.")),
   );
+  const rows = h("div", { class: "sheet" }); // of a file: too many to be read out as they come
   const calls = h("div", {});
   const control =
     row.kind === "table"
@@ -177,23 +219,44 @@ function form({ row, reference, preprocessing, version }) {
         : row.kind === "array" && isImage(row.shape)
           ? imageControl(row)
           : jsonControl(row);
-  const run = async () => {
-    let value;
+  let turn = 0;
+  // What was asked before goes first, whatever becomes of this; and an answer that is overtaken is not shown.
+  const asking = async (work) => {
+    turn += 1;
+    const mine = turn;
+    const show = (place, ...children) => mine === turn && replace(place, ...children);
+    show(calls);
+    show(rows);
+    answer.setAttribute("aria-busy", "true");
     try {
-      value = control.read();
+      show(answer, await work(show));
     } catch (error) {
-      replace(answer, failure(error));
-      return;
+      show(answer, failure(error));
     }
-    const inputs = control.whole ? value : [value];
-    replace(calls, callsOf(reference, inputs, version));
-    try {
-      const found = await post("/predict", { model: reference, inputs });
-      replace(answer, answerOf(found));
-    } catch (error) {
-      replace(answer, failure(error));
-    }
+    if (mine !== turn) return;
+    answer.removeAttribute("aria-busy");
+    if (answer.getBoundingClientRect().top > window.innerHeight - 60) answer.scrollIntoView({ block: "nearest" });
   };
+  const run = () =>
+    asking(async (show) => {
+      const value = control.read();
+      const [model, inputs] = [reference(), control.whole ? value : [value]];
+      show(calls, callsOf(model, inputs, version));
+      return answerOf(await post("/predict", { model, inputs }));
+    });
+  const runFile = (file) =>
+    asking(async (show) => {
+      const sheet = await readSheet(file, row, await sourceOf(version));
+      const model = reference();
+      const found = await post("/predict", { model, inputs: sheet.inputs }).catch((error) => {
+        if (error.entries) error.entries = placed(error.entries, sheet);
+        throw error;
+      });
+      const [told, ...more] = answeredSheet(sheet, found);
+      show(rows, more);
+      show(calls, commandOf(model, file.name));
+      return h("div", { class: "stack" }, told, about({ ...found, warnings: placed(found.warnings ?? [], sheet) }));
+    });
   const made = h(
     "div",
     { class: "columns play" },
@@ -206,17 +269,32 @@ function form({ row, reference, preprocessing, version }) {
           novalidate: true,
           onsubmit: (event) => {
             event.preventDefault();
-            void attempt(run);
+            void run();
           },
         },
+        above,
         control.element,
         h("div", { class: "actions" }, h("button", { class: "primary" }, "Predict")),
       ),
+      isTable(row)
+        ? unfolding(
+            "Many rows from a CSV file",
+            dropZone(
+              "Choose a CSV file",
+              `or drop one here: ${
+                row.kind === "table" ? "a line of names, then rows" : `${row.shape[0]} numbers a row`
+              }, of which the first 1,000 are asked`,
+              runFile,
+              { accept: ".csv,.tsv,.txt" },
+            ),
+            false,
+          )
+        : null,
     ),
-    h("div", {}, card("Answer", answer), calls),
+    h("div", {}, card("Answer", answer, rows), calls),
   );
   try {
-    replace(calls, callsOf(reference, control.whole ? control.read() : [control.read()], version));
+    replace(calls, callsOf(reference(), control.whole ? control.read() : [control.read()], version));
   } catch {
     replace(calls);
   }
@@ -296,31 +374,44 @@ function columnsControl({ columns }) {
   };
 }
 
-function jsonControl({ shape: sizes, inputs }) {
+function jsonControl({ shape: sizes, inputs, ...given }) {
   const zeros = (dims) => (dims.length ? Array.from({ length: dims[0] }, () => zeros(dims.slice(1))) : 0);
   const known = sizes && size(sizes) <= 4096;
-  const start = known
-    ? [zeros(sizes)]
-    : inputs
-      ? Object.fromEntries(
-          inputs.map((input) => [
-            input.name,
-            input.shape.slice(1).every(Number.isInteger) && size(input.shape.slice(1)) < 512
-              ? [zeros(input.shape.slice(1))]
-              : [],
-          ]),
-        )
-      : [];
-  const area = h("textarea", { class: "mono", rows: "12", spellcheck: "false", value: pretty(start) });
+  const start = given.start
+    ? given.start
+    : known
+      ? [zeros(sizes)]
+      : inputs
+        ? Object.fromEntries(
+            inputs.map((input) => [
+              input.name,
+              input.shape.slice(1).every(Number.isInteger) && size(input.shape.slice(1)) < 512
+                ? [zeros(input.shape.slice(1))]
+                : [],
+            ]),
+          )
+        : [];
+  const area = h("textarea", {
+    class: "mono",
+    rows: given.start ? "5" : "12",
+    spellcheck: "false",
+    value: pretty(start),
+  });
   const words = sizes
     ? `A list of rows of the shape ${shape(sizes)}.`
     : inputs
       ? `One list of rows for each of ${inputs.map((input) => `${input.name} ${shape(input.shape)}`).join(", ")}.`
-      : "A list of rows.";
+      : (given.words ?? "A list of rows.");
   return {
     whole: true,
     element: field("Rows as JSON", area, { hint: words, wide: true }),
-    read: () => JSON.parse(area.value),
+    read: () => {
+      try {
+        return JSON.parse(area.value);
+      } catch (error) {
+        throw new Error(`The rows are not JSON: ${error.message}.`, { cause: error });
+      }
+    },
   };
 }
 
@@ -493,15 +584,31 @@ function answerOf(found) {
         ]),
       ),
     );
-  if (found.warnings?.length) parts.push(entries(gathered(found.warnings)));
-  parts.push(
-    facts([
-      ["Model", found.model ?? "a job's checkpoint"],
-      found.version ? ["Version", found.version] : ["Step", found.step],
-      found.alias ? ["Alias", found.alias] : null,
-    ]),
+  return h("div", {}, parts, about(found));
+}
+
+/** What an answer warns of, and who gave it. */
+const about = (found) => [
+  found.warnings?.length ? entries(gathered(found.warnings)) : null,
+  facts([
+    ["Model", found.model ?? "a job's checkpoint"],
+    found.version ? ["Version", found.version] : ["Step", found.step],
+    found.alias ? ["Alias", found.alias] : null,
+  ]),
+];
+
+/** How the file of the training was read, where that is known: it may have marks of its own for missing values. */
+async function sourceOf(version) {
+  const id = version?.lineage.dataset?.id;
+  return (id && (await perhaps(get(`/v1/datasets/${id}`)))?.source) || {};
+}
+
+function commandOf(reference, file) {
+  const name = /^[\w.-]+$/.test(file) ? file : `'${file.replaceAll("'", "'\\''")}'`;
+  return card(
+    "All rows, in a terminal",
+    code(`modelyard predict ${reference} ${name} \\\n  -o csv > answers.csv`, "The command"),
   );
-  return h("div", {}, parts);
 }
 
 /** Warnings that say the same of several places as one: an image may have hundreds. */
@@ -541,7 +648,7 @@ function callsOf(reference, inputs, version) {
     ],
     ["python", "Python", () => code(python, "The call in Python")],
   ];
-  if (version && version.signature.inputs.length === 1) {
+  if (version && version.signature.inputs.length === 1 && Array.isArray(inputs)) {
     const asked = JSON.stringify({ inputs: tensorsOf(version, inputs) }).replaceAll("'", "'\\''");
     const url = `${origin}/v2/models/${version.model}/versions/${version.version}/infer`;
     items.push([

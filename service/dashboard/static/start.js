@@ -1,6 +1,6 @@
 // Start: what runs, what serves, what needs a hand.
 
-import { all, get, post } from "./api.js";
+import { all, get, perhaps, post } from "./api.js";
 import { h, replace, table } from "./dom.js";
 import { ago, number, seconds, shortJob } from "./format.js";
 import { attempt, badge, card, isActive, isOver, prose } from "./parts.js";
@@ -67,16 +67,20 @@ export async function page(place, { onLeave }) {
   let jobs = [];
   let models = [];
   let queued = null;
+  const standings = new Map(); // by model: when it changed, and how its champion stands
+  const standingOf = (model) => standings.get(model.model)?.found;
+  const judge = async (model) => {
+    if (standings.get(model.model)?.at === model.updated_at) return;
+    standings.set(model.model, { at: model.updated_at, found: await standing(model) });
+  };
   const draw = () => {
     const active = jobs.filter((job) => !isOver(job.state) && job.state !== "paused"); // which needs a hand
-    const trouble = jobs.filter(
-      (job) => job.state === "failed" && Date.now() - Date.parse(job.finished_at) < 86_400_000,
-    );
+    const trouble = jobs.filter((job) => job.state === "failed" && isRecent(job.finished_at));
     const paused = jobs.filter((job) => job.state === "paused");
     const without = models.filter((model) => model.latest !== null && model.aliases.champion === undefined);
-    const behind = models.filter(
-      (model) => model.aliases.champion !== undefined && model.aliases.champion < model.latest,
-    );
+    const behind = models.filter(isBehind);
+    const taken = behind.filter((model) => standingOf(model)?.guard);
+    const unseen = behind.filter((model) => standingOf(model)?.unseen);
     replace(welcome, jobs.length || models.length ? null : empty());
     tiles.hidden = !jobs.length && !models.length;
     replace(
@@ -84,7 +88,10 @@ export async function page(place, { onLeave }) {
       tile("Running", active.filter((job) => isActive(job.state)).length, "#/jobs"),
       tile("Waiting", active.filter((job) => ["queued", "interrupted"].includes(job.state)).length, "#/jobs"),
       tile(models.length === 1 ? "Model" : "Models", models.length, "#/models"),
-      handTile(trouble.length + paused.length + without.length + behind.length, trouble.length > 0),
+      handTile(
+        [trouble, paused, taken, without, unseen].reduce((sum, list) => sum + list.length, 0),
+        trouble.length > 0,
+      ),
     );
     replace(
       running,
@@ -147,7 +154,7 @@ export async function page(place, { onLeave }) {
             h("p", {}, "No model yet. The first version appears here when a training or an import succeeds."),
           ),
     );
-    const needy = [trouble, paused, without, behind];
+    const needy = [trouble, paused, taken, without, unseen];
     const more = needy.reduce((sum, list) => sum + Math.max(0, list.length - SHOWN), 0);
     const items = [
       ...trouble
@@ -185,6 +192,20 @@ export async function page(place, { onLeave }) {
           ),
         ),
       ),
+      ...taken
+        .slice(0, SHOWN)
+        .map((model) =>
+          h(
+            "li",
+            { class: "warn" },
+            h(
+              "div",
+              { class: "grow" },
+              h("a", { href: `#/models/${model.model}` }, `${model.model} was taken back by its guard`),
+              h("p", {}, prose(standingOf(model).guard)),
+            ),
+          ),
+        ),
       ...without
         .slice(0, SHOWN)
         .map((model) =>
@@ -199,7 +220,7 @@ export async function page(place, { onLeave }) {
             ),
           ),
         ),
-      ...behind
+      ...unseen
         .slice(0, SHOWN)
         .map((model) =>
           h(
@@ -227,6 +248,7 @@ export async function page(place, { onLeave }) {
   };
   const refresh = async () => {
     [jobs, models] = await Promise.all([get("/v1/jobs?limit=50").then((found) => found.data), all("/v1/models", 200)]);
+    await Promise.all(models.filter(isBehind).map(judge));
     draw();
   };
   const soon = () => {
@@ -242,6 +264,24 @@ export async function page(place, { onLeave }) {
   onLeave(() => clearInterval(timer));
   watch([], soon, soon, soon);
   await refresh();
+}
+
+const isRecent = (text) => Date.now() - Date.parse(text) < 86_400_000;
+const isBehind = ({ aliases, latest }) => aliases.champion !== undefined && aliases.champion < latest;
+
+/** How a champion stands that is not the newest version: `{unseen}` since nobody chose between the two, or `{guard}`,
+ * what its guard says that took a version back. Where somebody chose when both were there, it is where it should be. */
+async function standing(model) {
+  const address = `/v1/models/${encodeURIComponent(model.model)}`;
+  const [history, newest] = await Promise.all([
+    perhaps(get(`${address}/aliases/champion/history?limit=1`)),
+    perhaps(get(`${address}/versions/${model.latest}`)),
+  ]);
+  const last = history?.data[0];
+  if (!last || !newest) return {}; // somebody changes it just now
+  if (last.at > newest.created_at) return last.by === "guard" && isRecent(last.at) ? { guard: last.reason ?? "" } : {};
+  const job = newest.lineage.job && (await perhaps(get(`/v1/jobs/${newest.lineage.job}`)));
+  return { unseen: !job?.output?.promotion }; // a condition may have decided
 }
 
 const nameOf = (job) =>

@@ -1,9 +1,10 @@
 // Train: data, a net, how to train it, what the server thinks of it, and off it goes.
 // The request is the one truth here: each section shows its part of it and writes to it, so a patch can mend any of it.
 
-import { all, get, post, refused, send, upload, Problem } from "./api.js";
+import { all, get, post, refused, send, subject, upload, Problem } from "./api.js";
+import { MISSING, decimalOf, header, numberIn, records, textOf } from "./csv.js";
 import { check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
-import { ago, bytes, locate, number, patched, pretty, seconds, shape } from "./format.js";
+import { ago, bytes, locate, number, patched, plainName, pretty, seconds, shape } from "./format.js";
 import {
   announce,
   attempt,
@@ -14,7 +15,6 @@ import {
   failure,
   histogram,
   net,
-  notify,
   problemText,
   unfolding,
 } from "./parts.js";
@@ -106,7 +106,8 @@ function blank() {
   };
 }
 
-export async function page(place, { onLeave }) {
+export async function page(place, { params: [id], onLeave }) {
+  const given = id && (await subject(get(`/v1/datasets/${encodeURIComponent(id)}`), `There is no dataset ${id}.`));
   const draft = { body: blank(), dataset: null, verdict: null, broken: null, mode: null, text: null };
   const data = h("div", {});
   const about = h("div", {});
@@ -204,12 +205,10 @@ export async function page(place, { onLeave }) {
       replace(about, failure(error));
     }
   };
-  // The same file once more, with other columns to learn from; what this page made of it before is not needed then.
-  const remake = (dataset, inputs) =>
+  // The same file once more, read otherwise; what this page made of it before is not needed then.
+  const remake = (dataset, changes) =>
     attempt(async () => {
-      const { source } = dataset;
-      const free = source.free_text?.filter((column) => inputs.includes(column));
-      const made = await read(dataset.name, { ...source, inputs, ...(free ? { free_text: free } : {}) });
+      const made = await read(dataset.name, { ...dataset.source, ...changes });
       await useDataset(made); // from here on no request of this page names the one before
       if (mine === dataset.id) await send("DELETE", `/v1/datasets/${dataset.id}`).catch(() => {});
       mine = made.id;
@@ -231,24 +230,22 @@ export async function page(place, { onLeave }) {
                 ? table(
                     "Datasets",
                     ["Name", "Made", { label: "Rows", numeric: true }, "Columns", { label: "Use", hidden: true }],
-                    known
-                      .slice(0, 30)
-                      .map((dataset) => [
-                        dataset.name,
-                        ago(dataset.created_at),
-                        number(dataset.rows),
-                        h("span", { class: "clip" }, usedColumns(dataset).join(", ")),
-                        h(
-                          "button",
-                          {
-                            type: "button",
-                            class: "small",
-                            "aria-label": `Use ${dataset.name}`,
-                            onclick: () => attempt(() => useDataset(dataset)),
-                          },
-                          "Use",
-                        ),
-                      ]),
+                    known.slice(0, 30).map((dataset) => [
+                      dataset.name,
+                      ago(dataset.created_at),
+                      number(dataset.rows),
+                      h("span", { class: "clip" }, usedColumns(dataset).join(", ")),
+                      h(
+                        "button",
+                        {
+                          type: "button",
+                          class: "small",
+                          "aria-label": `Use ${dataset.name}`,
+                          onclick: () => attempt(() => useDataset(dataset)),
+                        },
+                        "Use",
+                      ),
+                    ]),
                     { stacked: true },
                   )
                 : h(
@@ -428,7 +425,6 @@ export async function page(place, { onLeave }) {
               error.entries[0].hint += " Or untick that it becomes the champion.";
             throw error;
           });
-          notify("The training begins.");
           location.hash = `#/jobs/${job.id}`;
         }),
     },
@@ -499,7 +495,10 @@ export async function page(place, { onLeave }) {
         found.warnings.length
           ? entries(found.warnings, {
               mend: (entry) =>
-                entry.patch ? { words: "Mend this", act: () => applyPatch(entry.patch) } : byWords(entry),
+                entry.patch
+                  ? { words: "Mend this", act: () => applyPatch(entry.patch) }
+                  : (body.dataset === draft.dataset?.id && withoutOdd(entry, () => draft.dataset, remake)) ||
+                    byWords(entry),
             })
           : h("p", { class: "ok" }, "Nothing to complain about."),
         bad ? h("p", { class: "error-text" }, "Mend the mistakes, then train.") : null,
@@ -593,18 +592,8 @@ export async function page(place, { onLeave }) {
   drawTraining();
   void examine();
   await drawData();
+  if (given) await useDataset(given);
 }
-
-const plainName = (text) =>
-  text
-    .toLowerCase()
-    .replace(/[äöüß]/g, (sign) => ({ ä: "ae", ö: "oe", ü: "ue", ß: "ss" })[sign])
-    .normalize("NFKD")
-    .replace(/[\u0300-\u036f]/g, "")
-    .replace(/\.[a-z0-9]+$/, "")
-    .replace(/[^a-z0-9._-]+/g, "-")
-    .replace(/^[^a-z0-9]+|[.]+$/g, "")
-    .slice(0, 63) || "model";
 
 // -- data ---------------------------------------------------------------------------------------------------------------
 
@@ -642,17 +631,22 @@ function uploadForm(make) {
       );
       return;
     }
-    let start = ["csv", "jsonl"].includes(type) ? await file.slice(0, START).text() : "";
-    const foreign = start.slice(0, -4).includes("\ufffd") ? await inUtf8(file) : null; // its end may be half a letter
-    if (foreign) {
-      file = foreign.file;
-      start = await file.slice(0, START).text();
-    }
+    const { text: start, was } = ["csv", "jsonl"].includes(type)
+      ? await textOf(file.slice(0, START))
+      : { text: "", was: null };
+    const cut = file.size > START;
+    if (was) file = new File([(await textOf(file)).text], file.name); // the server takes UTF-8
     const { names: columns, delimiter } =
       type === "csv" ? header(start) : { names: type === "jsonl" ? jsonKeys(start) : null };
-    const decimal = { comma: type === "csv" && hasDecimalCommas(start, delimiter) };
+    const rows = !columns?.length
+      ? []
+      : type === "csv"
+        ? records(start, delimiter)
+            .slice(1, cut ? -1 : undefined)
+            .map(({ cells }) => cells)
+        : jsonRows(start, columns);
+    const decimal = { comma: type === "csv" && decimalOf(rows, delimiter) === "," };
     const target = { value: columns?.at(-1) ?? "" };
-    const rows = columns?.length ? (type === "csv" ? rowsOf(start, delimiter) : jsonRows(start, columns)) : [];
     const odd = unfit(columns ?? [], rows);
     const left = new Set(columns?.every((column) => column === target.value || odd.has(column)) ? [] : odd.keys());
     const inputs = h("div", { class: "checks" });
@@ -771,8 +765,8 @@ function uploadForm(make) {
           hint: "Such as n/a or unknown; several with ; between them. Empty cells are missing anyway.",
         }),
       );
-    const read = foreign
-      ? h("p", { class: "hint" }, `The file is not in UTF-8; it is read as ${foreign.was}. Look at its names and texts.`)
+    const read = was
+      ? h("p", { class: "hint" }, `The file is not in UTF-8; it is read as ${was}. Look at its names and texts.`)
       : null;
     replace(form, read, h("div", { class: "row" }, parts), chosen, comma, h("div", { class: "actions" }, button));
     button.focus();
@@ -782,56 +776,48 @@ function uploadForm(make) {
 
 const START = 65_536;
 
-/** A text file that is not in UTF-8 as one that is, and what it was: Excel's plain CSV is in Windows-1252. */
-async function inUtf8(file) {
-  const content = await file.arrayBuffer();
-  const [first, second] = new Uint8Array(content, 0, Math.min(2, content.byteLength));
-  const was =
-    first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : "windows-1252";
-  return { file: new File([new TextDecoder(was).decode(content)], file.name), was };
-}
-
-/** What is missing among numbers anyway, as the server has it. */
-const MISSING = new Set(["na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."]);
-
 /** Texts that stand here and there in columns of numbers, such as "n/a": they seem to mean a missing value. */
-function oddTexts(names, rows, decimal) {
-  const isNumber = (cell) => !Number.isNaN(Number(decimal ? cell.replace(",", ".") : cell));
+function oddTexts(names, rows, comma) {
+  const decimal = comma ? "," : ".";
   const found = new Set();
   names.forEach((_, i) => {
-    const cells = rows.map((row) => row[i] ?? "").filter((cell) => cell && !MISSING.has(cell.toLowerCase()));
-    const odd = new Set(cells.filter((cell) => !isNumber(cell)));
+    const cells = rows.map((row) => row[i] ?? "").filter((cell) => !MISSING.has(cell.toLowerCase()));
+    const odd = new Set(cells.filter((cell) => isOdd(cell, decimal)));
     const count = cells.filter((cell) => odd.has(cell)).length;
     if (odd.size && odd.size <= 3 && count <= cells.length / 5) for (const text of odd) found.add(text);
   });
   return [...found].filter((text) => !text.includes(";")).slice(0, 8);
 }
 
-/** The names in the first line of a CSV text, and what parts them; what stands in quotes parts nothing. */
-function header(text) {
-  const line = text.split(/\r?\n/)[0].replace(/^\ufeff/, "");
-  const bare = line.replace(/"[^"]*"/g, "");
-  const delimiter = [",", ";", "\t", "|"].sort((a, b) => bare.split(b).length - bare.split(a).length)[0];
-  return { names: cellsOf(line, delimiter), delimiter };
+const isOdd = (text, decimal) => !MISSING.has(text.toLowerCase()) && numberIn(text, decimal) === null;
+
+/** The remedy for the warning that a few texts make a column of numbers one of texts: that they mean no value. */
+function withoutOdd(entry, current, remake) {
+  if (entry.code !== "nearly-numbers" || !entry.hint?.includes('"missing_texts"')) return null;
+  const { source, columns } = current();
+  const column = columns.find(({ name, role, classes }) => role === "input" && classes && isAbout(entry.detail, name));
+  const texts = column?.classes.filter((text) => isOdd(text, source.decimal)) ?? [];
+  const withThem = (before = []) => [...new Set([...before, ...texts])];
+  const all = withThem(source.missing_texts);
+  if (!texts.length || all.length > MOST_MISSING || all.some((text) => text.length > LONGEST_MISSING)) return null;
+  const named = texts.slice(0, 3).map((text) => `“${text}”`);
+  const more = texts.length - named.length;
+  return {
+    words: `Read ${named.join(", ")}${more ? ` and ${more} more` : ""} as missing`,
+    act: () => {
+      const dataset = current(); // another one when this was told of the one before
+      return remake(dataset, { missing: "keep", missing_texts: withThem(dataset.source.missing_texts) });
+    },
+  };
 }
 
-function cellsOf(line, delimiter) {
-  const cells = [""];
-  let quoted = false;
-  for (const sign of line) {
-    if (sign === '"') quoted = !quoted;
-    else if (sign === delimiter && !quoted) cells.push("");
-    else cells[cells.length - 1] += sign;
-  }
-  return cells.map((cell) => cell.trim());
-}
+// What the server takes as `missing_texts`.
+const MOST_MISSING = 32;
+const LONGEST_MISSING = 64;
 
-/** The cells of a CSV text's rows; its last line may be cut. */
-const rowsOf = (text, delimiter) =>
-  text
-    .split(/\r?\n/)
-    .slice(1, -1)
-    .map((line) => cellsOf(line, delimiter));
+/** Whether a warning's sentence begins with this column, as the server quotes it. */
+const isAbout = (detail, name) =>
+  [`'${name}'`, `"${name}"`].some((quoted) => detail.startsWith(`Column ${quoted} is taken as texts`));
 
 function jsonRows(text, names) {
   const rows = [];
@@ -866,16 +852,6 @@ function unfit(names, rows) {
   return found;
 }
 
-/** Whether the numbers of a CSV text have a decimal comma: some have, and none has a point. */
-function hasDecimalCommas(text, delimiter) {
-  if (delimiter === ",") return false;
-  const cells = rowsOf(text, delimiter).flat();
-  return (
-    cells.some((cell) => /^[+-]?\d*,\d+(e[+-]?\d+)?$/i.test(cell)) &&
-    !cells.some((cell) => /^[+-]?[\d,]*\.\d+(e[+-]?\d+)?$/i.test(cell))
-  );
-}
-
 function jsonKeys(text) {
   try {
     return Object.keys(JSON.parse(text.split("\n")[0]));
@@ -890,8 +866,7 @@ const canChoose = ({ source }) =>
   !source.shape &&
   (source.inputs === "*" || Array.isArray(source.inputs));
 const OF_A_COLUMN = ["many-missing", "constant-column", "too-many-categories"]; // which may be left out for it
-const usedColumns = ({ columns }) =>
-  columns.filter((column) => column.role !== "ignored").map((column) => column.name);
+const usedColumns = ({ columns }) => columns.filter((column) => column.role !== "ignored").map((column) => column.name);
 const typeOf = (column) =>
   column.role === "ignored" ? "–" : column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype;
 const ROLES = { ignored: "left out", kept: "for splits" };
@@ -916,10 +891,18 @@ function datasetView(dataset, preview, profile, remake) {
   const before = dataset.columns.filter((column) => column.role === "input").map((column) => column.name);
   const taken = new Set(before);
   const inputs = () => dataset.columns.map((column) => column.name).filter((name) => taken.has(name));
+  const only = (names) => {
+    const free = dataset.source.free_text?.filter((column) => names.includes(column));
+    return { inputs: names, ...(free ? { free_text: free } : {}) };
+  };
   const anew = h(
     "div",
     { class: "actions", hidden: true },
-    h("button", { type: "button", class: "primary", onclick: () => remake(dataset, inputs()) }, "Use these columns"),
+    h(
+      "button",
+      { type: "button", class: "primary", onclick: () => remake(dataset, only(inputs())) },
+      "Use these columns",
+    ),
     h("p", { class: "hint" }, "The file is read once more."),
   );
   const use = ({ name, role }) =>
@@ -941,11 +924,7 @@ function datasetView(dataset, preview, profile, remake) {
     return choosable && taken.has(name) && before.length > 1
       ? {
           words: `Leave ${name} out`,
-          act: () =>
-            remake(
-              dataset,
-              before.filter((other) => other !== name),
-            ),
+          act: () => remake(dataset, only(before.filter((other) => other !== name))),
         }
       : null;
   };
@@ -960,7 +939,7 @@ function datasetView(dataset, preview, profile, remake) {
     warnings.length
       ? entries(
           warnings.map((warning) => ({ severity: "warning", ...warning })),
-          { mend: withoutIt },
+          { mend: (entry) => withoutIt(entry) ?? withoutOdd(entry, () => dataset, remake) },
         )
       : null,
     h("h3", {}, "Profile"),
@@ -1027,7 +1006,8 @@ function suggest(draft, dataset, profile) {
   if (!image && !generated && inputs.some((column) => column.dtype !== "text"))
     body.preprocessing.push({ type: "standardize" });
   if (texts.length) body.preprocessing.push({ type: "one_hot" });
-  if (!classes && !generated && target?.shape.length === 0) body.preprocessing.push({ type: "standardize", of: "target" });
+  if (!classes && !generated && target?.shape.length === 0)
+    body.preprocessing.push({ type: "standardize", of: "target" });
   body.objective = { type: classes ? "cross_entropy" : "mse" };
   const outputs = classes ?? (target?.shape?.length === 1 ? target.shape[0] : 1);
   const width = inputs.reduce(

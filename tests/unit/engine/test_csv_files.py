@@ -164,7 +164,24 @@ def test_a_ragged_row_hides_no_missing_value(read):
         ("ragged-row", "line 3: 1 values, but line 1 names 2 columns."),
         ("missing-value", "line 4, column 'b': A value is missing ('')."),
         ("ragged-row", "line 5: 3 values, but line 1 names 2 columns."),
+        ("nearly-numbers", "Column 'a' is taken as texts: 1 of 3 cells is no number (line 6: 'x')."),
     ]
+
+
+def test_columns_that_are_nearly_of_numbers_are_told_with_what_is_wrong(read):
+    rows = "".join(f"{n},{n % 7},{n % 5}\n" for n in range(200))
+    with pytest.raises(DatasetRefused) as refused:
+        read(f"a,b,c\nk. A.,1,2\n3\n{rows}4,n/b,1\n{',1,2' * 20}\n" + "5,,2\n" * 30, target="b")
+
+    told = [(entry.code, entry.detail.partition(":")[0]) for entry in refused.value.errors]
+    assert len(told) == 20
+    assert told[:2] == [("ragged-row", "line 3"), ("ragged-row", "line 205")]
+    assert set(told[2:18]) <= {("missing-value", f"line {line}, column 'b'") for line in range(206, 236)}
+    assert told[18:] == [
+        ("nearly-numbers", "Column 'a' is taken as texts"),
+        ("nearly-numbers", "Column 'b' is taken as texts"),
+    ]
+    assert refused.value.errors[18].detail.endswith("1 of 232 cells is no number (line 2: 'k. A.').")
 
 
 def test_all_mistakes_are_told_at_once_and_at_most_twenty(read):
@@ -203,6 +220,19 @@ def test_a_request_that_does_not_fit_the_file_points_to_its_member(read, members
         read("rooms,town,price\n3,Bonn,1\n4,Ahlen,2\n", **members)
 
     assert (refused.value.errors[0].pointer, refused.value.errors[0].hint) == (pointer, hint)
+
+
+def test_a_column_that_is_not_there_hides_nothing_that_is_wrong_with_the_rows(read):
+    with pytest.raises(DatasetRefused) as refused:
+        read("rooms,town,price\n3,Bonn\n,Ahlen,2\n4,Ahlen,3\n", target="prize", inputs=("rooms", "towm", "rooms"))
+
+    assert [(entry.pointer, entry.code, entry.detail) for entry in refused.value.errors] == [
+        ("/source/target", "unknown-column", "The file has no column 'prize'."),
+        ("/source/inputs/1", "unknown-column", "The file has no column 'towm'."),
+        ("/source/inputs/2", "duplicate", "'rooms' stands twice."),
+        ("/source/upload", "ragged-row", "line 2: 2 values, but line 1 names 3 columns."),
+        ("/source/upload", "missing-value", "line 3, column 'rooms': A value is missing ('')."),
+    ]
 
 
 @pytest.mark.parametrize("cell", ["1_000", "١٢", "0x10", "1,5"], ids=["underscore", "arabic", "hexadecimal", "comma"])

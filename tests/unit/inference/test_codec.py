@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.errors import BatchTooLarge, Entry, InvalidInput
-from service.inference.codec import Limits, Plain, decode, doubles, require_room, surely_within
+from service.inference.codec import Limits, Plain, check, decode, doubles, plain, require_room, surely_within
 from service.schemas.preprocessing import NumberColumn, TableRow, TextColumn
 from service.schemas.versions import TensorSpec
 
@@ -326,3 +326,33 @@ def test_pictures_are_read_where_they_arrive_and_small_rows_with_others() -> Non
     assert PICTURE.is_best_read_at_once(1)
     assert not PICTURE.is_best_read_at_once(1000)
     assert not Plain((4,), "float32", 3.4e38, 0, 0, 100).is_best_read_at_once(1)
+
+
+ARRAYS = [
+    pytest.param(np.ones((3, 2), "f4"), True, id="plain"),
+    pytest.param(np.full((3, 2), 1e37), True, id="doubles-within-float32"),
+    pytest.param(np.full((3, 2), 3.4e38), False, id="so-large-that-a-glance-cannot-tell"),
+    pytest.param(np.full((40, 2), 1e19, "f4"), False, id="many-whose-squares-overflow"),
+    pytest.param(np.ones((3, 3), "f4"), False, id="too-wide"),
+    pytest.param(np.ones(2, "f4"), False, id="too-flat"),
+    pytest.param(np.ones((), "f4"), False, id="no-row-at-all"),
+    pytest.param(np.ones((0, 2), "f4"), False, id="no-row"),
+    pytest.param(np.ones((5000, 2), "f4"), False, id="too-many"),
+    pytest.param(np.array([[1, np.nan]]), False, id="nan"),
+    pytest.param(np.array([[1, np.inf]] * 40), False, id="infinite"),
+    pytest.param(np.full((3, 2), 1e39), False, id="beyond-float32"),
+    pytest.param(np.ones((3, 2), "i8"), False, id="whole-numbers"),
+    pytest.param(np.ones((3, 2), "?"), False, id="truths"),
+]
+
+
+@pytest.mark.parametrize(("array", "held"), ARRAYS)
+def test_what_is_taken_at_a_glance_would_be_taken_when_looked_at(array: np.ndarray, held: bool) -> None:
+    specs = [spec(2)]
+    known = plain(specs, [None], outputs=[spec(1)], limits=LIMITS)
+    assert known is not None
+
+    assert known.holds(array) is held
+    if held:
+        [found] = check({"x": array}, specs=specs, limits=LIMITS)
+        assert found.numbers is array

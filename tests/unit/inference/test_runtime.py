@@ -198,6 +198,31 @@ def test_loads_at_the_same_time_share_the_budget(
     assert sum(one.size_bytes for one in runtime.residents()) <= runtime.budget_bytes
 
 
+@pytest.mark.parametrize(("budget", "most"), [(1.5, 1), (2.5, 2)], ids=["one after the other", "both"])
+def test_a_version_that_is_only_checked_has_a_part_of_the_budget_meanwhile(
+    budget: float, most: int, models: ModelStore, publish: Publish
+) -> None:
+    size = max(publish(name) for name in ("a", "b"))
+    runtime = Counting(models, budget_bytes=int(budget * size), metrics=Metrics())
+    with ThreadPoolExecutor(2) as threads:
+        checked, loaded = threads.submit(runtime.check, "a", 1), threads.submit(runtime.get, "b", 1)
+        checked.result(), loaded.result()
+
+    assert runtime.most == most
+    assert names(runtime) == ["b"]
+    runtime.check("a", 1)  # for which b would go, if it were kept
+    assert names(runtime) == ["b"]
+
+
+def test_a_version_that_does_not_fit_is_not_read_to_be_checked(models: ModelStore, publish: Publish) -> None:
+    size = publish("a")
+    runtime = Counting(models, budget_bytes=size - 1, metrics=Metrics())
+
+    with pytest.raises(MemoryFull, match=r"Loading a/1 needs .* does not fit into the budget"):
+        runtime.check("a", 1)
+    assert runtime.most == 0
+
+
 def test_a_version_that_is_let_go_lives_until_its_last_user_has_ended(models: ModelStore, publish: Publish) -> None:
     publish("a")
     runtime = Runtime(models, budget_bytes=2**30, metrics=Metrics())

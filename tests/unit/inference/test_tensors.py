@@ -390,3 +390,73 @@ def test_a_truth_is_no_number_wherever_the_word_data_stands() -> None:
 def test_a_null_among_many_numbers_is_nan() -> None:
     (found,) = read(tensor(shape=[1, 401], data=[0.5] * 400 + [None])).inputs
     assert np.isnan(found.array).tolist() == [[False] * 400 + [True]]
+
+
+def behind(name: str, datatype: str, array: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    """A tensor as bytes: what the JSON says of it, and the bytes."""
+    data = tensors.to_bytes(array, datatype)
+    size = {"binary_data_size": len(data)}
+    return {"name": name, "shape": list(array.shape), "datatype": datatype, "parameters": size}, data
+
+
+def test_a_remembered_head_gives_what_stands_behind_it_this_time() -> None:
+    outputs = [{"name": "y", "parameters": {"classification": 2}}]
+    for number in range(3):
+        sent = [
+            behind("a", "FP32", np.full((2, 2), number, "<f4")),
+            behind("b", "BYTES", np.array([[b"%d" % number]], dtype=object)),
+            behind("c", "INT8", np.full((1, 3), -number, "i1")),
+        ]
+        found = read(
+            *[told for told, _ in sent],
+            behind=b"".join(data for _, data in sent),
+            outputs=outputs,
+            parameters={"priority": 2},
+        )
+
+        assert [one.array.tolist() for one in found.inputs] == [[[number] * 2] * 2, [[b"%d" % number]], [[-number] * 3]]
+        assert [(one.name, one.datatype, one.at) for one in found.inputs] == [
+            ("a", "FP32", "/inputs/0"),
+            ("b", "BYTES", "/inputs/1"),
+            ("c", "INT8", "/inputs/2"),
+        ]
+        assert (found.outputs, found.parameters) == ((tensors.Requested("y", None, 2),), {"priority": 2})
+
+
+def test_each_request_keeps_its_own_id() -> None:
+    told, data = behind("x", "FP32", np.ones((2, 2), "<f4"))
+
+    assert [read(told, behind=data, id=identity).id for identity in ("one", "two")] == ["one", "two"]
+    assert read(told, behind=data).id == ""
+
+
+def test_a_remembered_head_forgives_nothing() -> None:
+    told, data = behind("x", "BOOL", np.array([[True, False], [False, True]]))
+    read(told, behind=data)
+
+    assert read(told, behind=b"\1\1\1\1").inputs[0].array.all()
+    assert [entry.pointer for entry in refused(told, behind=b"\1\1\2\1").errors] == ["/inputs/0/data/2"]
+    assert isinstance(refused(told, behind=data[:-1]), MalformedBody)
+    assert isinstance(refused(told, behind=data + b"\0"), MalformedBody)
+
+    header = body(told)
+    with pytest.raises(BatchTooLarge):
+        decode(header + data, header_bytes=len(header), elements=3)
+    with pytest.raises(BatchTooLarge):
+        decode(header + data, header_bytes=len(header), elements=1000, rows=1)
+
+
+def test_numbers_in_the_json_are_never_remembered() -> None:
+    told, data = behind("b", "FP32", np.ones((1, 1), "<f4"))
+    for value in (1, 2):
+        found = read(tensor(data=[value] * 4), told, behind=data)
+
+        assert found.inputs[0].array.tolist() == [[value] * 2] * 2
+
+
+def test_there_is_an_end_to_remembered_heads() -> None:
+    for number in range(600):
+        told, data = behind(f"x{number}", "FP32", np.ones((1, 1), "<f4"))
+        read(told, behind=data)
+
+    assert len(tensors._FORMS) <= 256
