@@ -74,6 +74,7 @@ interpreter."""
 _FORWARDS: Final = max(1, min(4, len(os.sched_getaffinity(0))))
 """Long forward passes at a time, each of another version; each takes one core."""
 _INLINE_NUMBERS: Final = 100_000
+_INLINE_TEXTS: Final = 2_000
 """Longer answers are written in a thread."""
 _INLINE_ELEMENTS: Final = 1_000_000
 """More numbers of a request are looked at in a thread."""
@@ -337,7 +338,12 @@ class DataPlane:
                     return self._runtime.get(routed.model, routed.version), routed
                 except (NotFound, StoreError):  # damaged, deleted, or without room
                     self._judge(routed, failed=True, seconds=0.0)
-        return self._runtime.get(found.model, found.version), found
+        try:
+            return self._runtime.get(found.model, found.version), found
+        except (NotFound, StoreError):
+            if found.through is not None:
+                self._judge(found, failed=True, seconds=0.0)
+            raise
 
     async def describe(self, reference: Reference) -> Described:
         """What a version takes and answers; it is not loaded for that.
@@ -569,9 +575,12 @@ class DataPlane:
         located = self._ready(reference)
         if located is None:
             return None
-        plain = located.loaded.plain(self._limits)
-        if plain is None or not 0 < len(rows) <= plain.rows or not suits(located.loaded.signature):
+        loaded = located.loaded
+        plain = loaded.plain(self._limits)
+        if plain is None or not 0 < len(rows) <= plain.rows or not suits(loaded.signature):
             return None
+        if len(rows) * loaded.answered > _INLINE_NUMBERS:
+            return None  # what is answered would take long to write
         if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
         work: Work = rows
@@ -609,12 +618,21 @@ class DataPlane:
         """
         _in_time(deadline)
         located = self._ready(reference)
-        if located is None or sum(tensor.size for tensor in tensors.values()) >= _INLINE_ELEMENTS:
+        if located is None:
+            return None
+        size = texts = 0
+        for tensor in tensors.values():
+            size += tensor.size
+            if tensor.dtype.kind not in "biuf":
+                texts += tensor.size
+        if size >= _INLINE_ELEMENTS or texts > (0 if located.loaded.takes_pictures else _INLINE_TEXTS):
             return None
         if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
         raw = located.loaded.check(tensors, limits=self._limits)
         wanted = _wanted(outputs, located.loaded.signature)
+        if promise is not None and len(raw[0]) * located.loaded.answered > _INLINE_NUMBERS:
+            return None  # what is answered may take long to write
         charge(len(raw[0]))
         ticket = self._wait(located, raw, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
         return ticket if wanted is None else ticket._replace(wanted=wanted)
@@ -635,6 +653,12 @@ class DataPlane:
             for name in [name for name in found.outputs if name not in ticket.wanted]:
                 del found.outputs[name]
         return found
+
+    def wrote(self, found: Inference, seconds: float) -> None:
+        """An answer that `inferred` or `infer` gave was written, in so many seconds."""
+        named = found.model is not None
+        labels = (str(found.model), str(found.version)) if named else ("", "")
+        self._metrics.of_version(*labels).encoded(seconds)
 
     def failed(self, ticket: Ticket, error: BaseException) -> None:
         """The promise of a ticket was given an exception, or nobody waits any more (CancelledError)."""

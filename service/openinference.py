@@ -108,6 +108,8 @@ class Takes:
         self.described = tuple(
             one for spec, row in zip(self._specs, self._rows, strict=True) for one in self._of(spec, row)
         )
+        self.pictures = any(isinstance(row, ArrayRow) and row.image is not None for row in self._rows)
+        """Whether files of pictures may come."""
         self._plain = {
             spec.name: spec
             for spec, row in zip(self._specs, self._rows, strict=True)
@@ -387,7 +389,7 @@ class OpenInference:
         if own is not None:
             deadline = own if deadline is None else min(own, deadline)
         takes = await self._what_it_takes(reference)
-        if sum(one.array.size for one in request.inputs) < _AT_ONCE:
+        if _is_short(request, takes):
             arrays = takes.arrays(request.inputs)
         else:
             arrays = await run_sync(takes.arrays, request.inputs)
@@ -396,7 +398,10 @@ class OpenInference:
             found = await self._plane.infer(reference, arrays, outputs=outputs, deadline=deadline, priority=priority)
         except InvalidInput as error:
             raise _in_protocol(error, request) from None
-        return found, self._told(found, request)
+        self._back(found)
+        if found.rows * _ranked(request) < _AT_ONCE:
+            return found, _told(found, request)
+        return found, await run_sync(_told, found, request)
 
     def begin(
         self,
@@ -424,7 +429,10 @@ class OpenInference:
         deadline, priority = _schedule(request.parameters, arrived)
         known = self._plane.known(reference)
         takes = None if known is None else self._takes.get((known.model, known.version))
-        if takes is None or sum(one.array.size for one in request.inputs) >= _AT_ONCE:
+        if takes is None or not _is_short(request, takes):
+            return None
+        ranked = _ranked(request)
+        if ranked and ranked * len(request.inputs[0].array) >= _AT_ONCE:
             return None
         arrays = takes.arrays(request.inputs)
         try:
@@ -444,26 +452,12 @@ class OpenInference:
     def inferred(self, ticket: Ticket, request: Request, part: Slice) -> tuple[Inference, list[Answered]]:
         """The answer to a request that `begin` has let wait: what its promise was given, as `infer` gives it."""
         found = self._plane.inferred(ticket, part)
-        return found, self._told(found, request)
-
-    def _told(self, found: Inference, request: Request) -> list[Answered]:
-        """The tensors of an answer as they were asked for."""
         self._back(found)
-        if request.outputs is None:
-            return [
-                Answered(name, tensors.datatype_of(array), array, request.binary)
-                for name, array in found.outputs.items()
-            ]
-        answered = []
-        for one in request.outputs:
-            array, binary = found.outputs[one.name], request.binary if one.binary is None else one.binary
-            if one.classification:
-                labels = found.classes if len(found.outputs) == 1 else None
-                best = tensors.classify(array, one.classification, labels=labels)
-                answered.append(Answered(one.name, "BYTES", best, binary))
-            else:
-                answered.append(Answered(one.name, tensors.datatype_of(array), array, binary))
-        return answered
+        return found, _told(found, request)
+
+    def wrote(self, found: Inference, seconds: float) -> None:
+        """An answer was written, in so many seconds."""
+        self._plane.wrote(found, seconds)
 
     def _back(self, found: Inference) -> None:
         """A version that was unloaded is ready again once it has answered."""
@@ -525,10 +519,10 @@ class OpenInference:
         check_name(name, at="/path/name")
         if slot:
             if re.fullmatch("[0-9]+", slot):
-                number = int(slot[:10])
-                if not 0 < number < 10**9:
+                digits = slot.lstrip("0")
+                if not 0 < len(digits) < 10:
                     raise NotFound(f"Model {name!r} has no version {slot[:10]}.").at("/path/version")
-                return Reference(name, version=number)
+                return Reference(name, version=int(digits))
             return Reference(name, alias=check_alias(slot, at="/path/version"))
         return Reference(name)
 
@@ -719,6 +713,39 @@ def _figures(model: str, version: int, told: Statistics | None, size_bytes: int 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:
     return {"count": count, "ns": round(seconds * 1e9)}
+
+
+def _is_short(request: Request, takes: Takes) -> bool:
+    """Whether the tensors of a request are made arrays in a moment; files of pictures are not."""
+    size = 0
+    for one in request.inputs:
+        if takes.pictures and one.datatype == "BYTES":
+            return False
+        size += one.array.size
+    return size < _AT_ONCE
+
+
+def _ranked(request: Request) -> int:
+    """How many of its best classes each row is asked for, in all."""
+    return 0 if request.outputs is None else sum(one.classification for one in request.outputs)
+
+
+def _told(found: Inference, request: Request) -> list[Answered]:
+    """The tensors of an answer as they were asked for."""
+    if request.outputs is None:
+        return [
+            Answered(name, tensors.datatype_of(array), array, request.binary) for name, array in found.outputs.items()
+        ]
+    answered = []
+    for one in request.outputs:
+        array, binary = found.outputs[one.name], request.binary if one.binary is None else one.binary
+        if one.classification:
+            labels = found.classes if len(found.outputs) == 1 else None
+            best = tensors.classify(array, one.classification, labels=labels)
+            answered.append(Answered(one.name, "BYTES", best, binary))
+        else:
+            answered.append(Answered(one.name, tensors.datatype_of(array), array, binary))
+    return answered
 
 
 def _schedule(parameters: Mapping[str, Any], started: float) -> tuple[float | None, int]:

@@ -7,6 +7,8 @@ What a file claims is checked before it is decoded. Knows no dataset folder and 
 from __future__ import annotations
 
 import io
+import os
+import threading
 import warnings
 import zipfile
 import zlib
@@ -29,6 +31,8 @@ MAX_PICTURE_BYTES: Final = 2**26
 MAX_PIXELS: Final = 2**25
 """Of one picture before it is scaled."""
 MAX_SIDE: Final = 16_384
+_DECODING: Final = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
+"""A small file may hold a large picture, so no more are in memory at a time than there are processors to read them."""
 _MAX_CLASSES: Final = 10_000
 _MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 _IGNORED: Final = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
@@ -74,16 +78,16 @@ def read_picture(data: bytes, row: ImageRow) -> Array:
     """
     from PIL import Image, ImageOps
 
-    with _opened(data) as opened:
+    with _DECODING, _opened(data) as opened:
         try:
             picture = ImageOps.exif_transpose(opened).convert(_MODES[row.channels])
         except (OSError, SyntaxError, ValueError, EOFError, zlib.error, IndexError) as error:
             raise PictureRefused("bad-image", f"The picture is damaged: {str(error)[:100]}.") from error
-    if (picture.height, picture.width) != (row.height, row.width):
-        if not row.fitted:
-            detail = f"The picture is {picture.height} × {picture.width} pixels, not {row.height} × {row.width}."
-            raise PictureRefused("shape-mismatch", detail)
-        picture = ImageOps.fit(picture, (row.width, row.height), Image.Resampling.BILINEAR)
+        if (picture.height, picture.width) != (row.height, row.width):
+            if not row.fitted:
+                detail = f"The picture is {picture.height} × {picture.width} pixels, not {row.height} × {row.width}."
+                raise PictureRefused("shape-mismatch", detail)
+            picture = ImageOps.fit(picture, (row.width, row.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.uint8).reshape(row.height, row.width, row.channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -114,6 +114,9 @@ _FIELDS: Final = 64 * 1024
 _CHUNK: Final = 64 * 1024
 """Elements that are copied out of a message in one step."""
 
+_WATCHERS: Final = 100
+"""Streams that watch the server's health, which takes no key: they shall leave room for calls."""
+
 _WATCH_S: Final = 0.25
 """So often those who watch the server's health are told whether it has changed."""
 
@@ -175,6 +178,7 @@ class Front:
         self._room = room
         self._spans = spans
         self._server: Any = None
+        self._watchers = 0
         self._inference = messages.load("open_inference.proto")
         self._health = messages.load("health.proto")
 
@@ -418,6 +422,7 @@ class Front:
         reference = self._view.reference(request.model_name, request.model_version)
         self._guard.charge(principal, len(asked.inputs[0].array))
         found, outputs = await self._view.infer(reference, asked, deadline=deadline)
+        started = time.perf_counter()
         answer = self._inference.messages["ModelInferResponse"](
             model_name=found.model or "", model_version=str(found.version or ""), id=request.id
         )
@@ -426,6 +431,7 @@ class Front:
         for one in outputs:
             answer.outputs.add(name=one.name, datatype=one.datatype, shape=one.array.shape)
             answer.raw_output_contents.append(tensors.to_bytes(one.array, one.datatype))
+        self._view.wrote(found, time.perf_counter() - started)
         return answer
 
     async def _model_stream_infer(
@@ -490,7 +496,17 @@ class Front:
             await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service here.")
         return json_format.ParseDict({"status": status}, self._health.messages["HealthCheckResponse"]())
 
-    async def _watch(self, request: Any, _context: _Context, _principal: Principal) -> AsyncIterator[Any]:
+    async def _watch(self, request: Any, context: _Context, _principal: Principal) -> AsyncIterator[Any]:
+        if self._watchers >= _WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"There are {_WATCHERS} watchers already.")
+        self._watchers += 1
+        try:
+            async for status in self._statuses(request):
+                yield status
+        finally:
+            self._watchers -= 1
+
+    async def _statuses(self, request: Any) -> AsyncIterator[Any]:
         told = None
         while True:
             status = self._status(request.service) or "SERVICE_UNKNOWN"

@@ -309,14 +309,11 @@ class Batcher(Generic[W]):
         group = self._groups.get(item.key)
         if group is None:
             group = self._group(item.key, mergeable=item.mergeable)
-        if group.requests:
-            ahead = group.rows
-            if len(group.queues) > 1:
-                ahead = sum(w.rows for p, queue in group.queues.items() if p >= item.priority for w in queue)
-            if ahead >= group.room or self.rows + item.rows > self.policy.queue_rows:
+        if self._is_full(group, item):
+            for each in list(self._busy.values()):
+                self._forget_gone(each)
+            if self._is_full(group, item):
                 self._refuse(group, now)
-        elif self.rows and self.rows + item.rows > self.policy.queue_rows:
-            self._refuse(group, now)
         queue = group.queues.get(item.priority)
         if queue is None:
             queue = group.queues[item.priority] = deque()
@@ -334,13 +331,46 @@ class Batcher(Generic[W]):
         group.last_arrival = now
         return group.last is None or group.last[-1]
 
+    def _is_full(self, group: _Group[W], item: W) -> bool:
+        """Whether too much waits before a request, or in all."""
+        if not self.rows:
+            return False
+        if self.rows + item.rows > self.policy.queue_rows:
+            return True
+        ahead = group.rows
+        if group.requests and (len(group.queues) > 1 or item.priority not in group.queues):
+            ahead = sum(w.rows for p, queue in group.queues.items() if p >= item.priority for w in queue)
+        return bool(group.requests) and ahead >= group.room
+
+    def _forget_gone(self, group: _Group[W]) -> None:
+        """Take those out for whom nobody waits any more, wherever they stand."""
+        for queue in group.queues.values():
+            gone = [item for item in queue if item.gone]
+            if gone:
+                left = [item for item in queue if not item.gone]
+                queue.clear()
+                queue.extend(left)
+                rows = sum(item.rows for item in gone)
+                group.requests -= len(gone)
+                group.rows -= rows
+                self.rows -= rows
+        if not group.requests:
+            self._rest(group)
+            group.held_until = None
+
     def _refuse(self, group: _Group[W], now: float) -> None:
         group.refused += 1
-        seconds = self.wait_s(group.key, now=now)
+        if group.requests:
+            seconds, words = self.wait_s(group.key, now=now), f"{group.rows} rows are waiting for this version"
+            limit = self._room(group)
+        else:  # all the room there is was taken by others
+            seconds = max(self.wait_s(key, now=now) for key in self._busy)
+            words, limit = f"{self.rows} rows are waiting for other versions", self.policy.queue_rows
+        seconds = max(seconds, 0.001)
         raise Overloaded(
-            f"{group.rows} rows are waiting for this version, which takes about {max(seconds, 0.001):.3g} s.",
-            retry_after_s=max(seconds, 0.001),
-            limit={"name": "predict_queue_rows", "value": self._room(group)},
+            f"{words}, which takes about {seconds:.3g} s.",
+            retry_after_s=seconds,
+            limit={"name": "predict_queue_rows", "value": limit},
         )
 
     def _room(self, group: _Group[W]) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import threading
 import time
@@ -35,7 +36,7 @@ from service.errors import Entry, InvalidInput, MemoryFull, ModelQuarantined, No
 from service.inference.codec import Array, Limits, Plain, Raw, check, decode, plain, require_room, surely_within
 from service.inference.drift import Drift, Seen
 from service.schemas.document import pointer
-from service.schemas.preprocessing import ClassTarget, Preprocessing
+from service.schemas.preprocessing import ArrayRow, ClassTarget, Preprocessing
 from service.schemas.versions import Manifest, Signature
 from service.store.files import sha256_file
 from service.store.models import ModelStore
@@ -70,6 +71,7 @@ class Inference(NamedTuple):
         rows: N.
         queue_s: how long the request waited for its turn.
         infer_s: the forward pass of the batch that it rode in.
+        assemble_s: putting the rows of that batch together.
     """
 
     source: Manifest | Trial
@@ -84,6 +86,7 @@ class Inference(NamedTuple):
     rows: int
     queue_s: float
     infer_s: float
+    assemble_s: float
 
 
 class Answers:
@@ -191,6 +194,13 @@ class Loaded:
         self._plain: dict[Limits, Plain | None] = {}
         self._latest: tuple[Limits | None, Plain | None] = (None, None)
         self._names = tuple(spec.name for spec in signature.outputs)
+        self.answered = sum(
+            math.prod(size for size in spec.shape[1:] if isinstance(size, int)) for spec in signature.outputs
+        )
+        """Numbers of one row's answer; free sizes count as one."""
+        rows = predictor.preprocessor.document.rows
+        self.takes_pictures = any(isinstance(row, ArrayRow) and row.image is not None for row in rows)
+        """Whether files of pictures may be among the rows, which take long to read."""
 
     def plain(self, limits: Limits) -> Plain | None:
         """How rows of numbers are read all at once, if they can be."""
@@ -292,6 +302,7 @@ class Loaded:
             answer.stop - answer.start,
             queue_s,
             whole.infer_s,
+            whole.assemble_s,
         )
 
     def run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -46,6 +47,9 @@ _REFERENCES: Final = 10_000
 """Names with slots that are remembered; they come from clients, so there must be an end."""
 _COMPRESS_FROM: Final = 1024
 """Shorter answers go as they are: compressed they would hardly be shorter."""
+
+_AT_ONCE: Final = 100_000
+"""Fewer numbers are written as JSON in a moment."""
 
 _DEFLATES: Final = 1032
 """The most that gzip and deflate make of a byte."""
@@ -115,11 +119,11 @@ class Exchange:
             request = await _here_or_aside(len(body), _decode, body, length, view.elements, view.rows)
         charge(len(request.inputs[0].array))
         found, outputs = await view.infer(reference, request)
-        content, header = self._written(found, outputs, name, request.id)
-        out = {
-            "Content-Type": "application/json" if header is None else _BINARY,
-            "Server-Timing": _timing(found).decode(),
-        }
+        if sum(one.array.size for one in outputs if not one.binary) < _AT_ONCE:
+            content, header, timing = self._written(found, outputs, name, request.id)
+        else:
+            content, header, timing = await run_sync(self._written, found, outputs, name, request.id)
+        out = {"Content-Type": "application/json" if header is None else _BINARY, "Server-Timing": timing.decode()}
         if header is not None:
             out["Inference-Header-Content-Length"] = str(header)
         if found.version is not None:
@@ -179,8 +183,8 @@ class Exchange:
             outputs = [Answered(name, tensors.datatype_of(array), array) for name, array in found.outputs.items()]
         else:
             found, outputs = self._view.inferred(begun.ticket, request, part)
-        content, header = self._written(found, outputs, name, identity)
-        told = [_TYPE if header is None else _BYTES, (b"server-timing", _timing(found))]
+        content, header, timing = self._written(found, outputs, name, identity)
+        told = [_TYPE if header is None else _BYTES, (b"server-timing", timing)]
         if header is not None:
             told.append((_LENGTH, b"%d" % header))
         if found.version is not None:
@@ -195,10 +199,24 @@ class Exchange:
                 told.append((b"content-encoding", wanted.encode()))
         return Reply(200, told, content)
 
-    @staticmethod
-    def _written(found: Inference, outputs: Sequence[Answered], name: str, identity: str) -> tuple[bytes, int | None]:
+    def _written(
+        self, found: Inference, outputs: Sequence[Answered], name: str, identity: str
+    ) -> tuple[bytes, int | None, bytes]:
+        """The body, how much of it is JSON where bytes follow, and where the time went."""
+        started = time.perf_counter()
         version = "" if found.version is None else str(found.version)
-        return tensors.encode(outputs, model=found.model or name, version=version, id=identity, parameters=said(found))
+        content, header = tensors.encode(
+            outputs, model=found.model or name, version=version, id=identity, parameters=said(found)
+        )
+        seconds = time.perf_counter() - started
+        self._view.wrote(found, seconds)
+        timing = b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, encode;dur=%.3f" % (
+            found.queue_s * 1e3,
+            found.assemble_s * 1e3,
+            found.infer_s * 1e3,
+            seconds * 1e3,
+        )
+        return content, header, timing
 
     def _reference(self, name: str, slot: str | None) -> Reference:
         reference = self._references.get((name, slot))
@@ -207,10 +225,6 @@ class Exchange:
             if len(self._references) < _REFERENCES:
                 self._references[name, slot] = reference
         return reference
-
-
-def _timing(found: Inference) -> bytes:
-    return b"queue;dur=%.3f, infer;dur=%.3f" % (found.queue_s * 1000, found.infer_s * 1000)
 
 
 def decompress(body: bytes, encoding: str, most: int) -> bytes:

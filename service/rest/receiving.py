@@ -1,16 +1,20 @@
-"""uvicorn's HTTP protocol with deadlines for what clients send, and a bound on how many there are.
+"""uvicorn's HTTP protocol with deadlines for what clients send and take, and a bound on how many there are.
 
-Silent and dripping connections are cut, and those beyond the bound are turned away. Knows bytes, addresses and time;
-knows no route. Answers are not timed here.
+Silent and dripping connections are cut, those that take nothing of their answer too, and those beyond the bound are
+turned away. Knows bytes, addresses and time; knows no route. How long an answer is made is not timed here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -29,6 +33,9 @@ MAX_HEADER_BYTES: Final = 32 * 1024
 """The request line and the headers together."""
 
 _TICK_S: Final = 0.5
+_LOOKS: Final = 4
+"""So often it is looked, within the time that a client has to take something of its answer, whether it does."""
+
 _TELL_EVERY_S: Final = 10.0
 
 _log = log(__name__)
@@ -41,7 +48,7 @@ class Deadlines:
     Args:
         headers_s: seconds from the connection's opening, or from a later request's first byte, to the end of its
             headers.
-        body_s: seconds that every body is given.
+        body_s: seconds that every body is given. So long too an answer may lie here of which nothing is taken.
         body_bytes_per_s: each so many bytes that have come give a second more.
     """
 
@@ -158,6 +165,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._received = 0  # bytes of this part
         self._status = 400  # what a request that the parser refuses is answered with
         self._entered: str | None = None  # the address under which this connection was counted
+        self._untaken: tuple[int, float] | None = None  # bytes of answers that wait for the client, and since when
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
         """Wait for the first request from now on, unless there are too many connections."""
@@ -182,10 +190,52 @@ class ReceivingProtocol(HttpToolsProtocol):
             self.counted.leave(self._entered)
             self._entered = None
         self._awaited = Part.NOTHING
+        self._untaken = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More of an answer waits than should: see to it that the client takes it."""
+        super().pause_writing()
+        waiting = self._untaken is not None
+        self._untaken = (self._lying(), self.loop.time())
+        if not waiting:
+            self.loop.call_later(self.deadlines.body_s / _LOOKS, self._look_taken)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; at once where its client has not even taken the last answer."""
+        super().timeout_keep_alive_handler()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _lying(self) -> int:
+        """Bytes that the client has not taken yet, here and in the kernel, which makes room for more in large steps."""
+        size = self.transport.get_write_buffer_size()
+        found = self.transport.get_extra_info("socket")
+        kernel = bytearray(4)
+        with suppress(AttributeError, OSError):
+            fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, kernel)
+        return size + int.from_bytes(kernel, sys.byteorder)
+
+    def _look_taken(self) -> None:
+        """Cut the connection if nothing was taken for too long; else look again until all was."""
+        if self._untaken is None:
+            return
+        if not self.transport.get_write_buffer_size():
+            self._untaken = None
+            return
+        left = self._lying()
+        before, since = self._untaken
+        now = self.loop.time()
+        if left != before:
+            self._untaken = (left, now)
+        elif now - since >= self.deadlines.body_s:
+            _log.info("A connection was cut, for its client took nothing.", action="cut", bytes=left)
+            self.transport.abort()
+            return
+        self.loop.call_later(self.deadlines.body_s / _LOOKS, self._look_taken)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and start the clock if something of a request is still to come."""

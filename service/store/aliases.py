@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,8 +25,10 @@ from service.errors import (
     PreconditionFailed,
     ValidationFailed,
     VersionInUse,
+    shorten,
 )
 from service.schemas.document import nearest_hint, utc_now
+from service.schemas.preprocessing import ArrayRow, Preprocessing, TableRow
 from service.schemas.routing import PLAIN, Routing
 from service.schemas.versions import check_alias
 from service.store import records
@@ -90,11 +93,15 @@ class Aliases:
     Args:
         database: owned by this process where anything is to be changed.
         announce: called in each transaction that changes where an alias points.
+        document: the content of a JSON file of a version, or None, as `ModelStore.document` gives it.
     """
 
-    def __init__(self, database: Database, announce: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, announce: Callable[[], None], document: Callable[[str, int, str], Any]
+    ) -> None:
         self._database = database
         self._announce = announce
+        self._document = document
 
     def list(self, model: str) -> tuple[AliasRecord, ...]:
         """The aliases of a model, by name."""
@@ -148,6 +155,7 @@ class Aliases:
             ValidationFailed: the routing names the version itself, or one twice.
         """
         check_alias(alias, at="/alias")
+        own, other = self._forms(model, version, routing)
         with self._database.write() as connection:
             records.live(connection, model)
             present = alias_in(connection, model, alias)
@@ -177,9 +185,23 @@ class Aliases:
                 manifests[number] = row.manifest
             if routing.canary is not None:
                 _check_alike(manifests[version], manifests[routing.canary.version])
+                _check_rows(own, other)
             if present is not None and (present.version, present.routing) == (version, routing):
                 return present
             return self.point(connection, model, alias, version, by=by, reason=reason, routing=routing)
+
+    def _forms(self, model: str, version: int, routing: Routing) -> tuple[Form, Form]:
+        """What rows look like that the version and its canary take; nothing where a version is not there."""
+        if routing.canary is None:
+            return (), ()
+        try:
+            own, other = (
+                _form(Preprocessing.model_validate(self._document(model, number, "preprocessing.json") or {}))
+                for number in (version, routing.canary.version)
+            )
+        except NotFound:
+            return (), ()  # `set` says which
+        return own, other
 
     def delete(
         self,
@@ -411,6 +433,34 @@ def _check_alike(own: Mapping[str, Any], canary: Mapping[str, Any]) -> None:
             detail = f"The canary {verb} {here}, the alias's version {there}: requests for one would fail on the other."
             hint = "Give it an alias of its own."
             found.append(Entry("/canary/version", "shape-mismatch", detail, hint=hint, expected=there, got=here))
+    if found:
+        raise ValidationFailed(errors=found)
+
+
+Form = tuple[str | None, ...]
+"""What a raw row of each input looks like, in words; None where it is an array of the input's shape."""
+
+
+def _form(preprocessing: Preprocessing) -> Form:
+    return tuple(_row(row) for row in preprocessing.rows)
+
+
+def _row(row: TableRow | ArrayRow | None) -> str | None:
+    if isinstance(row, TableRow):
+        kinds = {"number": "a number", "text": "a text", "tokens": "a free text"}
+        return "columns " + ", ".join(f"{shorten(column.name)} ({kinds[column.kind]})" for column in row.columns)
+    return "pictures" if row is not None and row.image is not None else None
+
+
+def _check_rows(own: Form, canary: Form) -> None:
+    """Rows of a table are lists: whoever takes the same columns in another order answers something else."""
+    found = []
+    for there, here in zip_longest(own, canary):
+        if there != here:
+            taken, expected = here or "arrays of numbers", there or "arrays of numbers"
+            detail = "The canary takes other rows than the alias's version: it would misread what is sent to the alias."
+            hint = "Give it an alias of its own."
+            found.append(Entry("/canary/version", "shape-mismatch", detail, hint=hint, expected=expected, got=taken))
     if found:
         raise ValidationFailed(errors=found)
 

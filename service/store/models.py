@@ -69,7 +69,7 @@ class ModelStore:
         self._generation = root / "generation"
         self._generation_path = str(self._generation)
         self._folders = VersionFolders(root)
-        self.aliases = Aliases(database, self._announce)
+        self.aliases = Aliases(database, self._announce, self.document)
 
     # -- publishing -------------------------------------------------------------------------------------------------
 

@@ -307,3 +307,56 @@ def test_a_request_for_two_hosts_is_refused(line: socket.socket, request_line: b
     answer.begin()
 
     assert (answer.status, json.loads(answer.read())["code"]) == (400, "bad-request")
+
+
+def left_lying(server: Server, requests: int) -> socket.socket:
+    """A connection that asks much at once and reads nothing."""
+    address = urlsplit(server.url)
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.connect((address.hostname or "", address.port or 0))
+    line.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+    return line
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "impatient", max_connections=str(PLACES), body_timeout_s="2").start()
+    yield server
+    assert server.stop() == 0
+
+
+def status(server: Server) -> int:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), CUT_WITHIN_S) as connection:
+        return asked(connection).status
+
+
+def test_those_who_take_nothing_of_their_answers_are_cut(impatient: Server) -> None:
+    with ExitStack() as stack:
+        lines = [stack.enter_context(left_lying(impatient, 60)) for _ in range(PLACES)]
+        assert wait_for(lambda: status(impatient) == 503)
+        assert wait_for(lambda: status(impatient) == 200, timeout=CUT_WITHIN_S)
+        for line in lines:
+            line.settimeout(CUT_WITHIN_S)
+            everything(line)  # ends
+    assert "its client took nothing" in impatient.log.read_text()
+
+
+def test_who_takes_answers_slowly_gets_all_of_them(impatient: Server) -> None:
+    with left_lying(impatient, 30) as line:
+        line.settimeout(CUT_WITHIN_S)
+        began = time.monotonic()
+        taken, whole = b"", None
+        while whole is None or len(taken) < 30 * whole:
+            piece = line.recv(65536)
+            assert piece
+            taken += piece
+            head, found, _ = taken.partition(b"\r\n\r\n")
+            if found and whole is None:
+                whole = len(head) + 4 + int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            if time.monotonic() - began < 5:
+                time.sleep(0.2)
+
+    assert taken.count(b"HTTP/1.1 200 OK\r\n") == 30
+    assert time.monotonic() - began > 4

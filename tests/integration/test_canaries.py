@@ -130,6 +130,32 @@ def test_a_canary_that_takes_other_rows_is_refused(client: httpx.Client) -> None
     assert found["errors"][0]["expected"] == "image float32 [*, 1, 5, 5]"
 
 
+def trained_on(client: httpx.Client, model: str, *columns: str) -> None:
+    rows = "".join(f"{number},{2 * number},{3 * number}\n" for number in range(20))
+    upload = client.post("/v1/uploads", content=f"age,height,y\n{rows}".encode()).json()["id"]
+    dataset = {"source": {"type": "csv", "upload": upload, "inputs": list(columns), "target": "y"}}
+    made = client.post("/v1/datasets", json=dataset).json()
+    net = {
+        "schema": "arch/1",
+        "inputs": [{"name": "x", "shape": ["B", 2]}],
+        "root": {"type": "Sequential", "layers": [{"type": "Linear", "in_features": 2, "out_features": 1}]},
+    }
+    budget = {"kind": "train", "budget": {"steps": 3}, "seed": 1, "optimizer": {"type": "SGD", "lr": 0.0001}}
+    budget["objective"] = {"type": "mse"}
+    run_job(client, {**budget, "architecture": net, "dataset": made["id"], "output": {"model": model}})
+
+
+def test_a_canary_of_the_same_columns_in_another_order_is_refused(client: httpx.Client) -> None:
+    for columns in (("age", "height"), ("height", "age"), ("age", "height")):
+        trained_on(client, "columns", *columns)
+    refused = point(client, "columns", {"version": 1, "canary": {"version": 2, "percent": 10}})
+
+    found = assert_problem(refused, 422, "validation-failed", pointer="/canary/version", entry="shape-mismatch")
+    assert found["errors"][0]["expected"] == "columns 'age' (a number), 'height' (a number)"
+    assert found["errors"][0]["got"] == "columns 'height' (a number), 'age' (a number)"
+    assert point(client, "columns", {"version": 1, "canary": {"version": 3, "percent": 10}}).status_code == 201
+
+
 def test_a_routing_that_cannot_be_is_refused_at_its_place(client: httpx.Client) -> None:
     version_of(client, "refusing", 1)
     twice = point(client, "refusing", {"version": 1, "canary": {"version": 1, "percent": 10}})

@@ -337,3 +337,63 @@ def test_what_is_asked_again_and_again_keeps_its_curve_whatever_shapes_come_by()
             batcher.finished(batch, now=place + 0.01, cost=0.01)
 
     assert batcher.explain(now=600)["hot"].batches == 600
+
+
+def full(batcher: Batcher[Request], **given: Any) -> list[Request]:
+    """Requests until no more is taken."""
+    taken: list[Request] = []
+    while len(taken) < 10_000:
+        each = request(**given)
+        try:
+            batcher.offer(each, now=0.0)
+        except Overloaded:
+            return taken
+        taken.append(each)
+    raise AssertionError("there is no end")
+
+
+def test_what_is_urgent_is_taken_though_much_that_is_not_waits() -> None:
+    batcher = slow()
+    full(batcher)
+    urgent = request(priority=9)
+    batcher.offer(urgent, now=0.0)
+
+    with pytest.raises(Overloaded):
+        batcher.offer(request(), now=0.0)
+    assert run(batcher, now=0.0).members[0] is urgent
+
+
+def test_those_who_have_gone_leave_their_room_to_others_at_once() -> None:
+    batcher = slow()
+    taken = full(batcher)
+    for each in taken[1:]:
+        each.left = True
+    live = request()
+    batcher.offer(live, now=0.0)
+
+    assert batcher.rows == 2
+    assert [run(batcher, now=float(at)).members[0] for at in (0, 1)] == [taken[0], live]
+    assert batcher.rows == 0
+
+
+def test_room_that_only_those_who_have_gone_took_is_free() -> None:
+    batcher = slow()
+    for each in full(batcher):
+        each.left = True
+    live = request()
+    batcher.offer(live, now=0.0)
+
+    assert run(batcher, now=0.0).members == (live,)
+    assert batcher.pending() == {}
+
+
+def test_who_is_refused_for_others_hears_how_long_those_take() -> None:
+    batcher = slow(Policy(max_rows=64, queue_rows=10, max_wait_s=10.0, target_s=0.05))
+    for _ in range(10):
+        batcher.offer(request(), now=0.0)
+    with pytest.raises(Overloaded) as refused:
+        batcher.offer(request("b"), now=0.0)
+
+    assert refused.value.retry_after_s == pytest.approx(0.1, rel=0.3)
+    assert "10 rows are waiting for other versions" in refused.value.message
+    assert refused.value.limit == {"name": "predict_queue_rows", "value": 10}
