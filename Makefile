@@ -2,7 +2,7 @@
 #
 #   make demo     install, start a server on a free port, train a net over HTTP, print a prediction, stop
 #   make serve    install, serve on 127.0.0.1:8000
-#   make test     install with the tools, then every check and every test
+#   make test     install with the tools, then every check and every test; CONTRIBUTING.md says what pip cannot bring
 #   make docs     build the site of docs/ into build/site; it can be opened as files, or served by any server
 #
 # PYTHON=python3.12           another interpreter

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+BESIDE = [ROOT / name / "README.md" for name in ("benchmarks/serving", "examples", "models_store")]
+PAGES = [*ROOT.glob("*.md"), *BESIDE, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def prose(page: Path) -> str:
