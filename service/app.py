@@ -189,7 +189,7 @@ def create_app(
             if company is not None:
                 await stack.enter_async_context(company.listening())
             if seat is not None and not seat.first:
-                await run_sync(follow, root / "staging" / f"process-{seat.place}", datasets, models if leads else None)
+                await run_sync(follow, root / "staging" / f"process-{seat.place}", datasets, models, leads)
             elif leads:
                 await run_sync(_recover, database, models, datasets, uploads)
             if leads:

@@ -127,7 +127,7 @@ def _no_room_for_metrics(left_out: int) -> None:
     )
 
 
-def follow(staging: Path, datasets: DatasetStore, models: ModelStore | None) -> None:
+def follow(staging: Path, datasets: DatasetStore, models: ModelStore, led: bool) -> None:
     """See to what the dead process before this one was doing, while the others go on; to versions where it led."""
     ended = True
     for entry in entries(staging):
@@ -145,5 +145,6 @@ def follow(staging: Path, datasets: DatasetStore, models: ModelStore | None) -> 
     datasets.take_over()
     if ended:
         empty(staging)
-    if models is not None:
+    if led:
         models.take_over()
+    models.renew()  # it may have died between a change and the word of it

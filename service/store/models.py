@@ -588,9 +588,10 @@ class ModelStore:
 
     def _announce(self) -> None:
         """Tell who serves, once this is committed, that references may mean something else."""
-        self._database.on_commit(self._touch)
+        self._database.on_commit(self.renew)
 
-    def _touch(self) -> None:
+    def renew(self) -> None:
+        """Have all who serve look anew at what references mean."""
         try:
             files.touch_anew(self._generation)
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -420,6 +421,28 @@ def test_a_killed_process_costs_only_its_connections(pair: Pair, ask: Callable[[
     assert other.breaks == 0
     assert len(finished(ask(1), job["id"])["attempts"]) == 1
     assert predicted(ask(1), "steady")["outputs"] == [[1.0]]
+
+
+def test_a_change_that_a_killed_process_told_nobody_is_seen_once_its_successor_is_there(
+    pair: Pair, ask: Callable[[int], httpx.Client]
+) -> None:
+    witness, mover = ask(0), ask(1)
+    trained(witness, constant("untold", 1.0, "champion"))
+    trained(witness, constant("untold", 2.0))
+    assert predicted(witness, "untold")["version"] == 1
+    seen = mover.get("/v1/models/untold/aliases/champion").headers["etag"]
+    before = pair.pids()
+    # Killed where it would tell the others: the change is committed, the file that they watch is as it was.
+    killing = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=utimensat:retval=0:signal=SIGKILL"]
+    with subprocess.Popen([*killing, "-p", str(before[1])]) as tracer:
+        threads = Path(f"/proc/{before[1]}/task")
+        wait_for(lambda: all("TracerPid:\t0" not in (t / "status").read_text() for t in threads.iterdir()))
+        with pytest.raises(httpx.TransportError):
+            mover.put("/v1/models/untold/aliases/champion", json={"version": 2}, headers={"If-Match": seen})
+        tracer.wait(30)
+
+    wait_for(lambda: pair.pids()[1] != before[1])
+    assert wait_for(lambda: predicted(witness, "untold")["version"] == 2)
 
 
 def test_a_process_that_hangs_is_replaced_and_one_that_answers_is_not(tmp_path: Path) -> None:
