@@ -37,7 +37,7 @@ from service.rest import control, fast, figures, health, inference, open_inferen
 from service.rest.auth import Authorize
 from service.rest.bodies import LARGE_BYTES, Room
 from service.rest.health import Lifecycle, Phase
-from service.rest.middleware import Observe
+from service.rest.middleware import Hosts, Observe
 from service.rest.tracing import OFF, Tracing, tracing
 from service.settings import Settings
 from service.siblings import LEADER, Seat
@@ -236,22 +236,23 @@ def create_app(
     problems.install(app)
     openapi.install(app, guarded=not guard.open, open_metrics=settings.metrics_public)
     app.add_middleware(Authorize, guard=guard, routes=app, open_metrics=settings.metrics_public)
-    app.add_middleware(Observe, metrics=metrics, allowed_hosts=settings.allowed_hosts)
+    unnamed = "allowed_hosts" not in settings.model_fields_set
+    local = guard.open and unnamed and not settings.public and not settings.trusted_proxies
+    hosts = Hosts(settings.allowed_hosts, local=local)
+    app.add_middleware(Observe, metrics=metrics, hosts=hosts)
     lanes = [
         *fast.predict_lanes(data, json_bytes=min(settings.max_json_bytes, LARGE_BYTES)),
         *open_inference.lanes(view, **sizes),
     ]
     if spans is None:
-        app.front = fast.FastPath(
-            app.framework, lanes=lanes, guard=guard, metrics=metrics, allowed_hosts=settings.allowed_hosts
-        )
+        app.front = fast.FastPath(app.framework, lanes=lanes, guard=guard, metrics=metrics, hosts=hosts)
     else:  # the framework makes the spans, so the short way begins behind it
         app.add_middleware(
             fast.FastPath,
             lanes=spans.lanes(lanes),
             guard=guard,
             metrics=metrics,
-            allowed_hosts=settings.allowed_hosts,
+            hosts=hosts,
         )
         spans.install(app)
     return app

@@ -29,7 +29,7 @@ from service.inference.dispatch import Promise
 from service.inference.runtime import NotPlainError, Slice
 from service.keys import Guard, Principal, Scope
 from service.rest.bodies import INLINE_BYTES
-from service.rest.middleware import REQUEST_ID, security_headers
+from service.rest.middleware import ALL_HOSTS, REQUEST_ID, Hosts, security_headers
 from service.rest.problems import bug, respond
 from service.schemas.document import RESOURCE_NAME
 from service.schemas.versions import Reference
@@ -147,7 +147,7 @@ class FastPath:
         lanes: what is answered here.
         guard: who may come in.
         metrics: as in `middleware.Observe`, which sees nothing of what is answered here.
-        allowed_hosts: requests for other hosts are handed on, to be refused.
+        hosts: requests for others are handed on, to be refused.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class FastPath:
         lanes: Sequence[Lane],
         guard: Guard,
         metrics: Metrics,
-        allowed_hosts: Sequence[str] = ("*",),
+        hosts: Hosts = ALL_HOSTS,
     ) -> None:
         self._app = app
         self._lanes = tuple(lanes)
         self.guard = guard
         self._metrics = metrics
-        self._hosts = None if "*" in allowed_hosts else frozenset(host.lower().encode() for host in allowed_hosts)
+        self._hosts = hosts
         self._known: dict[str, tuple[Lane, Mapping[str, str]] | None] = {}
         self._seconds = {lane.route: metrics.request_seconds.labels("POST", lane.route) for lane in lanes}
         self._counts: dict[tuple[str, int], Count] = {}
@@ -196,7 +196,7 @@ class FastPath:
             or not length.isdigit()
             or len(length) > 12
             or int(length) > lane.limit
-            or (self._hosts is not None and _host(table) not in self._hosts)
+            or not self._hosts.answered(table.get(b"host", b"").decode("latin-1"))
             or table.get(b"sec-fetch-site") == b"cross-site"
             or not lane.suits(table)
         ):
@@ -377,11 +377,6 @@ async def _waited(lane: Lane, incoming: Incoming, begin: Callable[[Promise], Beg
         lane.failed(begun, error)
         raise
     return lane.finish(begun, part)
-
-
-def _host(headers: Mapping[bytes, bytes]) -> bytes:
-    host = headers.get(b"host", b"").lower()
-    return host.rsplit(b":", 1)[0] if not host.endswith(b"]") else host
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -11,6 +11,8 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -47,13 +49,52 @@ def security_headers(*, https: bool) -> list[tuple[bytes, bytes]]:
     return _HEADERS_OF_TLS if https else _HEADERS
 
 
+_LOCAL: Final = (".localhost", ".local", ".internal", ".home.arpa")
+"""How names end that nobody can have in the public DNS."""
+
+
+class Hosts:
+    """Which values of the Host header are answered.
+
+    Args:
+        named: those that are; "*" is every one.
+        local: of every one, only addresses and names that nobody can own. Another name in a browser on this machine
+            may be a stranger's who lets it lead here (DNS rebinding), and whose page would then be one of our own.
+    """
+
+    def __init__(self, named: Sequence[str] = ("*",), *, local: bool = False) -> None:
+        self._named = frozenset(name.lower() for name in named)
+        self._all = "*" in self._named and not local
+        self._local = "*" in self._named and local
+
+    def answered(self, host: str) -> bool:
+        """Whether a request for this host is; `host` may have a port."""
+        if self._all:
+            return True
+        name = host.lower()
+        if not name.endswith("]"):
+            name = name.rsplit(":", 1)[0]
+        return name in self._named or (self._local and _is_nobodys(name))
+
+
+def _is_nobodys(name: str) -> bool:
+    with suppress(ValueError):
+        ip_address(name.strip("[]").partition("%")[0])
+        return True
+    name = name.rstrip(".")
+    return "." not in name or name.endswith(_LOCAL)
+
+
+ALL_HOSTS: Final = Hosts()
+
+
 class Observe:
     """Gives each request an id, counts and times it, and logs it."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, allowed_hosts: Sequence[str] = ("*",)) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, hosts: Hosts = ALL_HOSTS) -> None:
         self._app = app
         self._metrics = metrics
-        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -87,7 +128,7 @@ class Observe:
             if len(headers.getlist("host")) > 1:  # which of them would a proxy in front have gone by?
                 code, detail = FRAMEWORK[400]
                 await problem(scope, status=400, code=code, detail=detail)(scope, receive, sending)
-            elif "*" not in self._hosts and scope["path"] not in _QUIET and _host(headers) not in self._hosts:
+            elif scope["path"] not in _QUIET and not self._hosts.answered(headers.get("host", "")):
                 code, detail = FRAMEWORK[421]
                 await problem(scope, status=421, code=code, detail=detail)(scope, receive, sending)
             elif headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE:
@@ -146,8 +187,3 @@ def _policy_of(page: bytes) -> bytes:
         b"font-src 'self' data:; connect-src 'self'; worker-src blob:; frame-ancestors 'none'; base-uri 'none'; "
         b"form-action 'none'"
     )
-
-
-def _host(headers: Headers) -> str:
-    host = headers.get("host", "").lower()
-    return host.rsplit(":", 1)[0] if not host.endswith("]") else host

@@ -55,7 +55,7 @@ FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     408: ("request-timeout", "The request did not arrive in time."),
     413: ("body-too-large", "The body is larger than this server accepts."),
     415: ("unsupported-media-type", "The body's content type is not supported here."),
-    421: ("misdirected-request", "This server does not answer for that host."),
+    421: ("misdirected-request", "This server does not answer for that host: see MODELYARD_ALLOWED_HOSTS."),
     431: ("headers-too-large", "The request line and the headers have more bytes than this server accepts."),
     500: ("internal", "This is a bug of the server, not of the request. The request id finds it in the log."),
     503: ("draining", "The server is starting or shutting down."),

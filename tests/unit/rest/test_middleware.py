@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response, StreamingResponse
 
 from service.rest import problems
-from service.rest.middleware import Observe
+from service.rest.middleware import Hosts, Observe
 from service.telemetry import Metrics
 
 
@@ -43,7 +43,7 @@ def app(metrics: Metrics, *hosts: str) -> FastAPI:
         return StreamingResponse(body())
 
     problems.install(found)
-    found.add_middleware(Observe, metrics=metrics, allowed_hosts=hosts or ("*",))
+    found.add_middleware(Observe, metrics=metrics, hosts=Hosts(hosts or ("*",)))
     return found
 
 
@@ -129,3 +129,17 @@ def test_only_named_hosts_are_answered_and_probes_come_by_address(host: str, pat
             "misdirected-request",
             "application/problem+json",
         )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "[::1]:8000", "[::1]", "LOCALHOST", "yard", "yard.local:80", ""])
+def test_without_keys_addresses_and_names_that_nobody_owns_are_answered(host: str) -> None:
+    assert Hosts(local=True).answered(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example."]
+)
+def test_without_keys_a_name_that_a_stranger_may_own_is_not(host: str) -> None:
+    assert not Hosts(local=True).answered(host)
+    assert Hosts().answered(host)
+    assert Hosts((host.partition(":")[0],), local=True).answered(host)
