@@ -28,6 +28,8 @@ class Answer:
     """When it was meant to be sent, on the monotonic clock; in a closed loop when it was sent."""
     sent: float
     ended: float
+    connection: int = 0
+    """The number of the connection."""
 
     @property
     def seconds(self) -> float:
@@ -50,10 +52,11 @@ class Ask:
     content: bytes
 
     @classmethod
-    def post(cls, path: str, body: Any) -> Ask:
-        """POST of JSON."""
+    def post(cls, path: str, body: Any, *, key: str | None = None) -> Ask:
+        """POST of JSON, with an API key where one is asked for."""
         content = orjson.dumps(body)
-        head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: "
+        shown = "" if key is None else f"Authorization: Bearer {key}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: test\r\n{shown}Content-Type: application/json\r\nContent-Length: "
         return cls(f"{head}{len(content)}\r\n\r\n".encode() + content)
 
 
@@ -62,6 +65,7 @@ class Connection:
     """One connection to a server, opened again when the server has closed it."""
 
     url: str
+    number: int = 0
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
@@ -87,10 +91,11 @@ class Connection:
             self.close()
             if head or getattr(error, "partial", b""):
                 raise Cut from error
-            return Answer(request, 0, {}, b"", due or sent, sent, time.monotonic())
+            return Answer(request, 0, {}, b"", due or sent, sent, time.monotonic(), self.number)
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Answer(request, int(lines[0].split()[1]), headers, body, due or sent, sent, time.monotonic())
+        status = int(lines[0].split()[1])
+        return Answer(request, status, headers, body, due or sent, sent, time.monotonic(), self.number)
 
     def close(self) -> None:
         """Close it."""
@@ -121,7 +126,7 @@ class Flood:
         await asyncio.gather(*self._tasks)
 
     async def _run(self, place: int) -> None:
-        connection = Connection(self.url)
+        connection = Connection(self.url, place)
         turn = place
         try:
             while not self.stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from service.schemas import examples
 from service.store.files import StoreLock
 from tests.acceptance.test_crashes import LONG
 from tests.live import Server, end_worker, wait_for
+from tests.load import Answer, Ask, Flood
 
 PLACES = (0, 1)
 PLACE = "x-modelyard-process"
@@ -421,6 +423,33 @@ def test_a_killed_process_costs_only_its_connections(pair: Pair, ask: Callable[[
     assert other.breaks == 0
     assert len(finished(ask(1), job["id"])["attempts"]) == 1
     assert predicted(ask(1), "steady")["outputs"] == [[1.0]]
+
+
+def test_a_process_that_is_killed_under_sixty_four_connections_costs_only_its_own(
+    pair: Pair, ask: Callable[[int], httpx.Client]
+) -> None:
+    trained(ask(0), constant("loaded", 1.0))
+    answers: list[Answer] = []
+
+    async def run() -> dict[int, str]:
+        asks = [Ask.post("/predict", {"model": "loaded", "inputs": [[1.0]]}, key=pair.key)]
+        async with Flood(pair.server.url, asks, 64, answers.append, pause_s=0.02):
+            while len({answer.connection for answer in answers}) < 64 or len(answers) < 640:
+                await asyncio.sleep(0.01)
+            places = {answer.connection: answer.headers[PLACE] for answer in answers}
+            back = pair.kill(1)
+            while not back():
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+        return places
+
+    places = asyncio.run(run())
+    broken = {answer.connection for answer in answers if answer.status == 0}
+
+    assert {answer.status for answer in answers} == {0, 200}
+    assert all(answer.json()["outputs"] == [[1.0]] for answer in answers if answer.status == 200)
+    assert broken
+    assert {places[connection] for connection in broken} == {"1"}
 
 
 def test_a_change_that_a_killed_process_told_nobody_is_seen_once_its_successor_is_there(

@@ -229,18 +229,19 @@ def test_large_bodies_have_a_limit_of_their_own_and_share_the_memory_for_them(
     assert_problem(client.post("/v2/models/b/infer", content=text), 413, "body-too-large")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(
-    make_server: Callable[..., Server],
+    make_server: Callable[..., Server], workers: int
 ) -> None:
-    server = make_server(drain_delay_s=str(DELAY_S), batch_rows="4")
+    server = make_server(drain_delay_s=str(DELAY_S), batch_rows="4", workers=str(workers))
     with server.client() as client:
         run_job(client, slow_net("slow"))
         assert client.post("/predict", json=SLOW).status_code == 200
     answers: list[Answer] = []
 
     async def run() -> float:
-        async with Flood(server.url, [Ask.post("/predict", SLOW)], 8, answers.append) as flood:
-            while len(answers) < 16:
+        async with Flood(server.url, [Ask.post("/predict", SLOW)], CONNECTIONS, answers.append) as flood:
+            while len(answers) < 2 * CONNECTIONS:
                 await asyncio.sleep(0.01)
             assert server.process is not None
             told = time.monotonic()
@@ -254,5 +255,7 @@ def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(
     later = Counter(one.status for one in answers if one.sent >= told + DELAY_S)
 
     assert server.stop() == 0
-    assert Counter(one.status for one in accepted if one.status != 429) == {200: len(accepted)}
-    assert set(later) <= {0, 200, 503}  # whole answers, or a connection that was closed before
+    statuses = Counter(one.status for one in accepted)
+    assert set(statuses) <= {200, 429}  # refused as long as the queue is full, else answered
+    assert statuses[200] > 16
+    assert set(later) <= {0, 200, 429, 503}  # whole answers, or a connection that was closed before
