@@ -36,6 +36,9 @@ STARTUP_FAILURE: Final = 3
 RESERVED_DESCRIPTORS: Final = 128
 """File descriptors that connections leave to the store, the database, models that load, and workers."""
 
+_TURNS: Final = 4
+"""Of the event loop: each of them but the first reads what has come."""
+
 _SWITCH_S: Final = 0.00005
 """So long a thread waits before it has Python's lock handed over. A forward pass gives the lock back and takes it again
 at each operation, and against a busy event loop it lost every time: with Python's 5 ms the two took turns where they
@@ -206,4 +209,6 @@ class Server(uvicorn.Server):
         _log.info("The server is draining.", action="draining", delay_s=self._drain_delay_s)
         if not self.force_exit and self._drain_delay_s:
             await asyncio.sleep(self._drain_delay_s)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)  # requests that have come are read, before silent connections are closed
         await super().shutdown(sockets=sockets)

@@ -431,6 +431,8 @@ class Metrics:
         )
         self._versions: dict[tuple[str, str], VersionMetrics] = {}
         self.loads = Counter("modelyard_version_loads", "Versions loaded.", ["outcome"], registry=self.registry)
+        for outcome in ("ok", "failed"):
+            self.loads.labels(outcome)  # from 0 on, so that an alert sees the first of them too
         self.load_seconds = Histogram(
             "modelyard_version_load_seconds",
             "Time in which a version is read, checked and tried.",
@@ -452,6 +454,9 @@ class Metrics:
         self.loaded_bytes = Gauge("modelyard_loaded_bytes", "Bytes of loaded versions.", registry=self.registry)
         self.jobs = Gauge("modelyard_jobs", "Jobs by state.", ["state"], registry=self.registry)
         self.jobs_ended = Counter("modelyard_jobs_ended", "Jobs ended.", ["kind", "state"], registry=self.registry)
+        for kind in ("train", "evaluate", "import", "export"):
+            for state in ("succeeded", "failed", "cancelled"):
+                self.jobs_ended.labels(kind, state)
         self.store_free_bytes = Gauge("modelyard_store_free_bytes", "Free disk space.", registry=self.registry)
         self.refusals = Counter(
             "modelyard_key_refusals", "Requests refused for their API key.", ["reason"], registry=self.registry

@@ -14,18 +14,34 @@ classes of `service.errors`. Imports neither torch nor the server.
 from service.client.answers import Alias, Dataset, Job, Model, Prediction, Version
 from service.client.asynchronous import AsyncClient
 from service.client.calls import Retry
-from service.client.refusals import RequestRefused, UnexpectedAnswer, Unreachable
+from service.client.refusals import (
+    BadRequest,
+    HeadersTooLarge,
+    InternalError,
+    MethodNotAllowed,
+    MisdirectedRequest,
+    RequestRefused,
+    RequestTimeout,
+    UnexpectedAnswer,
+    Unreachable,
+)
 from service.client.synchronous import Client
 
 __all__ = [
     "Alias",
     "AsyncClient",
+    "BadRequest",
     "Client",
     "Dataset",
+    "HeadersTooLarge",
+    "InternalError",
     "Job",
+    "MethodNotAllowed",
+    "MisdirectedRequest",
     "Model",
     "Prediction",
     "RequestRefused",
+    "RequestTimeout",
     "Retry",
     "UnexpectedAnswer",
     "Unreachable",

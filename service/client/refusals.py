@@ -1,7 +1,8 @@
 """What a client raises: the same classes that the server raised, found by the `code` of its problem.
 
-Of its own it has three: nobody answers (`Unreachable`), what answers is not this service (`UnexpectedAnswer`), and what
-only HTTP knows (`RequestRefused`). Knows no socket.
+Of its own it has what no server raises: nobody answers (`Unreachable`), what answers is not this service
+(`UnexpectedAnswer`), what only HTTP knows (`RequestRefused` and its children), and the server's bugs (`InternalError`).
+Knows no socket.
 """
 
 from __future__ import annotations
@@ -39,9 +40,46 @@ class UnexpectedAnswer(ServiceError):
 
 
 class RequestRefused(ServiceError):
-    """The request was refused for a reason that no other class stands for; `code` says which."""
+    """The request was refused for a reason that only HTTP knows; `code` says which."""
 
     code = "bad-request"
+
+
+class BadRequest(RequestRefused):
+    """The request cannot be understood."""
+
+
+class MethodNotAllowed(RequestRefused):
+    """This path does not take this method."""
+
+    code = "method-not-allowed"
+
+
+class RequestTimeout(RequestRefused):
+    """The request did not arrive in time."""
+
+    code = "request-timeout"
+
+
+class MisdirectedRequest(RequestRefused):
+    """This server does not answer for that host."""
+
+    code = "misdirected-request"
+
+
+class HeadersTooLarge(RequestRefused):
+    """The request line and the headers have more bytes than the server accepts."""
+
+    code = "headers-too-large"
+
+
+class InternalError(ServiceError):
+    """A bug of the server, not of the request; the request's id finds it in the log."""
+
+    code = "internal"
+
+
+_OF_HTTP: Final = (BadRequest, MethodNotAllowed, RequestTimeout, MisdirectedRequest, HeadersTooLarge, InternalError)
 
 
 def by_code() -> dict[str, type[ServiceError]]:
@@ -59,7 +97,7 @@ def by_code() -> dict[str, type[ServiceError]]:
         pending += kind.__subclasses__()
         if kind not in gathering:
             found.setdefault(kind.code, kind)
-    return found
+    return found | {kind.code: kind for kind in _OF_HTTP}
 
 
 _BY_CODE: Final = by_code()
@@ -87,9 +125,7 @@ def of_problem(body: Mapping[str, Any], *, retry_after_s: float | None = None) -
     entries = [_entry(found) for found in body.get("errors") or ()]
     hint = entries[0].hint if entries else None
     if kind is None:
-        found: ServiceError = (
-            ServiceError(detail, errors=entries) if code == "internal" else _other(code, detail, entries)
-        )
+        found: ServiceError = _other(code, detail, entries)
     elif issubclass(kind, CheckpointRefused):
         reason = cast("CheckpointReason", body.get("reason", "keys"))
         found = kind(detail, reason=reason, errors=entries, more=body.get("more", 0), hint=hint)
@@ -147,6 +183,7 @@ def failure(job: JobSummary) -> JobFailed | None:
         step=told.get("step"),
         reason=told.get("reason"),
         errors=[_entry(found) for found in told.get("errors") or ()],
+        more=told.get("more", 0),
     )
     return worded(found)
 
@@ -158,9 +195,10 @@ def retry_after(response: httpx.Response) -> float | None:
 
 
 def _other(code: str, detail: str | None, entries: list[Entry]) -> RequestRefused:
+    """For a code that only a later release of the server knows."""
     found = RequestRefused(detail, errors=entries)
     if code:
-        found.code = code  # type: ignore[misc]  # this class stands for several codes
+        found.code = code  # type: ignore[misc]  # this class stands for all such codes
     return found
 
 

@@ -219,7 +219,9 @@ def test_a_killed_fork_server_costs_no_job_anything(shared_server: Server, clien
 
 
 @pytest.mark.timeout(400)
-def test_whatever_is_killed_while_versions_are_published_each_is_whole_or_absent(make_server: MakeServer) -> None:
+def test_whatever_is_killed_while_versions_are_published_each_is_whole_or_absent(
+    make_server: MakeServer, measured: Callable[[str], None]
+) -> None:
     """Kills server, fork server and worker together, at random moments from the end of a worker's work on."""
     draw = random.Random(SEED)
     server = make_server(job_attempts="100")
@@ -291,8 +293,8 @@ def test_whatever_is_killed_while_versions_are_published_each_is_whole_or_absent
     assert folders == set(numbers)
     log = server.log.read_text()
     finished, abandoned = log.count("A version was finished"), log.count("A version was abandoned")
-    told = f"{len(numbers)} versions, {len(acknowledged)} of them told of, in {CRASH_ROUNDS} crashes"
-    print(f"{told}; at a start {finished} were finished and {abandoned} abandoned")  # noqa: T201  shown by pytest -rP
+    told = f"Crashes: {len(numbers)} versions, {len(acknowledged)} of them told of, in {CRASH_ROUNDS} crashes"
+    measured(f"{told}; at a start {finished} were finished and {abandoned} abandoned")
     assert finished + abandoned > 0  # else no crash hit a publication, and this proved nothing
 
 

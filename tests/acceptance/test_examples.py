@@ -1,4 +1,4 @@
-"""Each example does what it says against a real server: as curl lines, and as a notebook, which is its script."""
+"""Each example does what it says against a real server: as curl lines, as a script, and as the notebook made of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ TOLD = {
         '"epoch":5,"step":15\n',
     ],
 }
-"""What the curl lines of each example print; the scripts have assertions of their own."""
+"""What the curl lines of each example print."""
+PRINTED = {
+    "checkpoints": ["138357544 parameters", "architecture_needed", "exact", "missing ['output.weight'"],
+    "classification": ["accuracy on held-out rows", "145578 parameters", "(64, 10)", "events.out.tfevents"],
+    "operators": ["[2.0]", "(64, 6, 30, 30)", "'CrossEntropyLoss': 1.1019"],
+    "regression": ["2000 losses", "outside-training-range", "drop_last=True: 15 steps in 5 epochs"],
+}
+"""What the script of each example prints, beside its own assertions."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +83,17 @@ def test_the_notebook_runs(name: str) -> None:
     nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
 
 
-def test_a_script_runs_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "operators.py")]
+@pytest.mark.parametrize("name", NAMES)
+def test_the_script_runs_from_any_folder(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
 
-    assert done.returncode == 0, done.stderr
-    assert "'CrossEntropyLoss': 1.1019" in done.stdout
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert [words for words in PRINTED[name] if words not in done.stdout] == []
+
+
+def test_each_example_has_all_three_forms() -> None:
+    assert [sorted(path.stem for path in EXAMPLES.glob(f"*.{form}")) for form in ("py", "ipynb")] == [NAMES] * 2
 
 
 def test_every_case_stands_in_the_table_and_in_all_three_forms() -> None:

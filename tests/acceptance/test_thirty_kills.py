@@ -92,7 +92,9 @@ def undisturbed(server: Server) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_thirty_kills_at_random_steps_change_no_bit(make_server: Callable[..., Server]) -> None:
+def test_thirty_kills_at_random_steps_change_no_bit(
+    make_server: Callable[..., Server], measured: Callable[[str], None]
+) -> None:
     draw = random.Random(SEED)
     server = make_server(job_attempts="100", job_slots=str(JOBS))
     expected = undisturbed(server)
@@ -100,7 +102,7 @@ def test_thirty_kills_at_random_steps_change_no_bit(make_server: Callable[..., S
     with server.client() as client:
         jobs = [submit(client, FRAGILE) for _ in range(JOBS)]
         moments = [spread(draw, KILLS // JOBS) for _ in jobs]
-        print(f"seed {SEED}: killed after the steps {moments}")  # noqa: T201  shown by pytest -rP
+        measured(f"Kills: seed {SEED}, after the steps {moments}")
         killed = dict.fromkeys(jobs, 0)
         for turn in zip(*moments, strict=True):
             for job_id, step in zip(jobs, turn, strict=True):
@@ -113,14 +115,16 @@ def test_thirty_kills_at_random_steps_change_no_bit(make_server: Callable[..., S
             assert [attempt["state"] for attempt in job["attempts"]] == ["lost"] * (KILLS // JOBS) + ["succeeded"]
             assert weights_of(client, job) == expected
             resumed += [attempt["resumed_from_step"] or 0 for attempt in job["attempts"][1:]]
-    print(f"resumed from the steps {resumed}")  # noqa: T201
+    measured(f"Kills: resumed from the steps {resumed}")
     assert len(resumed) == KILLS
     assert sum(step % STEPS_PER_EPOCH > 0 for step in resumed) > KILLS // 2  # in the middle of an epoch
     assert server.stop() == 0
 
 
 @pytest.mark.timeout(300)
-def test_kills_pauses_and_dead_servers_in_any_order_change_no_bit(make_server: Callable[..., Server]) -> None:
+def test_kills_pauses_and_dead_servers_in_any_order_change_no_bit(
+    make_server: Callable[..., Server], measured: Callable[[str], None]
+) -> None:
     draw = random.Random(SEED)
     server = make_server(job_attempts="100")
     expected = undisturbed(server)
@@ -130,7 +134,7 @@ def test_kills_pauses_and_dead_servers_in_any_order_change_no_bit(make_server: C
     draw.shuffle(blows)
     blows.append("server")  # the last one, since the worker may come to its end before there is a server again
     moments = spread(draw, len(blows))
-    print(f"seed {SEED}: {list(zip(moments, blows, strict=True))}")  # noqa: T201  shown by pytest -rP
+    measured(f"Blows: seed {SEED}, {list(zip(moments, blows, strict=True))}")
     ended = 0
     for blow, step in zip(blows, moments, strict=True):
         with server.client() as client:
