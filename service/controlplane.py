@@ -420,7 +420,8 @@ class ControlPlane:
                     "detail": "The reader ended before it was done: the file may need too much memory or time.",
                 }
             self.datasets.fail(dataset_id, found)
-            raise DatasetRefused(found["detail"], errors=[Entry(**entry) for entry in found.get("errors", [])])
+            entries = [Entry(**entry) for entry in found.get("errors", [])]
+            raise DatasetRefused(found["detail"], errors=entries, more=found.get("more", 0))
         except StoreError as error:
             self.datasets.fail(dataset_id, {"code": error.code, "detail": error.message})
             raise

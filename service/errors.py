@@ -501,11 +501,12 @@ class JobFailed(ServiceError):
         step: int | None = None,
         reason: CheckpointReason | None = None,
         errors: Sequence[Entry] = (),
+        more: int = 0,
         report: Mapping[str, Any] | None = None,
     ) -> None:
         if failure not in FAILURE_CODES:
             raise ValueError(f"{failure!r} is not a failure code")
-        super().__init__(detail, errors=errors)
+        super().__init__(detail, errors=errors, more=more)
         self.failure = failure
         self.hint = hint
         self.pointer = pointer
@@ -528,6 +529,8 @@ class JobFailed(ServiceError):
         found = {name: value for name, value in members.items() if value is not None}
         if self.errors:
             found["errors"] = [entry.to_dict() for entry in self.errors]
+        if self.more:
+            found["more"] = self.more
         if self.report is not None:
             found["report"] = dict(self.report)
         return found

@@ -93,7 +93,9 @@ class Settings(BaseSettings):
         "auto", description="Log lines for people or for machines; auto asks whether stderr is a terminal."
     )
     allowed_hosts: tuple[str, ...] = Field(
-        ("*",), description="Host header values that are answered (JSON list); * answers all."
+        ("*",),
+        description="Host header values that are answered (JSON list); * answers all. Where it is not set, on loopback "
+        "without keys, only addresses and names without a public domain are.",
     )
 
     job_slots: Annotated[int, Field(ge=1, le=256)] = Field(
@@ -194,10 +196,10 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # unused: no folder of secrets is read
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flag > environment > secrets > `.env` > the TOML file named by MODELYARD_CONFIG > default."""
-        sources = [init_settings, env_settings, file_secret_settings, dotenv_settings]
+        """Flag > environment > `.env` > the TOML file named by MODELYARD_CONFIG > default."""
+        sources = [init_settings, env_settings, dotenv_settings]
         config = os.environ.get("MODELYARD_CONFIG")
         if config:
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(config)))

@@ -42,7 +42,7 @@ def show_settings(
     changed: Annotated[bool, typer.Option("--changed", help="Only those that are not the default.")] = False,
     output: Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")] = Format.TABLE,
 ) -> None:
-    """Show every setting as `serve` would take it here: flag > environment > secrets > .env > TOML file > default."""
+    """Show every setting as `serve` would take it here: flag > environment > .env > TOML file > default."""
     settings, origins = _settings()
     lines = [
         {

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
 from service.cli import exits
+from service.cli.output import Column, Format, show, show_one
 
 if TYPE_CHECKING:
     from service.keys import Key, Keys
@@ -24,8 +25,11 @@ app = typer.Typer(name="keys", help="Make, list, rotate and revoke API keys.", n
 File = Annotated[
     Path | None, typer.Option("--file", help="The keys file.", envvar="MODELYARD_API_KEYS_FILE", show_envvar=True)
 ]
+Output = Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")]
 Expires = Annotated[str | None, typer.Option(help="When it ends: in 90d, 12h or 30m, or an ISO 8601 time with zone.")]
 
+_MEMBERS: Final = ("id", "name", "scope", "state", "created", "expires", "requests_per_minute", "rows_per_minute")
+"""What is told of a key to programs."""
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -37,8 +41,9 @@ def create(
     requests_per_minute: Annotated[int | None, typer.Option(help="Quota of requests.")] = None,
     rows_per_minute: Annotated[int | None, typer.Option(help="Quota of predicted rows.")] = None,
     file: File = None,
+    output: Output = Format.TABLE,
 ) -> None:
-    """Make a key. It is shown this once, on stdout; the file keeps its sha256."""
+    """Make a key. It is shown this once, on stdout, for programs as `key`; the file keeps its sha256."""
     from service import keys
 
     words = [member.word for member in keys.Scope]
@@ -59,14 +64,19 @@ def create(
             _fail(f"A key of the name {name!r} is live already: `modelyard keys rotate {name}` makes its successor.")
         path.parent.mkdir(parents=True, exist_ok=True)
         keys.write(path, keys.add(there, key, now=now))
-    _show(text, key, path)
+    _show(output, text, key, path, now)
 
 
 @app.command("list")
-def listing(file: File = None) -> None:
+def listing(file: File = None, output: Output = Format.TABLE) -> None:
     """Show the keys of the file: what they are for, not the keys themselves."""
     path, there = _open(file)
     now = datetime.now(UTC)
+    if output is not Format.TABLE:
+        lines = [_record(key, now) for key in there.keys]
+        columns: list[Column] = [(name, lambda line, name=name: line[name]) for name in _MEMBERS]  # type: ignore[misc]
+        show(output, {"data": lines}, lines, columns)
+        return
     if not there.keys:
         typer.echo(f"There are no keys in {path}.", err=True)
         return
@@ -85,8 +95,9 @@ def rotate(
     overlap: Annotated[str, typer.Option(help="How long the old key stays valid, such as 7d.")] = "7d",
     expires: Expires = None,
     file: File = None,
+    output: Output = Format.TABLE,
 ) -> None:
-    """Make a successor of the same scope and limits; the old key ends after the overlap."""
+    """Make a successor of the same scope and limits, shown as by `create`; the old key ends after the overlap."""
     from service import keys
 
     path, there = _open(file)
@@ -94,13 +105,14 @@ def rotate(
     with _told():
         text, key, more = keys.rotate(there, name, now=now, overlap=_duration(overlap), expires=_end(expires, now))
         keys.write(path, more)
-    _show(text, key, path)
+    _show(output, text, key, path, now)
 
 
 @app.command()
 def revoke(
     which: Annotated[str, typer.Argument(help="The id of one key, or the name of all that have it.")],
     file: File = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Take keys out of the file; servers refuse them within a second."""
     from service import keys
@@ -111,6 +123,10 @@ def revoke(
         keys.write(path, remaining)
     for key in gone:
         typer.echo(f"Revoked {key.id} ({key.name}, {key.scope}).", err=True)
+    if output is not Format.TABLE:
+        lines = [{"id": key.id, "name": key.name, "scope": key.scope} for key in gone]
+        columns: list[Column] = [(name, lambda line, name=name: line[name]) for name in lines[0]]  # type: ignore[misc]
+        show(output, {"revoked": lines}, lines, columns)
 
 
 def _open(file: Path | None) -> tuple[Path, Keys]:
@@ -123,11 +139,21 @@ def _open(file: Path | None) -> tuple[Path, Keys]:
         return file, keys.read(file) if file.exists() else keys.Keys()
 
 
-def _show(text: str, key: Key, path: Path) -> None:
+def _record(key: Key, now: datetime) -> dict[str, Any]:
+    """What is told of a key to programs: neither the key nor its digest."""
+    told = key.model_dump(mode="json") | {"state": "live" if key.live(now) else "expired"}
+    return {name: told[name] for name in _MEMBERS}
+
+
+def _show(output: Format, text: str, key: Key, path: Path, now: datetime) -> None:
     end = key.expires.astimezone(UTC).isoformat(timespec="seconds") if key.expires else "never"
     typer.echo(f"Key {key.id} of {key.name!r}, scope {key.scope}, expires: {end}. Its sha256 is in {path}.", err=True)
     typer.echo("It is shown only now:", err=True)
-    typer.echo(text)
+    if output is Format.TABLE:
+        typer.echo(text)
+    else:
+        record = _record(key, now) | {"key": text}
+        show_one(output, record, record)
 
 
 def _end(text: str | None, now: datetime) -> datetime | None:

@@ -156,6 +156,7 @@ def delete(
     """Delete a version (name/3), or a model with all its versions."""
     client = session.client
     one = client.versions.resolve(model) if "@" in model or "/" in model else None
+    numbers = [one.version] if one else [found.version for found in client.each(client.versions.list, model, limit=200)]
     what = f"version {one.version} of {one.model}" if one else f"{model} with all its versions"
     if not yes and not typer.confirm(f"Delete {what} for good?", err=True):
         raise typer.Exit(exits.FAILURE)
@@ -164,6 +165,9 @@ def delete(
     else:
         client.models.delete(model, force=force)
     say(f"Deleted {what}.")
+    if session.format is not Format.TABLE:
+        deleted = {"model": one.model if one else model, "versions": numbers}
+        show_one(session.format, deleted, deleted)
 
 
 @app.command()

@@ -19,7 +19,7 @@ import typer
 from service.cli import exits
 from service.cli.datasets import Decimal, Delimiter, MissingText, decimal_comma, marks
 from service.cli.output import Format, plain, say, stopped, table, write_csv
-from service.cli.session import Session, exit_code, talks
+from service.cli.session import Session, exit_code, more_told, talks
 from service.cli.session import lines as lines_told
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def predict(
         say(refused.message)
         _tell(refused.errors, given)
         if refused.more:
-            say(f"There are {refused.more} more mistakes.")
+            say(more_told(refused.more))
         if unseen:
             say(
                 "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out "
@@ -320,12 +320,14 @@ def _ask(session: Session, model: str, rows: Any) -> Iterator[Prediction]:
     from service.errors import InvalidInput
 
     client = session.client
-    if not isinstance(rows, list) or len(rows) <= _ROWS:
+    if not (count := _count(rows)) or count <= _ROWS:
         yield client.predict(model, rows)
         return
-    for start in range(0, len(rows), _ROWS):
+    for start in range(0, count, _ROWS):
+        piece = slice(start, start + _ROWS)
         try:
-            answer = client.predict(model, rows[start : start + _ROWS])
+            several = isinstance(rows, dict)
+            answer = client.predict(model, {name: rows[name][piece] for name in rows} if several else rows[piece])
         except InvalidInput as refused:
             refused.errors = tuple(replace(entry, pointer=_moved(entry.pointer, start)) for entry in refused.errors)
             raise
@@ -334,12 +336,20 @@ def _ask(session: Session, model: str, rows: Any) -> Iterator[Prediction]:
         yield answer
 
 
+def _count(rows: Any) -> int | None:
+    """How many rows these are, by name or not; None for what is not cut into pieces."""
+    if isinstance(rows, list):
+        return len(rows)
+    lists = list(rows.values()) if isinstance(rows, dict) else []
+    counts = {len(found) if isinstance(found, list) else -1 for found in lists}
+    return counts.pop() if len(counts) == 1 and counts != {-1} else None
+
+
 def _moved(pointer: str, start: int) -> str:
     """The place in the whole of what is at `pointer` in the piece that begins with the row `start`."""
-    parts = pointer.split("/")
-    if len(parts) > 2 and parts[1] == "inputs" and parts[2].isdecimal():
-        parts[2] = str(int(parts[2]) + start)
-    return "/".join(parts)
+    if found := _CELL.fullmatch(pointer):
+        return f"{pointer[: found.start(2)]}{int(found[2]) + start}{pointer[found.end(2) :]}"
+    return pointer
 
 
 def _tell_warnings(answers: Sequence[Prediction], given: _Given) -> None:

@@ -199,10 +199,15 @@ def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
         for line in sentences(entries, places or {}):
             say(line)
     if error.more:
-        say(f"There are {error.more} more mistakes.")
+        say(more_told(error.more))
     if isinstance(error, Unauthenticated):
         say("The command takes the key from MODELYARD_API_KEY.")
     return exit_code(error)
+
+
+def more_told(count: int) -> str:
+    """That there are mistakes beside those that were told."""
+    return "There is one more mistake." if count == 1 else f"There are {count} more mistakes."
 
 
 def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -> list[str]:

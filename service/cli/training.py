@@ -35,7 +35,6 @@ from service.cli.datasets import (
 from service.cli.jobs import started
 from service.cli.output import Column, Format, say, show, show_one, size, stopped
 from service.cli.session import Session, sentences, talks
-from service.schemas.versions import DEFAULT_ALIAS
 
 if TYPE_CHECKING:
     from service.client import Client, Dataset, Job, Version
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from service.schemas.views import ColumnView, EntryView, ExaminationView
 
 Answer = TypeVar("Answer")
+DEFAULT_ALIAS: Final = "champion"
+"""That of `schemas.versions`, which would bring pydantic to every command and its help."""
 HIDDEN: Final = (64, 64)
 LEARNING_RATE: Final = 0.003
 EPOCHS: Final = 500
@@ -103,7 +104,7 @@ def train(
     ] = "auto",
     alias: Annotated[
         str, typer.Option(help="The alias that gets the version; '' for none. See --if-better too.")
-    ] = "champion",
+    ] = DEFAULT_ALIAS,
     if_better: Annotated[
         bool,
         typer.Option(

@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import numpy as np
+from pydantic import ValidationError
 
 from service.engine.mapped import Array, Shelf
 from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, NO_TARGET, Raw, refuse
@@ -48,7 +49,8 @@ def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | Non
         odd = [entry for column in read if (entry := _nearly_numbers(path, source, column, at)) is not None][:_ODD]
         if not wrong and not odd:
             raise
-        refuse([*wrong, *refused.errors[: MAX_ENTRIES - len(odd)], *odd])
+        kept = refused.errors[: MAX_ENTRIES - len(odd)]
+        refuse([*wrong, *kept, *odd], more=refused.more + len(refused.errors) - len(kept))
     if wrong:
         refuse(wrong)
     if rows == 0:
@@ -97,7 +99,7 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
         commas = _has_decimal_commas(column.lookup, source)
         if commas or _are_loose(column.lookup):
             hint = _comma_hint(source, next(iter(column.lookup))) if commas else _PLAIN
-            refuse([replace(entry, hint=hint) for entry in refused.errors])
+            refuse([replace(entry, hint=hint) for entry in refused.errors], more=refused.more)
         raise
     if column.role == "target":
         return found
@@ -130,7 +132,7 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
     detail = f"Column {shorten(column.name)} is taken as texts: {where}."
     hint = "Mend it in the file, or leave the column out."
     if column.role == "input":
-        hint += ' Where such a cell means no value, name it: "missing": "keep", "missing_texts": [...] in the source.'
+        hint += _NAME_IT
     if commas:
         hint = _comma_hint(source, cell)
     elif _GROUPED.fullmatch(cell.strip()):
@@ -141,7 +143,21 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
         hint = f"By the source, numbers have a decimal comma: {cell.strip().replace('.', ',')}."
     elif as_numbers:
         hint = _PLAIN
-    return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint)
+    expected = _as_missing(source, odd) if hint.endswith(_NAME_IT) else None
+    return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint, expected=expected)
+
+
+def _as_missing(source: Csv, odd: Iterable[str]) -> str | None:
+    """The members of a source that take these texts for missing values, as JSON; None where they are too many."""
+    members: dict[str, Any] = {"missing": "keep", "missing_texts": [*source.missing_texts, *odd]}
+    try:
+        Csv.model_validate({**source.model_dump(), **members})
+    except ValidationError:
+        return None
+    return json.dumps(members, ensure_ascii=False)
+
+
+_NAME_IT: Final = ' Where such a cell means no value, name it: "missing": "keep", "missing_texts": [...] in the source.'
 
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
@@ -209,54 +225,63 @@ def _header(path: Path, source: Csv, at: str) -> list[str]:
 
 
 def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableColumn], at: str) -> int:
-    """Feed the file to `columns` in blocks; the number of rows."""
-    rows = 0
+    """Feed the file to `columns` in blocks; the number of rows.
+
+    Raises:
+        DatasetRefused: with the first mistakes of all blocks, and how many more there are.
+    """
+    rows = more = 0
+    mistakes: list[Entry] = []
     all_numbers = not source.missing_texts and not any(column.is_text for column in columns)
     block_rows = max(1, 400_000 // width)
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(file, source.delimiter, at)
         next(records)
-        while block := list(islice(records, block_rows)):
-            rows += len(block)
-            check_rows(rows, width, at=at)
-            lines = [line for line, _ in block]
-            ragged = [(line, cells) for line, cells in block if len(cells) != width]
-            found = [
-                (
-                    line,
-                    Entry(
-                        f"{at}/upload",
-                        "ragged-row",
-                        f"line {line}: {f'{len(cells)} values' if cells else 'an empty line'}, but line 1 names {width}"
-                        " columns.",
-                    ),
-                )
-                for line, cells in ragged
-            ]
-            if ragged:  # in the other rows may be more mistakes
-                block = [(line, cells) for line, cells in block if len(cells) == width]
+        try:
+            while block := list(islice(records, block_rows)):
+                rows += len(block)
+                check_rows(rows, width, at=at)
+                found = _ragged(block, width, at)
+                if found:  # in the other rows may be more mistakes
+                    block = [(line, cells) for line, cells in block if len(cells) == width]
+                if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
+                    matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), source.decimal)
+                    all_numbers = matrix is not None
+                    if matrix is not None:
+                        matrix = matrix.reshape(-1, width)
+                        for column in columns:
+                            column.add_numbers(matrix[:, column.index])
+                        block = []  # all of it was read
                 lines = [line for line, _ in block]
-            if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
-                matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), source.decimal)
-                all_numbers = matrix is not None
-                if matrix is not None:
-                    matrix = matrix.reshape(-1, width)
-                    for column in columns:
-                        column.add_numbers(matrix[:, column.index])
-                    if not ragged:
-                        continue
-            by_column = list(zip(*(cells for _, cells in block), strict=True))
-            for column in columns if block else ():
-                told = _add(column, by_column[column.index], lines, source, at)
-                found += [(_line_of(entry), entry) for entry in told]
-            if found:
-                found.sort(key=lambda item: item[0])
-                refuse(entry for _, entry in found[:MAX_ENTRIES])
+                by_column = list(zip(*(cells for _, cells in block), strict=True))
+                for column in columns if block else ():
+                    found += _add(column, by_column[column.index], lines, source, at)
+                found.sort(key=_line_of)
+                room = MAX_ENTRIES - len(mistakes)
+                mistakes += found[:room]
+                more += len(found[room:])
+        except DatasetRefused as refused:  # behind this nothing is read
+            if not mistakes:
+                raise
+            refuse([*mistakes, *refused.errors], more=more + refused.more, because=refused)
+    if mistakes:
+        refuse(mistakes, more=more)
     return rows
 
 
+def _ragged(block: Sequence[tuple[int, list[str]]], width: int, at: str) -> list[Entry]:
+    """The rows of another length than the first line."""
+    found = []
+    for line, cells in block:
+        if len(cells) != width:
+            told = f"{len(cells)} values" if cells else "an empty line"
+            detail = f"line {line}: {told}, but line 1 names {width} columns."
+            found.append(Entry(f"{at}/upload", "ragged-row", detail))
+    return found
+
+
 def _line_of(entry: Entry) -> int:
-    return int(entry.detail.removeprefix("line ").partition(",")[0])
+    return int(re.split("[,:]", entry.detail.removeprefix("line "), maxsplit=1)[0])
 
 
 def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[str]]]:

@@ -250,17 +250,25 @@ def _inline_targets(
     return codes, "class", False, classes
 
 
-def refuse(found: Iterable[Entry], *, because: Exception | None = None) -> NoReturn:
-    """Raise for these mistakes.
+def refuse(found: Iterable[Entry], *, more: int = 0, because: Exception | None = None) -> NoReturn:
+    """Raise for these mistakes, of which the first are told and the others counted.
+
+    Args:
+        found: the mistakes.
+        more: mistakes beside them.
+        because: what they were found by.
 
     Raises:
         NotFinite: all of them are inline numbers that are not finite.
         DatasetRefused: otherwise.
     """
-    entries = list(found)[:MAX_ENTRIES]
+    all_found = list(found)
+    entries = all_found[:MAX_ENTRIES]
+    more += len(all_found) - len(entries)
     if all(entry.code == "not-finite" and re.search(r"/[0-9]+$", entry.pointer) for entry in entries):
-        raise NotFinite(errors=entries) from because
-    raise DatasetRefused(f"The data cannot be read as a dataset: {entries[0].detail}", errors=entries) from because
+        raise NotFinite(errors=entries, more=more) from because
+    message = f"The data cannot be read as a dataset: {entries[0].detail}"
+    raise DatasetRefused(message, errors=entries, more=more) from because
 
 
 def check_class_names(classes: Sequence[str] | None, *, at: str) -> None:

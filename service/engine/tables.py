@@ -93,15 +93,16 @@ class TableColumn:
             return
         most = MAX_KEPT if self.role == "kept" else MAX_CATEGORIES
         for text in dict.fromkeys(texts):
-            if text is not None and text not in self.lookup:
-                if problem := bad_text(text):
-                    code, detail = problem
-                    found += [
-                        Entry(at, code, f"{place}, column {shorten(self.name)}: {detail}")
-                        for place, other in zip(places, texts, strict=True)
-                        if other == text
-                    ]
-                self.lookup[text] = len(self.lookup)
+            if text is None:
+                continue
+            if problem := bad_text(text):
+                code, detail = problem
+                found += [
+                    Entry(at, code, f"{place}, column {shorten(self.name)}: {detail}")
+                    for place, other in zip(places, texts, strict=True)
+                    if other == text
+                ]
+            self.lookup.setdefault(text, len(self.lookup))
         if len(self.lookup) > most:
             refuse([too_many_categories(at, self.name)])
         codes = (-1 if text is None else self.lookup[text] for text in texts)

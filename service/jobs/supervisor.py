@@ -473,7 +473,8 @@ class Supervisor:
         elif error is not None:
             if error.get("reason") == "digest-mismatch":
                 self._quarantine(job, error["detail"])
-            self._end(job, JobState.FAILED, error=error, report=error.pop("report", None))
+            report = error.pop("report", None)
+            self._end(job, JobState.FAILED, error=error, report=report, progress=_failed_at(job, error))
         elif job.state is JobState.PAUSING:
             # Killed in its grace period or lost on the way, it goes on from the checkpoint before.
             self._queue.transition(job.id, JobState.PAUSED, attempt=job.attempt, reason=job.state_reason)
@@ -798,6 +799,18 @@ def _refused(promotion: dict[str, Any]) -> dict[str, Any]:
         got=None if promotion["value"] is None else f"{promotion['value']:.6g}",
     )
     return entry.to_dict()
+
+
+def _failed_at(job: Job, error: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The progress of a job whose error names its step; None leaves what the worker told.
+
+    A loss is read some steps after it was computed, so the worker may have told of steps behind the one that failed.
+    """
+    told, step = job.progress, error.get("step")
+    if told is None or step is None or not told["step"]:
+        return None
+    fraction = min(1.0, told["fraction"] * step / told["step"])
+    return {**told, "step": step, "epoch": error.get("epoch", told["epoch"]), "fraction": fraction, "eta_s": None}
 
 
 def _lost(job: Job) -> int:

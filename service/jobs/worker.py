@@ -139,10 +139,10 @@ def _failure(error: BaseException) -> dict[str, Any]:
     text = str(error)
     if isinstance(error, CheckpointRefused):
         return JobFailed(
-            error.failure, error.message, hint=error.hint, reason=error.reason, errors=error.errors
+            error.failure, error.message, hint=error.hint, reason=error.reason, errors=error.errors, more=error.more
         ).to_dict()
     if isinstance(error, InvalidInput):
-        return JobFailed("data_error", error.message, errors=error.errors).to_dict()
+        return JobFailed("data_error", error.message, errors=error.errors, more=error.more).to_dict()
     if isinstance(error, MemoryError) or checkpoint.NO_MEMORY.search(text):
         return JobFailed(
             "out_of_memory",
@@ -152,7 +152,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, StoreFull) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return JobFailed("disk_full", "The disk of the store is full.").to_dict()
     if isinstance(error, ServiceError):
-        return JobFailed("internal", error.message, errors=error.errors).to_dict()
+        return JobFailed("internal", error.message, errors=error.errors, more=error.more).to_dict()
     return JobFailed(
         "internal", f"The worker met a fault ({type(error).__name__}); its output has the details."
     ).to_dict()

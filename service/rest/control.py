@@ -437,7 +437,8 @@ def _datasets(control: ControlPlane, limits: Limits) -> APIRouter:
             record = await run_sync(control.datasets.get, record.id)
         if record.state == "failed":
             error = record.error or {}
-            raise DatasetRefused(error.get("detail"), errors=[Entry(**entry) for entry in error.get("errors", [])])
+            entries = [Entry(**entry) for entry in error.get("errors", [])]
+            raise DatasetRefused(error.get("detail"), errors=entries, more=error.get("more", 0))
         headers = {"Location": f"/v1/datasets/{record.id}"}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
@@ -491,6 +492,12 @@ Prefer = Annotated[
 def _wait_of(prefer: str | None) -> float | None:
     match = re.search(r"(?:^|[,;\s])wait=([0-9]{1,4})(?:$|[,;\s])", prefer or "", re.ASCII)
     return min(float(match[1]), 600.0) if match else None
+
+
+def _by(request: Request) -> str | None:
+    """Who asks, for a history: the name of the key or the subject of the token; nobody where none are asked for."""
+    principal = principal_of(request)
+    return None if principal is keys.ANONYMOUS else principal.name
 
 
 def _idempotency(request: Request, key: str | None, route: str, body: bytes) -> IdempotencyKey | None:
@@ -942,8 +949,8 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         return json_response(record.view(), headers={"ETag": record.etag})
 
     @routes.delete("/{name}", summary="Delete a model with all its versions", status_code=204)
-    def delete(name: ModelName, force: bool = False) -> Response:
-        models.delete_model(name, force=force)
+    def delete(request: Request, name: ModelName, force: bool = False) -> Response:
+        models.delete_model(name, force=force, by=_by(request))
         return Response(status_code=204)
 
     @routes.get(
@@ -986,8 +993,8 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         return json_response(_version_view(record), headers={"ETag": record.etag})
 
     @routes.delete("/{name}/versions/{number}", summary="Delete a version", status_code=204)
-    def delete_version(name: ModelName, number: VersionNumber, force: bool = False) -> Response:
-        models.delete_version(name, number, force=force)
+    def delete_version(request: Request, name: ModelName, number: VersionNumber, force: bool = False) -> Response:
+        models.delete_version(name, number, force=force, by=_by(request))
         return Response(status_code=204)
 
     @routes.get(
@@ -1109,6 +1116,7 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
                 asked.version,
                 if_match=if_match,
                 create=create,
+                by=_by(request),
                 reason=asked.reason,
                 routing=asked.routing,
             )
@@ -1117,8 +1125,8 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         return json_response(record.view(), 201 if create else 200, {"ETag": record.etag})
 
     @routes.delete("/{name}/aliases/{alias}", summary="Remove an alias", status_code=204)
-    def delete_alias(name: ModelName, alias: AliasName, if_match: IfMatch = None) -> Response:
-        models.aliases.delete(name, alias, if_match=if_match)
+    def delete_alias(request: Request, name: ModelName, alias: AliasName, if_match: IfMatch = None) -> Response:
+        models.aliases.delete(name, alias, if_match=if_match, by=_by(request))
         return Response(status_code=204)
 
     @routes.get(
@@ -1141,7 +1149,9 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
     async def rollback(request: Request, name: ModelName, alias: AliasName, if_match: IfMatch = None) -> Response:
         raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
         asked = bodies.validate(_ROLLBACK, bodies.parse_json(raw)) if raw.strip() else views.RollbackRequest()
-        record = await run_sync(lambda: models.aliases.rollback(name, alias, if_match=if_match, reason=asked.reason))
+        record = await run_sync(
+            lambda: models.aliases.rollback(name, alias, if_match=if_match, by=_by(request), reason=asked.reason)
+        )
         return json_response(record.view(), headers={"ETag": record.etag})
 
     return routes

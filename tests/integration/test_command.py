@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from service.cli import app, training
 from service.cli.session import exit_code
 from service.client import Client
 from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
-from service.schemas import engines, examples
+from service.schemas import engines, examples, versions
 from tests.live import Server, run_job, wait_for
 
 
@@ -135,11 +136,13 @@ def test_the_command_imports_no_torch_until_it_serves(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-HEAVY = ("torch", "fastapi", "starlette", "sqlalchemy", "httpx", "numpy", "pandas", "yaml", "service.schemas.jobs")
+HEAVY = ("torch", "fastapi", "starlette", "sqlalchemy", "httpx", "numpy", "pandas", "yaml", "service.schemas.document")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["jobs", "--help"], ["--version"]], ids=" ".join
+    "arguments",
+    [["--help"], ["train", "--help"], ["predict", "--help"], ["keys", "--help"], ["jobs", "--help"], ["--version"]],
+    ids=" ".join,
 )
 def test_help_loads_nothing_that_it_does_not_show(arguments: list[str], tmp_path: Path) -> None:
     script = (
@@ -153,8 +156,12 @@ def test_help_loads_nothing_that_it_does_not_show(arguments: list[str], tmp_path
     *found, count = done.stderr.split()
 
     assert found == ["loaded"]
-    assert int(count) < 800  # 0.2 to 0.3 s on one core
+    assert int(count) < 600  # 0.2 to 0.3 s on one core
     assert done.stdout
+
+
+def test_the_alias_that_train_moves_by_default_is_the_one_that_predict_asks() -> None:
+    assert training.DEFAULT_ALIAS == versions.DEFAULT_ALIAS
 
 
 IRIS = Path(sklearn.datasets.__file__).parent / "data" / "iris.csv"
@@ -285,6 +292,34 @@ class TestFromDataToPredictions:
         assert told[1:] == ["Line 2 ('west'): " + told[1].partition(": ")[2]]
         assert len(answer["labels"]) == len(answer["outputs"]) == 2500
         assert any(warning["pointer"].startswith("/inputs/1000/") for warning in answer["warnings"])
+
+    def test_nets_of_several_inputs_and_outputs_are_asked_in_pieces_too(self, run: Command, tmp_path: Path) -> None:
+        layers = [
+            {"name": "a", "type": "Linear", "in_features": 2, "out_features": 1},
+            {"name": "b", "type": "Linear", "in_features": 1, "out_features": 3},
+        ]
+        net = {
+            "schema": "arch/1",
+            "inputs": [{"name": "left", "shape": ["B", 2]}, {"name": "right", "shape": ["B", 1]}],
+            "root": {"type": "Graph", "class_name": "Net", "layers": layers, "forward": ["return a(left), b(right)"]},
+        }
+        weights = {"a.weight": [[1, 2]], "a.bias": [0], "b.weight": [[1], [2], [3]], "b.bias": [0, 0, 0]}
+        request = {"kind": "import", "architecture": net, "state_dict": weights, "output": {"model": "pairs"}}
+        (tmp_path / "pairs.json").write_text(json.dumps(request))
+        run("train", tmp_path / "pairs.json", "--wait")
+        rows = {"left": [[place, 1] for place in range(5000)], "right": [[place] for place in range(5000)]}
+        (tmp_path / "rows.json").write_text(json.dumps({"inputs": rows}))
+        answer = run.json("predict", "pairs/1", tmp_path / "rows.json", operation="POST /predict")
+        lines = run("predict", "pairs/1", tmp_path / "rows.json", "-o", "jsonl").stdout.splitlines()
+
+        first, second = answer["outputs"].values()
+        assert first == [[place + 2] for place in range(5000)]
+        assert second == [[place, 2 * place, 3 * place] for place in range(5000)]
+        assert [tuple(json.loads(line).values()) for line in lines] == list(zip(first, second, strict=True))
+        rows["right"][4321] = ["x"]  # type: ignore[list-item]
+        (tmp_path / "rows.json").write_text(json.dumps({"inputs": rows}))
+        refused = run("predict", "pairs/1", tmp_path / "rows.json", code=7).stderr
+        assert "Row 4322 ('x'), input 'right'" in refused
 
     def test_numbers_of_rows_are_not_learnt_and_the_way_to_the_new_version_is_told(
         self, run: Command, tmp_path: Path
@@ -558,6 +593,18 @@ class TestFromDataToPredictions:
             "take their lines out: what is to be learnt must be known in every row.",
         ]
 
+    def test_mistakes_beyond_those_that_are_told_are_counted(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "holes.csv"
+        path.write_text("x,y\n" + "1,2\n" * 20 + "1,\n" * 33)
+        refused = run("datasets", "add", path, "--target", "y", code=7).stderr.splitlines()
+        path.write_text("x,y\n" + "1,2\n" * 20 + "1,\n" * 21)
+
+        assert refused[-2].startswith("holes.csv: lines 22, 23, 24 and 17 more, column 'y': A value is missing ('').")
+        assert refused[-1] == "There are 13 more mistakes."
+        assert run("train", path, "--target", "y", "--model", "holes", code=7).stderr.endswith(
+            "\nThere is one more mistake.\n"
+        )
+
     def test_what_is_wrong_is_said_of_the_option(self, run: Command, homes: Path) -> None:
         def refused(*options: object) -> str:
             return run("train", homes, "--target", "price", "--model", "refused", *options, code=7).stderr
@@ -767,7 +814,9 @@ class TestWhatIsThere:
         run("models", "delete", "moved/1", "--yes", code=5)
         run("models", "delete", "moved/2", stdin="n\n", code=1)
         run("models", "delete", "moved/2", stdin="y\n")
-        run("models", "delete", "moved", "--yes", "--force")
+        gone = run("models", "delete", "moved", "--yes", "--force", "-o", "json")
+        assert json.loads(gone.stdout) == {"model": "moved", "versions": [3, 1]}
+        assert gone.stderr == "Deleted moved with all its versions.\n"
         run("models", "show", "moved", code=4)
 
     def test_datasets(self, run: Command, flowers: Path) -> None:
@@ -878,6 +927,35 @@ class TestKeysOfALesserScope:
         assert run("jobs", "list", key=predict, code=6).stderr == (
             "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
         )
+
+
+class TestKeysFile:
+    def test_every_command_answers_programs_and_only_those_that_make_a_key_show_one(
+        self, run: Command, tmp_path: Path
+    ) -> None:
+        at = ("--file", tmp_path / "keys.toml")
+        made = json.loads(run("keys", "create", "--name", "ci", "--scope", "read", *at, "-o", "json").stdout)
+        run("keys", "create", "--name", "shop", "--scope", "predict", "--rows-per-minute", 60, *at)
+        listed = run("keys", "list", *at, "-o", "json").stdout
+        lines = run("keys", "list", *at, "-o", "jsonl").stdout.splitlines()
+        rows = list(csv.DictReader(io.StringIO(run("keys", "list", *at, "-o", "csv").stdout)))
+        successor = json.loads(run("keys", "rotate", "ci", *at, "-o", "jsonl").stdout)
+        revoked = json.loads(run("keys", "revoke", "ci", *at, "-o", "json").stdout)
+
+        secret = made.pop("key")
+        assert secret.startswith(f"msk_{made['id']}_")
+        data = json.loads(listed)["data"]
+        assert data[0] == made
+        assert [(one["name"], one["scope"], one["state"]) for one in data] == [
+            ("ci", "read", "live"),
+            ("shop", "predict", "live"),
+        ]
+        assert [json.loads(line) for line in lines] == data
+        assert [(row["id"], row["rows_per_minute"]) for row in rows] == [(made["id"], ""), (data[1]["id"], "60")]
+        stored = [one["sha256"] for one in tomllib.loads((tmp_path / "keys.toml").read_text())["keys"]]
+        assert not any(hidden in listed for hidden in (secret, *stored))
+        assert successor["key"].startswith("msk_")
+        assert [(one["id"], one["name"]) for one in revoked["revoked"]] == [(made["id"], "ci"), (successor["id"], "ci")]
 
 
 class TestSettings:

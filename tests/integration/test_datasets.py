@@ -75,6 +75,16 @@ def test_a_column_that_is_nearly_numbers_is_warned_of_and_so_is_a_job_on_it(clie
     assert ("/dataset", told) in [(entry["pointer"], entry["detail"]) for entry in job["warnings"]]
 
 
+def test_mistakes_beyond_twenty_are_counted_in_the_answer_and_in_the_record(client: httpx.Client) -> None:
+    source = {"type": "csv", "upload": upload(client, b"x,y\n" + b"1,2\n" * 9 + b"1,\n" * 33), "target": "y"}
+    answer = make(client, source)
+    problem = assert_problem(answer, 422, "dataset-refused")
+    [record] = [one for one in client.get("/v1/datasets?limit=200").json()["data"] if one["source"] == source]
+
+    assert (len(problem["errors"]), problem["more"]) == (20, 13)
+    assert (len(record["error"]["errors"]), record["error"]["more"]) == (20, 13)
+
+
 def test_an_npz_file_becomes_rows_with_a_shape(client: httpx.Client) -> None:
     stream = io.BytesIO()
     np.savez(stream, x=np.zeros((5, 2, 2), np.float32), y=np.arange(5))

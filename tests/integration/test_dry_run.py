@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from typing import Any
 
 import httpx
@@ -152,6 +153,25 @@ def test_targets_of_another_rank_than_the_answers_are_mended_in_the_net(client: 
     assert (found["valid"], warning["code"], found["estimate_s"]) == (False, "shape-mismatch", None)
     assert (mended["valid"], codes(mended)) == (True, [])
     assert_problem(client.post("/v1/jobs", json=body), 422, "shape-mismatch")
+
+
+def test_texts_that_keep_a_column_from_being_numbers_are_named_as_missing_by_the_patch(client: httpx.Client) -> None:
+    rows = "".join(f"{n},{n % 7},{2 * n}\n" for n in range(40))
+    upload = client.post("/v1/uploads", content=f"x,z,y\nk.A.,1,3\n{rows}".encode()).json()["id"]
+    source = {"type": "csv", "upload": upload, "target": "y"}
+    body = {**examples.TRAIN, "architecture": layers(linear(2, 1)), "dataset": source}
+    body |= {"preprocessing": [{"type": "standardize"}], "optimizer": {"type": "Adam", "lr": 0.01}}
+    found = look(client, body)
+    [warning] = [warning for warning in found["warnings"] if warning["code"] == "nearly-numbers"]
+    mended = look(client, patched(body, warning["patch"]))
+    by_id = look(client, {**body, "dataset": client.post("/v1/datasets", json={"source": source}).json()["id"]})
+
+    named = {"missing": "keep", "missing_texts": ["k.A."]}
+    assert json.loads(warning["expected"]) == named
+    assert patched(body, warning["patch"])["dataset"] == {**source, **named}
+    assert (mended["valid"], codes(mended)) == (True, [])
+    [same] = [warning for warning in by_id["warnings"] if warning["code"] == "nearly-numbers"]
+    assert (same["expected"], same["patch"]) == (warning["expected"], None)
 
 
 def test_a_training_that_does_not_fit_is_told_the_batch_that_would(make_server: Any) -> None:

@@ -160,6 +160,8 @@ def test_a_diverging_job_fails_with_its_reason_and_publishes_nothing(client: htt
     assert (job["state"], job["error"]["code"]) == ("failed", "non_finite_loss")
     assert job["error"]["step"] >= 1
     assert "such as 0.1;" in job["error"]["hint"]
+    step, planned = job["error"]["step"], job["progress"]["planned_steps"]
+    assert (job["progress"]["step"], job["progress"]["fraction"]) == (step, pytest.approx(step / (planned or 200)))
     assert_problem(client.get("/v1/models/diverged"), 404, "not-found")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
+from service import keys
 from service.schemas import examples
 from tests.live import Server, run_job
 from tests.problems import assert_problem
@@ -198,3 +201,33 @@ def test_a_version_that_an_alias_points_at_goes_only_by_force(client: httpx.Clie
     assert again["output"]["version"] == 2
     assert client.delete("/v1/models/gone").status_code == 204
     assert_problem(client.get("/v1/models/gone"), 404, "not-found", pointer="/path/name")
+
+
+def test_the_history_of_an_alias_names_the_key_that_changed_it_and_never_shows_it(
+    client: httpx.Client, make_server: Callable[..., Server], alias: str
+) -> None:
+    made = {name: keys.make(name, keys.Scope.PUBLISH, now=datetime.now(UTC)) for name in ("ada", "bob", "cleo")}
+    server = make_server(api_keys=f"[{', '.join(key.model_dump_json() for _, key in made.values())}]")
+    url = "/v1/models/quadratic/aliases/live"
+    with server.client() as guarded:
+
+        def by(name: str) -> dict[str, str]:
+            return {"Authorization": f"Bearer {made[name][0]}"}
+
+        for seed in (1, 2):
+            body = {**examples.TRAIN, "seed": seed, "budget": {"epochs": 2}, "output": {"model": "quadratic"}}
+            job = guarded.post("/v1/jobs", json=body, headers={**by("ada"), "Prefer": "wait=60"}).json()
+            assert job["state"] == "succeeded"
+        guarded.put(url, json={"version": 1}, headers={**by("ada"), "If-None-Match": "*"}).raise_for_status()
+        guarded.put(url, json={"version": 2}, headers={**by("bob"), "If-Match": "*"}).raise_for_status()
+        guarded.post(f"{url}/rollback", json={}, headers=by("cleo")).raise_for_status()
+        guarded.delete(url, headers={**by("bob"), "If-Match": "*"}).raise_for_status()
+        guarded.put(url, json={"version": 1}, headers={**by("ada"), "If-None-Match": "*"}).raise_for_status()
+        guarded.delete("/v1/models/quadratic/versions/1?force=true", headers=by("cleo")).raise_for_status()
+        history = guarded.get(f"{url}/history", headers=by("ada"))
+
+    assert [(change["action"], change["by"]) for change in reversed(history.json()["data"])] == [
+        *(("set", "ada"), ("set", "bob"), ("rollback", "cleo"), ("delete", "bob"), ("set", "ada"), ("delete", "cleo")),
+    ]
+    assert not any(text in history.text or key.sha256 in history.text for text, key in made.values())
+    assert client.get(f"{ALIAS}/history").json()["data"][0]["by"] is None  # without keys nobody is known

@@ -1,14 +1,21 @@
 // Numbers, times and states as people read them.
 
-/** A number with about four significant digits. */
+/** A number with so many significant digits, if it has them. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e4) return String(value); // it may be a year
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-4 || size >= 1e7)) return value.toExponential(digits - 2);
-  return String(Number(value.toPrecision(digits)));
+  const short = Number(value.toPrecision(digits));
+  return size !== 0 && (size < 1e-4 || size >= 1e7) ? short.toExponential() : String(short);
 }
+
+/** What a version answers: numbers as `modelyard predict` shows them, with all digits that a float32 has. */
+export const answered = (values) =>
+  [values]
+    .flat(9)
+    .map((value) => (typeof value === "number" ? number(value, 7) : (value ?? "–")))
+    .join(", ");
 
 export function bytes(count) {
   if (count === null || count === undefined) return "–";
@@ -49,7 +56,6 @@ export const shape = (sizes) =>
   Array.isArray(sizes)
     ? sizes.map((size) => (Array.isArray(size) ? `(${shape(size)})` : size)).join(" × ")
     : String(sizes ?? "–");
-export const jsonText = (value) => JSON.stringify(value, null, 2);
 
 /** JSON whose short lists and objects stand on one line, as a person would write a document. */
 export function pretty(value, indent = "", width = 96) {
@@ -73,12 +79,16 @@ function flatText(value) {
   return JSON.stringify(value);
 }
 
-/** The offsets in a JSON text of the value that an RFC 6901 pointer names: `[start, end]`, or its nearest parent's. */
-export function locate(text, pointer) {
-  const wanted = pointer
+/** The members and places that an RFC 6901 pointer goes through. */
+const steps = (pointer) =>
+  pointer
     .split("/")
     .slice(1)
     .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+
+/** The offsets in a JSON text of the value that an RFC 6901 pointer names: `[start, end]`, or its nearest parent's. */
+export function locate(text, pointer) {
+  const wanted = steps(pointer);
   let place = 0;
   let best = [0, 0];
   const blank = () => {
@@ -126,25 +136,13 @@ export function locate(text, pointer) {
 }
 
 /** What an RFC 6901 pointer names in a value; undefined where there is nothing. */
-export function lookup(value, pointer) {
-  return pointer
-    .split("/")
-    .slice(1)
-    .reduce(
-      (found, part) =>
-        found === null || found === undefined ? undefined : found[part.replaceAll("~1", "/").replaceAll("~0", "~")],
-      value,
-    );
-}
+const lookup = (value, pointer) => steps(pointer).reduce((found, part) => found?.[part], value);
 
 /** A copy of a value after a JSON Patch (RFC 6902: add, remove, replace). */
 export function patched(value, patch) {
   const copy = structuredClone(value);
   for (const { op, path, value: given } of patch) {
-    const parts = path
-      .split("/")
-      .slice(1)
-      .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+    const parts = steps(path);
     const last = parts.pop();
     const owner = parts.reduce((found, part) => found[part], copy);
     if (Array.isArray(owner)) {

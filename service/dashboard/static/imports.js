@@ -3,7 +3,7 @@
 import { get, post, upload } from "./api.js";
 import { check, dropZone, field, h, replace, table } from "./dom.js";
 import { bytes, plainName, pretty, shape } from "./format.js";
-import { announce, attempt, badge, card, facts, failure, isOver, problemText, prose } from "./parts.js";
+import { announce, attempt, badge, card, facts, failure, heading, isOver, problemText, prose } from "./parts.js";
 import { watch } from "./stream.js";
 
 const OUTCOMES = {
@@ -37,19 +37,9 @@ export async function page(place, { query, onLeave }) {
   });
 
   place.append(
-    h(
-      "header",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Import"),
-        h(
-          "p",
-          { class: "lead" },
-          "A .pt or .pth file from any PyTorch becomes a version. Files are read as data: nothing in them runs.",
-        ),
-      ),
+    heading(
+      "Import",
+      "A .pt or .pth file from any PyTorch becomes a version. Files are read as data: nothing in them runs.",
     ),
     card(
       "File",

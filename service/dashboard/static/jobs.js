@@ -3,25 +3,28 @@
 import { Problem, download, get, perhaps, post } from "./api.js";
 import { Chart, curves } from "./charts.js";
 import { h, replace, select, table, tabs } from "./dom.js";
-import { ago, at, bytes, digest, jsonText, number, pretty, seconds, shortJob } from "./format.js";
+import { ago, at, bytes, digest, number, pretty, seconds, shortJob } from "./format.js";
 import {
+  KINDS,
   announce,
   attempt,
   badge,
   card,
   datasetLink,
+  emptyState,
   entries,
   facts,
+  heading,
   isOver,
   later,
   metricName,
+  nameOf,
   prose,
 } from "./parts.js";
 import { figures, mainFigure } from "./figures.js";
 import { ask } from "./playground.js";
 import { watch } from "./stream.js";
 
-const KINDS = { train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" };
 const STATES = ["", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 export async function list(place, { query, onLeave }) {
@@ -68,10 +71,8 @@ export async function list(place, { query, onLeave }) {
             ]),
             { stacked: true },
           )
-        : h(
-            "div",
-            { class: "empty-state" },
-            h("p", {}, filter.state || filter.kind ? "No job is like that." : "No job yet."),
+        : emptyState(
+            filter.state || filter.kind ? "No job is like that." : "No job yet.",
             h("a", { href: "#/train" }, "Train a model"),
           ),
       next ? h("button", { type: "button", onclick: () => attempt(() => load(true)) }, "More") : null,
@@ -79,15 +80,9 @@ export async function list(place, { query, onLeave }) {
   };
   const soon = debounce(() => attempt(load), 300, onLeave);
   place.append(
-    h(
-      "header",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Jobs"),
-        h("p", { class: "lead" }, "All slow work: training, importing, evaluating, exporting."),
-      ),
+    heading(
+      "Jobs",
+      "All slow work: training, importing, evaluating, exporting.",
       h(
         "div",
         { class: "filters" },
@@ -248,7 +243,7 @@ export async function page(place, { params: [id], onLeave }) {
           "div",
           {},
           h("p", { class: "crumbs" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("code", {}, shortJob(id))),
-          h("h1", {}, `${KINDS[job.kind]}${job.output?.model ? ` of ${job.output.model}` : ""}`, " ", badge(job.state)),
+          h("h1", {}, nameOf(job), " ", badge(job.state)),
         ),
         h("div", { class: "actions" }, can),
       ),
@@ -477,7 +472,7 @@ export async function page(place, { params: [id], onLeave }) {
               ? h(
                   "pre",
                   { class: "logs", tabindex: "0", role: "region", "aria-label": "Environment" },
-                  jsonText(job.environment),
+                  pretty(job.environment),
                 )
               : null,
           ),

@@ -2,9 +2,22 @@
 
 import { all, download, get, perhaps, post, promote, send, subject, getTagged } from "./api.js";
 import { code, field, h, replace, select, table, tabs } from "./dom.js";
-import { ago, at, bytes, digest, number, pretty, shape } from "./format.js";
+import { ago, answered, at, bytes, digest, number, pretty, shape } from "./format.js";
 import { figures } from "./figures.js";
-import { attempt, card, datasetLink, facts, failure, folded, later, metricName, net, notify } from "./parts.js";
+import {
+  attempt,
+  card,
+  datasetLink,
+  facts,
+  failure,
+  folded,
+  heading,
+  later,
+  metricName,
+  net,
+  noModel,
+  notify,
+} from "./parts.js";
 import { watch } from "./stream.js";
 
 const ALIAS = "champion";
@@ -43,31 +56,13 @@ export async function list(place) {
             ]),
             { stacked: true },
           )
-        : h(
-            "div",
-            { class: "empty-state" },
-            h("p", {}, "No model yet."),
-            h(
-              "p",
-              {},
-              h("a", { href: "#/train" }, "Train one"),
-              " or ",
-              h("a", { href: "#/import" }, "import one"),
-              ".",
-            ),
-          ),
+        : noModel("No model yet."),
     );
   };
   place.append(
-    h(
-      "header",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Models"),
-        h("p", { class: "lead" }, "Every model is a name with numbered versions; aliases say which of them answers."),
-      ),
+    heading(
+      "Models",
+      "Every model is a name with numbered versions; aliases say which of them answers.",
       h("div", { class: "actions" }, h("a", { class: "button primary", href: "#/train" }, "Train a model")),
     ),
     h("div", { class: "card" }, rows),
@@ -511,51 +506,85 @@ async function comparison(name, a, b) {
   );
 }
 
-/** What both versions answer to the first rows of the newer one's data. */
+/** What both versions answer to the first rows of data that has what both take: the newer one's, else the other's. */
 async function changed(name, one, other) {
-  const dataset = other.lineage.dataset?.id ?? one.lineage.dataset?.id;
-  const preview = dataset ? await perhaps(get(`/v1/datasets/${dataset}/preview?limit=50`)) : null;
-  if (!preview) return h("p", {}, "The data that they were trained on is not here any more.");
-  const inputs = preview.columns.map((column, i) => [column, i]).filter(([column]) => column.role === "input");
-  const named = other.preprocessing?.row?.layout === "table";
-  const rows = preview.rows.map((row) =>
-    named
-      ? Object.fromEntries(inputs.map(([column, i]) => [column.name, row[i]]))
-      : inputs.length === 1 && Array.isArray(row[inputs[0][1]])
-        ? row[inputs[0][1]]
-        : inputs.map(([, i]) => row[i]),
-  );
+  const both = [one, other];
+  const ids = new Set([other, one].map(({ lineage }) => lineage.dataset?.id).filter(Boolean));
+  const coming = [...ids].map((id) => perhaps(get(`/v1/datasets/${id}/preview?limit=50`)));
+  const previews = (await Promise.all(coming)).filter(Boolean);
+  if (!previews.length) return h("p", {}, "The data that they were trained on is not here any more.");
+  if (both.some(({ signature }) => signature.inputs.length > 1))
+    return h("p", {}, "Predictions of versions with several inputs are not compared here.");
+  const rows = previews
+    .map((preview) => both.map((version) => rowsFor(preview, version)))
+    .find((of) => of.every(Boolean));
+  if (!rows) return unlike(one, other);
   const answers = await Promise.all(
-    [one, other].map((version) => post(`${address(name)}/versions/${version.version}/predict`, { inputs: rows })),
+    both.map((version, k) => post(`${address(name)}/versions/${version.version}/predict`, { inputs: rows[k] })),
   );
-  const text = (answer, i) =>
-    answer.labels?.[i] ??
-    (Array.isArray(answer.outputs)
-      ? [answer.outputs[i]]
-          .flat(3)
-          .map((value) => number(value))
-          .join(", ")
-      : pretty(answer.outputs));
-  const differing = rows.map((row, i) => ({ row, i })).filter(({ i }) => text(answers[0], i) !== text(answers[1], i));
+  const differing = rows[0]
+    .map((_, i) => ({ i, values: answers.map((answer) => valuesOf(answer, i)) }))
+    .filter(
+      ({ values: [before, after] }) => before.length !== after.length || !before.every((v, k) => near(v, after[k])),
+    );
+  const given = (i) => (rows.some((of) => Array.isArray(of[i])) ? rows[1][i] : { ...rows[0][i], ...rows[1][i] });
   return h(
     "div",
     {},
-    h("p", {}, `${differing.length} of the first ${rows.length} rows are answered otherwise.`),
+    h("p", {}, `${differing.length} of the first ${rows[0].length} rows are answered otherwise.`),
     differing.length
       ? table(
           "Changed predictions",
           ["Row", "Input", `Version ${one.version}`, `Version ${other.version}`],
-          differing.slice(0, 10).map(({ row, i }) => [
+          differing.slice(0, 10).map(({ i, values }) => [
             i + 1,
             h(
               "span",
               { class: "clip" },
-              JSON.stringify(row, (_, value) => (typeof value === "number" ? Number(value.toPrecision(5)) : value)),
+              JSON.stringify(given(i), (_, value) =>
+                typeof value === "number" ? Number(value.toPrecision(5)) : value,
+              ),
             ),
-            text(answers[0], i),
-            text(answers[1], i),
+            ...values.map(answered),
           ]),
         )
       : null,
   );
 }
+
+/** A preview's rows as a version takes them, or null where it takes others. */
+function rowsFor({ columns, rows }, { signature, preprocessing }) {
+  const row = preprocessing?.row;
+  const places = signature.columns
+    ? signature.columns.map((name) => columns.findIndex((column) => column.name === name))
+    : columns.flatMap(({ role }, i) => (role === "input" ? i : []));
+  if (places.includes(-1)) return null;
+  const array = places.length === 1 && columns[places[0]].shape.length > 0;
+  if (row?.row_shape && shape(row.row_shape) !== shape(array ? columns[places[0]].shape : [places.length])) return null;
+  return rows.map((values) =>
+    row?.layout === "table"
+      ? Object.fromEntries(places.map((i) => [columns[i].name, values[i]]))
+      : array
+        ? values[places[0]]
+        : places.map((i) => values[i]),
+  );
+}
+
+/** Why two versions cannot be asked the same rows. */
+function unlike(...both) {
+  const takes = both.map(
+    ({ signature, preprocessing }) =>
+      signature.columns ?? [`rows of ${shape(preprocessing?.row?.row_shape ?? signature.inputs[0].shape.slice(1))}`],
+  );
+  const only = both.map(({ version }, k) => {
+    const own = takes[k].filter((name) => !takes[1 - k].includes(name));
+    return own.length ? `Only version ${version} takes ${own.join(", ")}. ` : "";
+  });
+  return h("p", {}, only, "No data here has all that both take, so their predictions cannot be compared.");
+}
+
+/** What the row was answered: its label, or its numbers. */
+const valuesOf = ({ labels, outputs }, i) =>
+  [labels?.[i] ?? (Array.isArray(outputs) ? outputs[i] : Object.values(outputs).map((one) => one[i]))].flat(9);
+
+const near = (a, b) => a === b || Math.abs(a - b) <= 1e-6 * Math.max(Math.abs(a), Math.abs(b));

@@ -2,12 +2,17 @@
 
 import { changeKey, refused } from "./api.js";
 import { drawing } from "./graph.js";
-import { add, h, newId, replace, table } from "./dom.js";
+import { h, newId, replace, table } from "./dom.js";
 import { number, remedy, shape } from "./format.js";
 
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
 export const isActive = (state) => ACTIVE.has(state);
 export const isOver = (state) => ["succeeded", "failed", "cancelled"].includes(state);
+
+export const KINDS = { train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" };
+
+/** What a job does, in words. */
+export const nameOf = ({ kind, output }) => `${KINDS[kind]}${output?.model ? ` of ${output.model}` : ""}`;
 
 /** A job's state as a word with a mark; colour is never all that tells. */
 export const badge = (state) =>
@@ -168,6 +173,19 @@ export const facts = (pairs) =>
       .map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))),
   );
 
+/** The head of a page: its title, what it is for, and what can be done. */
+export const heading = (title, lead, beside) =>
+  h("header", { class: "head" }, h("div", {}, h("h1", {}, title), h("p", { class: "lead" }, lead)), beside);
+
+/** What stands where there is nothing yet. */
+export const emptyState = (words, more) => h("div", { class: "empty-state" }, h("p", {}, words), more);
+
+export const noModel = (words) =>
+  emptyState(
+    words,
+    h("p", {}, h("a", { href: "#/train" }, "Train one"), " or ", h("a", { href: "#/import" }, "import one"), "."),
+  );
+
 /** A card with a heading. */
 export function card(title, ...children) {
   const id = newId("card");
@@ -247,5 +265,3 @@ export function later(work, waiting = "Loading…") {
     .finally(() => place.removeAttribute("aria-busy"));
   return place;
 }
-
-export { add };

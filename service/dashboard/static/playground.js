@@ -1,9 +1,9 @@
 // Playground: a form made from a version's signature, its answer, and the same call for other clients.
 
-import { Problem, all, changeKey, get, hasKey, perhaps, post, scopeOf } from "./api.js";
+import { Problem, all, changeKey, get, hasKey, perhaps, post, save, scopeOf } from "./api.js";
 import { check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
-import { number, pretty, shape } from "./format.js";
-import { attempt, bars, card, entries, facts, failure, later, unfolding } from "./parts.js";
+import { answered, number, pretty, shape } from "./format.js";
+import { attempt, bars, card, entries, facts, failure, heading, later, noModel, unfolding } from "./parts.js";
 import { answeredSheet, isTable, placed, readSheet } from "./sheet.js";
 import { watch } from "./stream.js";
 
@@ -11,11 +11,7 @@ const FEW = 64;
 
 export async function page(place, { params: [name], query }) {
   watch([], () => {}, null);
-  const head = h(
-    "header",
-    { class: "head" },
-    h("div", {}, h("h1", {}, "Playground"), h("p", { class: "lead" }, "Ask a model, and take the same call along.")),
-  );
+  const head = heading("Playground", "Ask a model, and take the same call along.");
   const models = await all("/v1/models").catch((error) => {
     if (error.status === 403 && scopeOf(error) === "read") return null;
     throw error;
@@ -25,19 +21,7 @@ export async function page(place, { params: [name], query }) {
     return;
   }
   if (!models.length) {
-    place.append(
-      head,
-      h(
-        "section",
-        { class: "card" },
-        h(
-          "div",
-          { class: "empty-state" },
-          h("p", {}, "There is no model to ask yet."),
-          h("p", {}, h("a", { href: "#/train" }, "Train one"), " or ", h("a", { href: "#/import" }, "import one"), "."),
-        ),
-      ),
-    );
+    place.append(head, h("section", { class: "card" }, noModel("There is no model to ask yet.")));
     return;
   }
   const body = h("div", {});
@@ -548,22 +532,14 @@ function imageControl({ shape: [channels, height, width], low, high }) {
 
 function answerOf(found) {
   const outputs = Array.isArray(found.outputs) ? found.outputs : null;
-  const first = outputs?.[0];
+  const values = outputs && [outputs[0]].flat(9);
   const parts = [];
   if (found.labels) {
     parts.push(h("p", { class: "label", data: { answer: found.labels[0] } }, found.labels[0]));
     if (found.probabilities && found.classes) parts.push(bars(found.classes, found.probabilities[0]));
-  } else if (outputs && [first].flat(9).length <= 8) {
-    parts.push(
-      h(
-        "p",
-        { class: "label", data: { answer: String([first].flat(9)[0]) } },
-        [first]
-          .flat(9)
-          .map((value) => number(value))
-          .join(", "),
-      ),
-    );
+  } else if (values?.length <= 8) {
+    const kind = values.length > 2 ? "label many" : "label";
+    parts.push(h("p", { class: kind, data: { answer: String(values[0]) } }, answered(values)));
   } else
     parts.push(
       h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Outputs" }, pretty(found.outputs)),
@@ -573,15 +549,7 @@ function answerOf(found) {
       table(
         "All rows",
         ["Row", "Answer"],
-        outputs.map((output, i) => [
-          i + 1,
-          found.labels?.[i] ??
-            [output]
-              .flat(9)
-              .slice(0, 8)
-              .map((value) => number(value))
-              .join(", "),
-        ]),
+        outputs.map((output, i) => [i + 1, found.labels?.[i] ?? answered([output].flat(9).slice(0, 8))]),
       ),
     );
   return h("div", {}, parts, about(found));
@@ -607,7 +575,7 @@ function commandOf(reference, file) {
   const name = /^[\w.-]+$/.test(file) ? file : `'${file.replaceAll("'", "'\\''")}'`;
   return card(
     "All rows, in a terminal",
-    code(`modelyard predict ${reference} ${name} \\\n  -o csv > answers.csv`, "The command"),
+    code(`modelyard predict ${reference} ${name} \\\n  --url ${location.origin} -o csv > answers.csv`, "The command"),
   );
 }
 
@@ -622,71 +590,93 @@ function gathered(warnings) {
   }));
 }
 
+const INLINE = 600; // characters of a request; a longer one is a file that the call reads
+
 function callsOf(reference, inputs, version) {
   const origin = location.origin;
-  const body = JSON.stringify({ model: reference, inputs });
-  const quoted = body.replaceAll("'", "'\\''");
-  const shownBody = quoted.length > 600 ? `${quoted.slice(0, 600)}…` : quoted;
-  const rows = JSON.stringify(inputs);
-  const python = [
-    "from service.client import Client",
-    "",
-    `with Client("${origin}") as client:`,
-    `    answer = client.predict("${reference}", ${rows.length > 600 ? "rows" : pythonic(inputs)})`,
-    `    print(${version?.classes ? "answer.labels, answer.probabilities" : "answer.outputs"})`,
-  ].join("\n");
   const key = hasKey() ? ' -H "Authorization: Bearer $MODELYARD_API_KEY"' : "";
-  const items = [
-    [
-      "curl",
-      "curl",
-      () =>
-        code(
-          `curl -s ${origin}/predict${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${shownBody}'`,
-          "The call for curl",
-        ),
-    ],
-    ["python", "Python", () => code(python, "The call in Python")],
+  const asked = { model: reference, inputs };
+  const tensors = version && tensorsOf(version, inputs);
+  const call = (text, label, body, file) => [
+    code(text, label),
+    body.length > INLINE
+      ? h(
+          "div",
+          { class: "actions" },
+          h(
+            "button",
+            { type: "button", onclick: () => save(new Blob([body], { type: "application/json" }), file) },
+            `Save ${file}`,
+          ),
+          h("span", { class: "hint" }, "The rows are in this file; make the call where you save it."),
+        )
+      : null,
   ];
-  if (version && version.signature.inputs.length === 1 && Array.isArray(inputs)) {
-    const asked = JSON.stringify({ inputs: tensorsOf(version, inputs) }).replaceAll("'", "'\\''");
-    const url = `${origin}/v2/models/${version.model}/versions/${version.version}/infer`;
-    items.push([
-      "v2",
-      "/v2",
-      () =>
-        code(
-          `curl -s ${url}${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${asked}'`,
-          "The call in the Open Inference Protocol",
-        ),
-    ]);
-  }
-  return card("The same call", tabs("The same call", items));
+  const curl = (path, asks, label, file) => () => {
+    const body = JSON.stringify(asks);
+    const data = body.length > INLINE ? `--data-binary @${file}` : `-d '${body.replaceAll("'", "'\\''")}'`;
+    const text = `curl -s ${origin}${path}${key} \\\n  -H 'Content-Type: application/json' \\\n  ${data}`;
+    return h("div", { class: "stack" }, call(text, label, body, file));
+  };
+  const python = () => {
+    const body = JSON.stringify(asked);
+    const long = body.length > INLINE;
+    const lines = [
+      ...(long ? ["import json", "from pathlib import Path", ""] : []),
+      "from service.client import Client",
+      "",
+      ...(long ? ['request = Path("request.json").read_bytes()'] : []),
+      `with Client("${origin}") as client:`,
+      `    answer = client.predict(${long ? "**json.loads(request)" : `${JSON.stringify(reference)}, ${pythonic(inputs)}`})`,
+      `    print(${version?.classes ? "answer.labels, answer.probabilities" : "answer.outputs"})`,
+    ];
+    return h("div", { class: "stack" }, call(lines.join("\n"), "The call in Python", body, "request.json"));
+  };
+  return card(
+    "The same call",
+    tabs("The same call", [
+      ["curl", "curl", curl("/predict", asked, "The call for curl", "request.json")],
+      ["python", "Python", python],
+      ...(tensors
+        ? [
+            [
+              "v2",
+              "/v2",
+              curl(
+                `/v2/models/${version.model}/versions/${version.version}/infer`,
+                { inputs: tensors },
+                "The call in the Open Inference Protocol",
+                "request-v2.json",
+              ),
+            ],
+          ]
+        : []),
+    ]),
+  );
 }
 
-/** The rows as the tensors of `/v2`: one for each column of a table, else one. */
-function tensorsOf(version, inputs) {
-  const row = version.preprocessing?.row;
-  if (row?.layout === "table") {
-    return row.columns.map(({ kind, name }, place) => ({
-      name,
-      shape: [inputs.length, 1],
-      datatype: kind === "number" ? "FP64" : "BYTES",
-      data: inputs.map((one) => (Array.isArray(one) ? one[place] : one?.[name]) ?? null),
-    }));
-  }
-  const [{ name, dtype }] = version.signature.inputs;
-  const flat = inputs.flat(9);
-  return [
-    {
-      name,
-      shape: [inputs.length, ...(inputs.length ? shapeOf(inputs[0]) : [])],
-      datatype: { float32: "FP32", float64: "FP64", int64: "INT64", int32: "INT32" }[dtype] ?? "FP32",
-      data: flat.length > 100 ? [...flat.slice(0, 100), "…"] : flat,
-    },
-  ];
+const DATATYPES = { float32: "FP32", float64: "FP64", int64: "INT64", int32: "INT32" };
+
+/** The rows as the tensors of `/v2`: of each input one, or of a table one for each column; null for what are no rows,
+ * and for pictures as texts, which have no place in its JSON. */
+function tensorsOf({ signature, preprocessing }, inputs) {
+  const takes = signature.inputs;
+  const rows = takes.map(({ name }) => (Array.isArray(inputs) ? inputs : inputs?.[name]));
+  if (!rows.every((of) => Array.isArray(of) && typeof of[0] !== "string")) return null;
+  return takes.flatMap(({ name, dtype }, i) => {
+    const row = preprocessing?.inputs?.[i].row ?? preprocessing?.row;
+    if (row?.layout !== "table") return tensor(name, DATATYPES[dtype] ?? "FP32", rows[i]);
+    return row.columns.map((column, place) =>
+      tensor(
+        takes.length > 1 ? `${name}.${column.name}` : column.name,
+        column.kind === "number" ? "FP64" : "BYTES",
+        rows[i].map((one) => [(Array.isArray(one) ? one[place] : one?.[column.name]) ?? null]),
+      ),
+    );
+  });
 }
 
+const tensor = (name, datatype, rows) => ({ name, shape: shapeOf(rows), datatype, data: rows.flat(Infinity) });
 const shapeOf = (value) => (Array.isArray(value) ? [value.length, ...shapeOf(value[0])] : []);
 
 function pythonic(value) {

@@ -3,7 +3,7 @@
 import { save } from "./api.js";
 import { MISSING, decimalOf, header, numberIn, records, textOf, written } from "./csv.js";
 import { h, table } from "./dom.js";
-import { number } from "./format.js";
+import { answered } from "./format.js";
 import { attempt } from "./parts.js";
 
 const MOST = 1000; // rows of a request
@@ -107,7 +107,6 @@ export function answeredSheet(sheet, found) {
   };
   const told = names.slice(0, found.labels ? 1 : COLUMNS);
   const likely = found.labels && names.length > 1;
-  const cell = (value) => (typeof value === "number" ? number(value) : (value ?? "–"));
   return [
     h(
       "div",
@@ -127,7 +126,7 @@ export function answeredSheet(sheet, found) {
         .slice(0, SHOWN)
         .map(({ line, cells }, i) => [
           line,
-          ...rows[i].slice(0, told.length).map((value) => h("strong", {}, cell(value))),
+          ...rows[i].slice(0, told.length).map((value) => h("strong", {}, answered(value))),
           ...(likely ? [`${(100 * Math.max(...rows[i].slice(1))).toFixed(1)} %`] : []),
           ...cells.slice(0, COLUMNS),
         ]),

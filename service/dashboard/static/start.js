@@ -3,7 +3,7 @@
 import { all, get, perhaps, post } from "./api.js";
 import { h, replace, table } from "./dom.js";
 import { ago, number, seconds, shortJob } from "./format.js";
-import { attempt, badge, card, isActive, isOver, prose } from "./parts.js";
+import { attempt, badge, card, emptyState, heading, isActive, isOver, nameOf, prose } from "./parts.js";
 import { watch } from "./stream.js";
 
 const QUICK = {
@@ -39,6 +39,19 @@ const QUICK = {
 };
 
 const SHOWN = 5; // of each kind of need
+const LISTED = 8; // jobs that are not over
+const PAGE = 50; // jobs of a request: of what is more only that is told
+const STATES = ["running", "starting", "pausing", "cancelling", "interrupted", "queued", "paused", "failed"];
+const isWaiting = (state) => ["queued", "interrupted"].includes(state);
+
+/** All jobs; or of many those in the states that this page tells of, and the states that have more yet (`beyond`). */
+async function jobsThere() {
+  const ask = (more) => get(`/v1/jobs?limit=${PAGE}${more}`);
+  const newest = await ask("");
+  if (!newest.next) return { jobs: newest.data, beyond: null };
+  const found = await Promise.all(STATES.map((state) => ask(`&state=${state}`)));
+  return { jobs: found.flatMap(({ data }) => data), beyond: STATES.filter((_, i) => found[i].next) };
+}
 
 export async function page(place, { onLeave }) {
   const running = h("div", {});
@@ -47,10 +60,9 @@ export async function page(place, { onLeave }) {
   const tiles = h("div", { class: "tiles" });
   const welcome = h("div", {});
   place.append(
-    h(
-      "header",
-      { class: "head" },
-      h("div", {}, h("h1", {}, "Start"), h("p", { class: "lead" }, "What runs, what serves, and what needs a hand.")),
+    heading(
+      "Start",
+      "What runs, what serves, and what needs a hand.",
       h(
         "div",
         { class: "actions" },
@@ -65,6 +77,7 @@ export async function page(place, { onLeave }) {
   );
 
   let jobs = [];
+  let beyond = null;
   let models = [];
   let queued = null;
   const standings = new Map(); // by model: when it changed, and how its champion stands
@@ -74,24 +87,65 @@ export async function page(place, { onLeave }) {
     standings.set(model.model, { at: model.updated_at, found: await standing(model) });
   };
   const draw = () => {
-    const active = jobs.filter((job) => !isOver(job.state) && job.state !== "paused"); // which needs a hand
+    const active = jobs
+      .filter((job) => !isOver(job.state) && job.state !== "paused") // which needs a hand
+      .sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state));
+    const counted = (of) => `${number(active.filter(({ state }) => of(state)).length)}${beyond?.some(of) ? "+" : ""}`;
     const trouble = jobs.filter((job) => job.state === "failed" && isRecent(job.finished_at));
     const paused = jobs.filter((job) => job.state === "paused");
     const without = models.filter((model) => model.latest !== null && model.aliases.champion === undefined);
     const behind = models.filter(isBehind);
     const taken = behind.filter((model) => standingOf(model)?.guard);
     const unseen = behind.filter((model) => standingOf(model)?.unseen);
-    replace(welcome, jobs.length || models.length ? null : empty());
-    tiles.hidden = !jobs.length && !models.length;
+    const needs = [
+      [
+        trouble,
+        (job) =>
+          need(
+            "bad",
+            `#/jobs/${job.id}`,
+            `${nameOf(job)} failed`,
+            prose(job.error?.detail ?? ""),
+            h("span", { class: "muted nowrap" }, ago(job.finished_at)),
+          ),
+      ],
+      [paused, (job) => need("warn", `#/jobs/${job.id}`, `${nameOf(job)} is paused`, null, resumeButton(job))],
+      [
+        taken,
+        (model) =>
+          need("warn", linkOf(model), `${model.model} was taken back by its guard`, prose(standingOf(model).guard)),
+      ],
+      [
+        without,
+        (model) =>
+          need(
+            "warn",
+            linkOf(model),
+            `${model.model} has no champion`,
+            "Its newest version answers until you promote one.",
+          ),
+      ],
+      [
+        unseen,
+        (model) =>
+          need(
+            null,
+            linkOf(model),
+            `${model.model} has newer versions than its champion`,
+            `Champion is ${model.aliases.champion}, newest is ${model.latest}.`,
+          ),
+      ],
+    ];
+    const needy = needs.reduce((sum, [list]) => sum + list.length, 0);
+    const items = needs.flatMap(([list, item]) => list.slice(0, SHOWN).map(item));
+    tiles.hidden = !jobs.length && !models.length && !beyond;
+    replace(welcome, tiles.hidden ? empty() : null);
     replace(
       tiles,
-      tile("Running", active.filter((job) => isActive(job.state)).length, "#/jobs"),
-      tile("Waiting", active.filter((job) => ["queued", "interrupted"].includes(job.state)).length, "#/jobs"),
-      tile(models.length === 1 ? "Model" : "Models", models.length, "#/models"),
-      handTile(
-        [trouble, paused, taken, without, unseen].reduce((sum, list) => sum + list.length, 0),
-        trouble.length > 0,
-      ),
+      tile("Running", counted(isActive), "#/jobs?state=running"),
+      tile("Waiting", counted(isWaiting), "#/jobs?state=queued"),
+      tile(models.length === 1 ? "Model" : "Models", number(models.length), "#/models"),
+      handTile(needy, trouble.length > 0),
     );
     replace(
       running,
@@ -99,7 +153,7 @@ export async function page(place, { onLeave }) {
         ? h(
             "ul",
             { class: "list" },
-            active.map((job) =>
+            active.slice(0, LISTED).map((job) =>
               h(
                 "li",
                 { data: { job: job.id } },
@@ -127,7 +181,8 @@ export async function page(place, { onLeave }) {
               ),
             ),
           )
-        : h("div", { class: "empty-state" }, h("p", {}, "No job runs."), h("a", { href: "#/train" }, "Train a model")),
+        : emptyState("No job runs.", h("a", { href: "#/train" }, "Train a model")),
+      active.length > LISTED ? h("p", { class: "hint more" }, h("a", { href: "#/jobs" }, "All jobs")) : null,
     );
     replace(
       serving,
@@ -148,109 +203,38 @@ export async function page(place, { onLeave }) {
               ]),
             { stacked: true },
           )
-        : h(
-            "div",
-            { class: "empty-state" },
-            h("p", {}, "No model yet. The first version appears here when a training or an import succeeds."),
-          ),
+        : emptyState("No model yet. The first version appears here when a training or an import succeeds."),
     );
-    const needy = [trouble, paused, taken, without, unseen];
-    const more = needy.reduce((sum, list) => sum + Math.max(0, list.length - SHOWN), 0);
-    const items = [
-      ...trouble
-        .slice(0, SHOWN)
-        .map((job) =>
-          h(
-            "li",
-            { class: "bad" },
-            h(
-              "div",
-              { class: "grow" },
-              h("a", { href: `#/jobs/${job.id}` }, `${nameOf(job)} failed`),
-              h("p", {}, prose(job.error?.detail ?? "")),
-            ),
-            h("span", { class: "muted nowrap" }, ago(job.finished_at)),
-          ),
-        ),
-      ...paused.slice(0, SHOWN).map((job) =>
-        h(
-          "li",
-          { class: "warn" },
-          h("div", { class: "grow" }, h("a", { href: `#/jobs/${job.id}` }, `${nameOf(job)} is paused`)),
-          h(
-            "button",
-            {
-              type: "button",
-              class: "small",
-              onclick: () =>
-                attempt(async () => {
-                  await post(`/v1/jobs/${job.id}/resume`);
-                  await refresh();
-                }),
-            },
-            "Resume",
-          ),
-        ),
-      ),
-      ...taken
-        .slice(0, SHOWN)
-        .map((model) =>
-          h(
-            "li",
-            { class: "warn" },
-            h(
-              "div",
-              { class: "grow" },
-              h("a", { href: `#/models/${model.model}` }, `${model.model} was taken back by its guard`),
-              h("p", {}, prose(standingOf(model).guard)),
-            ),
-          ),
-        ),
-      ...without
-        .slice(0, SHOWN)
-        .map((model) =>
-          h(
-            "li",
-            { class: "warn" },
-            h(
-              "div",
-              { class: "grow" },
-              h("a", { href: `#/models/${model.model}` }, `${model.model} has no champion`),
-              h("p", {}, "Its newest version answers until you promote one."),
-            ),
-          ),
-        ),
-      ...unseen
-        .slice(0, SHOWN)
-        .map((model) =>
-          h(
-            "li",
-            {},
-            h(
-              "div",
-              { class: "grow" },
-              h("a", { href: `#/models/${model.model}` }, `${model.model} has newer versions than its champion`),
-              h("p", {}, `Champion is ${model.aliases.champion}, newest is ${model.latest}.`),
-            ),
-          ),
-        ),
-    ];
     replace(
       hand,
       items.length
         ? card(
             "Needs a hand",
             h("ul", { class: "list hand" }, items),
-            more ? h("p", { class: "hint more" }, `And ${number(more)} more.`) : null,
+            needy > items.length ? h("p", { class: "hint more" }, `And ${number(needy - items.length)} more.`) : null,
           )
         : null,
     );
   };
   const refresh = async () => {
-    [jobs, models] = await Promise.all([get("/v1/jobs?limit=50").then((found) => found.data), all("/v1/models", 200)]);
+    [{ jobs, beyond }, models] = await Promise.all([jobsThere(), all("/v1/models", 200)]);
     await Promise.all(models.filter(isBehind).map(judge));
     draw();
   };
+  const resumeButton = (job) =>
+    h(
+      "button",
+      {
+        type: "button",
+        class: "small",
+        onclick: () =>
+          attempt(async () => {
+            await post(`/v1/jobs/${job.id}/resume`);
+            await refresh();
+          }),
+      },
+      "Resume",
+    );
   const soon = () => {
     queued ??= setTimeout(() => {
       queued = null;
@@ -284,14 +268,17 @@ async function standing(model) {
   return { unseen: !job?.output?.promotion }; // a condition may have decided
 }
 
-const nameOf = (job) =>
-  `${{ train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" }[job.kind]}${job.output?.model ? ` of ${job.output.model}` : ""}`;
+const linkOf = ({ model }) => `#/models/${model}`;
+
+/** What needs a hand, with a sentence about it and something beside it. */
+const need = (kind, href, title, text, beside) =>
+  h("li", { class: kind }, h("div", { class: "grow" }, h("a", { href }, title), text && h("p", {}, text)), beside);
 
 const tile = (label, count, href) =>
   h(
     "a",
     { class: "tile", href },
-    h("span", { class: "tile-number" }, number(count)),
+    h("span", { class: "tile-number" }, count),
     h("span", { class: "tile-label" }, label),
   );
 

@@ -13,6 +13,7 @@ import {
   entries,
   facts,
   failure,
+  heading,
   histogram,
   net,
   problemText,
@@ -560,16 +561,7 @@ export async function page(place, { params: [id], onLeave }) {
   };
 
   place.append(
-    h(
-      "header",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Train"),
-        h("p", { class: "lead" }, "Data, a net, an objective. Checked while you type; nothing runs before you say so."),
-      ),
-    ),
+    heading("Train", "Data, a net, an objective. Checked while you type; nothing runs before you say so."),
     h(
       "div",
       { class: "train" },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -192,6 +194,35 @@ def test_all_mistakes_are_told_at_once_and_at_most_twenty(read):
     assert [e.detail.split(":")[0] for e in refused.value.errors[:2]] == ["line 2, column 'b'", "line 3, column 'a'"]
 
 
+def test_mistakes_of_all_blocks_are_told_up_to_twenty_and_the_others_counted(read):
+    names = ",".join(f"c{place}" for place in range(100))  # so wide that a block has 4,000 rows
+    good, gap, text = ",".join("1" * 100), ",".join(["", *"1" * 99]), ",".join(["1"] * 99 + ["a"])
+    rows = [good] * 12_000
+    for place in (0, 5_000, 9_000):
+        rows[place] = gap
+    rows[9_001] += ",1"
+    with pytest.raises(DatasetRefused) as refused:
+        read("\n".join([names, *rows]) + "\n")
+    assert [entry.detail.partition(":")[0] for entry in refused.value.errors] == [
+        *("line 2, column 'c0'", "line 5002, column 'c0'", "line 9002, column 'c0'", "line 9003"),
+    ]
+    assert refused.value.more == 0
+
+    rows[5_000:5_030] = [gap] * 30
+    with pytest.raises(DatasetRefused) as refused:
+        read("\n".join([names, *rows]) + "\n")
+    assert (len(refused.value.errors), refused.value.more) == (20, 13)
+
+    rows = [f"{'b' if place % 3_000 else '=1'}{good[1:]}" for place in range(9_000)]  # texts that are none
+    rows[8_995] = text.replace("1", '"', 1)  # and a quote that is never closed, behind which nothing is read
+    with pytest.raises(DatasetRefused) as refused:
+        read("\n".join([names, *rows]) + "\n")
+    assert [(entry.code, entry.detail.partition(",")[0].partition(":")[0]) for entry in refused.value.errors] == [
+        *(("formula", "line 2"), ("formula", "line 3002"), ("formula", "line 6002")),
+        ("unclosed-quote", "line 8997"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("members", "pointer", "hint"),
     [
@@ -262,6 +293,7 @@ def refusal(read, content: str | bytes, **members) -> tuple[str, str, str | None
 
 def test_a_column_that_one_cell_makes_text_is_warned_of(read):
     rows = "".join(f"{i},{i}.5\n" for i in range(20))
+    wide = "".join(f"{i},{i}.5\n" for i in range(100))
     raw = read(f'x,y\n1,"50,3"\n{rows}', target="y")
 
     assert raw.target == "class"
@@ -277,6 +309,10 @@ def test_a_column_that_one_cell_makes_text_is_warned_of(read):
     [several] = read(f"x,y\n{rows}{others}", target="x").warnings
     assert several.detail.endswith("(line 22: 'unknown'; others: 'none of it', 'a', 'b' and 1 more).")
     assert '"missing_texts": [...]' in (several.hint or "")
+    odd = ["unknown", "none of it", "a", "b", "c"]
+    assert json.loads(several.expected) == {"missing": "keep", "missing_texts": odd}
+    assert raw.warnings[0].expected is None  # a number for people, or many texts, are not for a program to decide
+    assert read(f"x,y\n{wide}" + "".join(f"no {n},0\n" for n in range(33)), target="y").warnings[0].expected is None
 
 
 def test_columns_of_texts_and_classes_that_were_named_are_not_warned_of(read):

@@ -457,6 +457,15 @@ def test_an_error_of_the_worker_is_the_jobs(world: World) -> None:
     )
 
 
+def test_a_job_that_failed_at_a_step_is_at_that_step_whatever_was_told_before_it_was_known(world: World) -> None:
+    job_id, worker = world.start()
+    worker.tell("progress", step=50, epoch=5, fraction=1.0, eta_s=0.0, lr=0.1)
+    worker.end(error={"code": "non_finite_loss", "detail": "The loss of step 6 is nan.", "step": 6, "epoch": 1})
+    world.supervisor.turn()
+
+    assert world.job(job_id).progress == {"step": 6, "epoch": 1, "fraction": 0.12, "eta_s": None, "lr": 0.1}
+
+
 def test_a_version_that_a_worker_found_changed_is_quarantined(world: World) -> None:
     _, publisher = world.start()
     publisher.end(result=staged(publisher))
