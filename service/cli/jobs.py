@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -165,7 +166,17 @@ def finish(session: Session, job: Job, *, tell: bool = True) -> None:
         if job.error is not None:
             place = place_of(job.error.pointer or "", session.places)
             say(f"{f'{place}: ' if place else ''}{job.error.detail}{f' {job.error.hint}' if job.error.hint else ''}")
+        proposal = (job.report or {}).get("proposal")
+        if proposal:
+            say(f"As far as the file tells: {_options_of(proposal)}")
         raise typer.Exit(exits.FAILURE)
+
+
+def _options_of(proposal: dict[str, Any]) -> str:
+    """The options of `import` that say what a report proposes."""
+    if "forward" in proposal:
+        return " ".join(f"--forward {shlex.quote(line)}" for line in proposal["forward"])
+    return f"--arch {shlex.quote(json.dumps(proposal))}"
 
 
 def show_job(session: Session, job: Job) -> None:

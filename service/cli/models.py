@@ -14,7 +14,9 @@ from service.cli.session import Session, before, talks
 if TYPE_CHECKING:
     from service.client import Alias, Version
 
-app = typer.Typer(name="models", help="See, compare, promote and remove versions.", no_args_is_help=True)
+app = typer.Typer(
+    name="models", help="See, compare and remove versions, and point aliases at them.", no_args_is_help=True
+)
 app.callback()(before)
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="name, name@alias or name/3.")]

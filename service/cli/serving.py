@@ -57,6 +57,8 @@ def serve(
     if refused is not None:
         typer.echo(refused, err=True)
         raise typer.Exit(exits.CONFLICT)
+    if sys.stderr.isatty():
+        typer.echo("Modelyard is starting…", err=True)  # it takes seconds, most of them for torch
     # The server forks, so no library may start threads in it when it is loaded.
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # By name, so that nothing but this command ever loads torch.

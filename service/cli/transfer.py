@@ -22,7 +22,9 @@ def import_(
         Path, typer.Argument(help="A checkpoint (.pth, .pt, .safetensors, .mar), a bundle, or a request (JSON, …).")
     ],
     model: Annotated[str | None, typer.Option(help="The model that gets a new version.")] = None,
-    arch: Annotated[str | None, typer.Option(help="catalogue:NAME, or a file with an architecture document.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="catalogue:NAME, a digest, JSON, or a file with an architecture document.")
+    ] = None,
     forward: Annotated[
         list[str] | None, typer.Option(help="A line of the net's forward, if the file does not say it. Repeatable.")
     ] = None,
@@ -30,6 +32,13 @@ def import_(
         str | None, typer.Option(help='What the net takes, as JSON: [{"name": "x", "shape": ["B", 1]}].')
     ] = None,
     part: Annotated[str | None, typer.Option(help="Which set of weights, where a checkpoint has several.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FROM=TO", help="Another name for tensors of the file, as model.*=*. Repeatable."),
+    ] = None,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Take numbers that are not finite as they are.")
+    ] = False,
     alias: Annotated[str | None, typer.Option(help="An alias that gets the version.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")] = True,
 ) -> None:
@@ -43,16 +52,17 @@ def import_(
     else:
         request = {"kind": "import", "upload": client.uploads.add(file).id}
     if arch is not None:
-        catalogued = arch.startswith("catalogue:")
-        request["architecture"] = (
-            {"catalogue": arch.removeprefix("catalogue:")} if catalogued else requests.read(Path(arch))
-        )
+        request["architecture"] = _architecture(arch)
     if forward:
         request["forward"] = list(forward)
     if inputs is not None:
         request["inputs"] = _json(inputs)
     if part is not None:
         request["part"] = part
+    if rename:
+        request["rename"] = [_rule(one) for one in rename]
+    if allow_nonfinite:
+        request["allow_nonfinite"] = True
     if model is not None:
         request["output"] = {**request.get("output", {}), "model": model}
     if alias is not None:
@@ -98,6 +108,21 @@ def export(
     written = path.stat().st_size
     document = {"version": version.reference, "format": format, "file": str(path), "size_bytes": written}
     show_one(session.format, document, {**document, "size_bytes": size(written)})
+
+
+def _architecture(text: str) -> Any:
+    if text.startswith("catalogue:"):
+        return {"catalogue": text.removeprefix("catalogue:")}
+    if text.startswith("sha256:"):
+        return text
+    return _json(text) if text.lstrip().startswith("{") else requests.read(Path(text))
+
+
+def _rule(text: str) -> dict[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not FROM=TO, as in model.*=*.", param_hint="--rename")
+    return {"from": old.strip(), "to": new.strip()}
 
 
 def _json(text: str) -> Any:

@@ -213,7 +213,8 @@ def _header(path: Path, source: Csv, at: str) -> list[str]:
     other = max(_DELIMITERS, key=names[0].count)
     if len(names) == 1 and other in names[0]:
         detail = f"line 1: the only column would be {shorten(names[0])}, which looks like several."
-        hint = f'Are values parted by another character? Write "delimiter": {json.dumps(other)} in the source.'
+        sign = json.dumps(other, ensure_ascii=False)
+        hint = f'Are values parted by another character? Write "delimiter": {sign} in the source.'
         refuse([Entry(f"{at}/delimiter", "wrong-delimiter", detail, hint=hint, got=source.delimiter)])
     if len(names) > MAX_COLUMNS:
         refuse([Entry(f"{at}/upload", "too-large", f"The file has more than {MAX_COLUMNS} columns.")])

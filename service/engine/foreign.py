@@ -281,7 +281,8 @@ def _ask(proposal: Mapping[str, Any] | None) -> str:
         return "The file holds tensors alone. Send `architecture`: a document, a digest or a net of the catalogue."
     return (
         f"The file holds tensors alone. Keys and shapes are those of {proposal['catalogue']} in the catalogue: send "
-        "the proposal as `architecture`."
+        "the proposal as `architecture`. What has no weights, such as an activation, leaves no trace in a file, so "
+        "compare some answers with those that you know."
     )
 
 

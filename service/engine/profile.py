@@ -194,7 +194,7 @@ def _warnings(examples: Examples, columns: Sequence[Mapping[str, Any]]) -> Itera
             detail = f"Column {name} has {distinct} different texts in {rows} rows: one_hot makes a number of each."
             hint = (
                 'Leave it out by naming the inputs; use {"type": "vocabulary"} with an Embedding; or, for sentences, '
-                f'"free_text": [{json.dumps(found["name"][:60])}] and {{"type": "tokens"}}.'
+                f'"free_text": [{json.dumps(found["name"][:60], ensure_ascii=False)}] and {{"type": "tokens"}}.'
             )
             yield Entry(at, "too-many-categories", detail, hint=hint)
     yield from _scale_warnings(told, inputs)

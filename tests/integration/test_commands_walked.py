@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -194,6 +195,22 @@ def import_(world: World) -> None:
     plain, doubled = (torch.load(world.folder / f"{name}.pt", weights_only=True) for name in ("net", "ema"))
     assert all(torch.equal(2 * plain[name], doubled[name]) for name in weights)
     assert "--inputs is no JSON" in world("import", OLD / "net.pth", "--inputs", "[", code=2).stderr
+
+    mlp = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    torch.save(mlp.state_dict(), world.folder / "alone.pt")
+    alone = ("import", world.folder / "alone.pt", "--model", "walked-alone")
+    refused = world(*alone, code=1).stderr
+    assert "leaves no trace in a file" in refused
+    arch = shlex.split(refused.partition("As far as the file tells: ")[2].strip())
+    assert arch[0] == "--arch"
+    assert world.json(*alone, *arch, operation=JOB)["report"]["outcome"] == "exact"
+
+    renamed = {f"model.{name}": torch.full_like(one, torch.nan) for name, one in mlp.state_dict().items()}
+    torch.save(renamed, world.folder / "renamed.pt")
+    other = ("import", world.folder / "renamed.pt", "--model", "walked-alone", *arch, "--rename", "model.**=**")
+    assert "not finite" in world(*other, code=1).stderr
+    assert world.json(*other, "--allow-nonfinite", operation=JOB)["state"] == "succeeded"
+    assert "is not FROM=TO" in world(*other, "--rename", "model", code=2).stderr
 
     request = world.file("import.json", {**examples.IMPORT, "output": {"model": "walked-kernel"}})
     assert world.json("import", request, "--no-wait", operation="POST /v1/jobs", status="202")["kind"] == "import"

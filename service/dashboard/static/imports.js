@@ -7,7 +7,7 @@ import { announce, attempt, badge, card, facts, failure, heading, isOver, proble
 import { watch } from "./stream.js";
 
 const OUTCOMES = {
-  exact: "Everything was in the file.",
+  exact: "Every tensor has its place.",
   translated: "The file's net was translated into a document.",
   tree_only: "The file has the layers and weights, but not how the net calls them.",
   weights_only: "The file has weights alone: say which net they belong to.",
@@ -118,6 +118,9 @@ export async function page(place, { query, onLeave }) {
           "div",
           { class: "callout good", role: "status" },
           h("strong", {}, `Published as ${job.output.model}/${job.output.version}`),
+          sent.architecture || sent.forward
+            ? h("p", {}, "How the net computes was yours to say, not the file's. Compare some answers with those you know.")
+            : null,
           h(
             "div",
             { class: "actions" },
