@@ -36,6 +36,9 @@ STARTUP_FAILURE: Final = 3
 RESERVED_DESCRIPTORS: Final = 128
 """File descriptors that connections leave to the store, the database, models that load, and workers."""
 
+_LATE_S: Final = 0.1
+"""Between two looks at whether connections came in while the port was being closed."""
+
 _TURNS: Final = 4
 """Of the event loop: each of them but the first reads what has come."""
 
@@ -211,4 +214,16 @@ class Server(uvicorn.Server):
             await asyncio.sleep(self._drain_delay_s)
         for _ in range(_TURNS):
             await asyncio.sleep(0)  # requests that have come are read, before silent connections are closed
-        await super().shutdown(sockets=sockets)
+        latecomers = asyncio.get_running_loop().create_task(self._close_late())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            latecomers.cancel()
+
+    async def _close_late(self) -> None:
+        """Have those connections closed too, after their answers, that came in while the port was being closed: whoever
+        goes on asking through one of them would hold the end up until its deadline."""
+        while True:
+            await asyncio.sleep(_LATE_S)
+            for connection in list(self.server_state.connections):
+                connection.shutdown()

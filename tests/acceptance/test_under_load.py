@@ -19,7 +19,7 @@ from tests.load import Answer, Ask, Flood, scheduled, slow_net
 from tests.problems import assert_problem
 
 CONNECTIONS = 64
-DELAY_S = 0.3
+DELAY_S = 1.0
 LENGTH = "Inference-Header-Content-Length"
 SWAPS = 200
 SLOW: dict[str, Any] = {"model": "slow", "inputs": [[[[0.5]], [[0.25]], [[1.0]]]]}
@@ -239,7 +239,7 @@ def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(
         assert client.post("/predict", json=SLOW).status_code == 200
     answers: list[Answer] = []
 
-    async def run() -> float:
+    async def run() -> tuple[float, float]:
         async with Flood(server.url, [Ask.post("/predict", SLOW)], CONNECTIONS, answers.append) as flood:
             while len(answers) < 2 * CONNECTIONS:
                 await asyncio.sleep(0.01)
@@ -248,14 +248,16 @@ def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(
             server.process.send_signal(signal.SIGTERM)
             while not flood.stopped and server.process.poll() is None:
                 await asyncio.sleep(0.01)
-        return told
+        return told, time.monotonic() - told
 
-    told = asyncio.run(run())
-    accepted = [one for one in answers if one.sent < told + DELAY_S]
-    later = Counter(one.status for one in answers if one.sent >= told + DELAY_S)
+    told, took = asyncio.run(run())
+    surely = told + DELAY_S / 2  # on a busy machine what was about to be sent then may come much later
+    accepted = [one for one in answers if one.sent < surely]
+    later = Counter(one.status for one in answers if one.sent >= surely)
 
     assert server.stop() == 0
     statuses = Counter(one.status for one in accepted)
     assert set(statuses) <= {200, 429}  # refused as long as the queue is full, else answered
     assert statuses[200] > 16
+    assert took < DELAY_S + 15  # not the 25 s for which those are waited for who do not end
     assert set(later) <= {0, 200, 429, 503}  # whole answers, or a connection that was closed before
