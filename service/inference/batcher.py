@@ -24,6 +24,8 @@ _PAYS: Final = 0.9
 """Merging pays while a row in the larger batch costs at most this share of what it costs in the smaller one."""
 _PATIENCE_S: Final = 0.1
 """So long a wait is never too long: on a busy machine short forward passes are held up for many times their own."""
+_SWEEP_S: Final = 0.05
+"""Between two looks through a full queue for those who have gone: it takes a while where many are refused."""
 _AGED: Final = 8.0
 """After so many times `max_wait_s` a request goes before all others, whatever its priority."""
 
@@ -286,6 +288,7 @@ class Batcher(Generic[W]):
         self._groups: OrderedDict[Hashable, _Group[W]] = OrderedDict()
         self._busy: dict[Hashable, _Group[W]] = {}  # with requests that wait
         self._running = 0
+        self._swept = -math.inf
         self.rows = 0
         self._expired: list[W] = []
 
@@ -310,19 +313,15 @@ class Batcher(Generic[W]):
         if group is None:
             group = self._group(item.key, mergeable=item.mergeable)
         if self._is_full(group, item):
-            for each in list(self._busy.values()):
-                self._forget_gone(each)
+            self._sweep(now)
             if self._is_full(group, item):
                 self._refuse(group, now)
         queue = group.queues.get(item.priority)
         if queue is None:
             queue = group.queues[item.priority] = deque()
-        queue.append(item)
         if not group.requests:
             self._busy[item.key] = group
-        group.rows += item.rows
-        group.requests += 1
-        self.rows += item.rows
+        self._put(group, queue, item)
         if group.last_arrival:
             gap = now - group.last_arrival
             share = min(1.0, gap / 0.1)  # over about the last tenth of a second
@@ -333,30 +332,30 @@ class Batcher(Generic[W]):
 
     def _is_full(self, group: _Group[W], item: W) -> bool:
         """Whether too much waits before a request, or in all."""
-        if not self.rows:
-            return False
-        if self.rows + item.rows > self.policy.queue_rows:
+        if self.rows and self.rows + item.rows > self.policy.queue_rows:
             return True
-        ahead = group.rows
-        if group.requests and (len(group.queues) > 1 or item.priority not in group.queues):
-            ahead = sum(w.rows for p, queue in group.queues.items() if p >= item.priority for w in queue)
-        return bool(group.requests) and ahead >= group.room
-
-    def _forget_gone(self, group: _Group[W]) -> None:
-        """Take those out for whom nobody waits any more, wherever they stand."""
-        for queue in group.queues.values():
-            gone = [item for item in queue if item.gone]
-            if gone:
-                left = [item for item in queue if not item.gone]
-                queue.clear()
-                queue.extend(left)
-                rows = sum(item.rows for item in gone)
-                group.requests -= len(gone)
-                group.rows -= rows
-                self.rows -= rows
         if not group.requests:
-            self._rest(group)
-            group.held_until = None
+            return False
+        ahead = group.rows
+        if len(group.queues) > 1 or item.priority not in group.queues:
+            ahead = sum(w.rows for p, queue in group.queues.items() if p >= item.priority for w in queue)
+        return ahead >= group.room
+
+    def _sweep(self, now: float) -> None:
+        """Take those out for whom nobody waits any more, wherever they stand; not for each of many that are refused."""
+        if now < self._swept + _SWEEP_S:
+            return
+        self._swept = now
+        for group in list(self._busy.values()):
+            for queue in group.queues.values():
+                for _ in range(len(queue)):
+                    item = queue[0]
+                    self._take_out(group, queue)
+                    if not item.gone:
+                        self._put(group, queue, item)
+            if not group.requests:
+                self._rest(group)
+                group.held_until = None
 
     def _refuse(self, group: _Group[W], now: float) -> None:
         group.refused += 1
@@ -530,6 +529,12 @@ class Batcher(Generic[W]):
             self._expired.append(item)
         self._take_out(group, queue)
         return True
+
+    def _put(self, group: _Group[W], queue: deque[W], item: W) -> None:
+        queue.append(item)
+        group.requests += 1
+        group.rows += item.rows
+        self.rows += item.rows
 
     def _take_out(self, group: _Group[W], queue: deque[W]) -> None:
         item = queue.popleft()
