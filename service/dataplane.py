@@ -34,6 +34,7 @@ from service.errors import (
     DeadlinePassed,
     Entry,
     InvalidName,
+    ModelQuarantined,
     NotFound,
     Overloaded,
     ServiceError,
@@ -61,6 +62,7 @@ from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import folder_of_job
 from service.schemas.document import nearest_hint
 from service.schemas.jobs import JobState
+from service.schemas.routing import Guard
 from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, Signature, parse_reference
 from service.store.aliases import AliasRecord
 from service.store.models import ModelStore, Resolved
@@ -73,9 +75,10 @@ _THREADS: Final = 40
 interpreter."""
 _FORWARDS: Final = max(1, min(4, len(os.sched_getaffinity(0))))
 """Long forward passes at a time, each of another version; each takes one core."""
-_INLINE_NUMBERS: Final = 100_000
-_INLINE_TEXTS: Final = 2_000
+INLINE_NUMBERS: Final = 100_000
 """Longer answers are written in a thread."""
+_INLINE_TEXTS: Final = 2_000
+"""More texts of a request are looked at in a thread."""
 _INLINE_ELEMENTS: Final = 1_000_000
 """More numbers of a request are looked at in a thread."""
 _REMEMBERED: Final = 1000
@@ -340,9 +343,8 @@ class DataPlane:
                     self._judge(routed, failed=True, seconds=0.0)
         try:
             return self._runtime.get(found.model, found.version), found
-        except (NotFound, StoreError):
-            if found.through is not None:
-                self._judge(found, failed=True, seconds=0.0)
+        except ModelQuarantined:
+            self._give_up(found)
             raise
 
     async def describe(self, reference: Reference) -> Described:
@@ -579,7 +581,7 @@ class DataPlane:
         plain = loaded.plain(self._limits)
         if plain is None or not 0 < len(rows) <= plain.rows or not suits(loaded.signature):
             return None
-        if len(rows) * loaded.answered > _INLINE_NUMBERS:
+        if len(rows) * loaded.answered > INLINE_NUMBERS:
             return None  # what is answered would take long to write
         if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
@@ -631,7 +633,7 @@ class DataPlane:
             return None
         raw = located.loaded.check(tensors, limits=self._limits)
         wanted = _wanted(outputs, located.loaded.signature)
-        if promise is not None and len(raw[0]) * located.loaded.answered > _INLINE_NUMBERS:
+        if promise is not None and len(raw[0]) * located.loaded.answered > INLINE_NUMBERS:
             return None  # what is answered may take long to write
         charge(len(raw[0]))
         ticket = self._wait(located, raw, arrived=arrived, deadline=deadline, priority=priority, promise=promise)
@@ -708,7 +710,7 @@ class DataPlane:
         charge(len(raw[0]))
         part = await self._answered(located, raw, arrived=arrived, deadline=deadline, priority=priority)
         rows = part.stop - part.start
-        if rows * sum(output[:1].size for output in part.answers.outputs.values()) < _INLINE_NUMBERS:
+        if rows * sum(output[:1].size for output in part.answers.outputs.values()) < INLINE_NUMBERS:
             return self._encoded(located, part, arrived)
         return await asyncio.wrap_future(self.submit(partial(self._encoded, located, part, arrived)))
 
@@ -875,17 +877,14 @@ class DataPlane:
 
     def _judge(self, found: Resolved, *, failed: bool, seconds: float) -> None:
         """Tell the guard of the alias that led here; what it finds wanting is taken back in the store."""
-        through = found.through
-        if through is None or through.routing.guard is None:
+        watched = _watched(found)
+        if watched is None:
             return
-        canary = through.routing.canary
-        if canary is not None and canary.version != found.version:
-            return
-        key = (f"{through.model}@{through.alias} {through.etag}", found.version)
+        key, through, guard = watched
         if key not in self._watches:
             if len(self._watches) >= _REMEMBERED:
                 self._watches.clear()
-            self._watches.setdefault(key, Watch(through.routing.guard))
+            self._watches.setdefault(key, Watch(guard))
         watch = self._watches.get(key)
         if watch is None:
             return
@@ -893,6 +892,13 @@ class DataPlane:
         if reason is not None:
             self._watches[key] = None
             self.submit(partial(self._retreat, key, through, found.version, reason))
+
+    def _give_up(self, found: Resolved) -> None:
+        """A version's files are damaged: it will answer nobody any more, so its guard need not count."""
+        watched = _watched(found)
+        if watched is not None:
+            key, through, _ = watched
+            self.submit(partial(self._retreat, key, through, found.version, "Its files are damaged."))
 
     def _retreat(self, key: tuple[str, int], through: AliasRecord, version: int, reason: str) -> None:
         try:
@@ -987,12 +993,7 @@ class DataPlane:
         body = b"".join(pieces)
         encode_s = time.perf_counter() - started
         self._told_of(located.loaded).encoded(encode_s)
-        timing = b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, encode;dur=%.3f" % (
-            queue_s * 1e3,
-            answers.assemble_s * 1e3,
-            answers.infer_s * 1e3,
-            encode_s * 1e3,
-        )
+        timing = server_timing(queue_s, answers.assemble_s, answers.infer_s, encode_s)
         return Answered(body, version, part.stop - part.start, timing)
 
     def _head(self, located: Located) -> bytes:
@@ -1118,6 +1119,23 @@ def _routed(found: Resolved, through: AliasRecord) -> Resolved:
     draw = random.random()  # noqa: S311  # a share of the requests is no secret
     version = choose(found.version, through.routing, draw)
     return found if version == found.version else replace(found, version=version)
+
+
+def _watched(found: Resolved) -> tuple[tuple[str, int], AliasRecord, Guard] | None:
+    """What a guard remembers a version by, and the alias and the guard; None where none watches this version."""
+    through = found.through
+    if through is None or through.routing.guard is None:
+        return None
+    canary = through.routing.canary
+    if canary is not None and canary.version != found.version:
+        return None
+    return (f"{through.model}@{through.alias} {through.etag}", found.version), through, through.routing.guard
+
+
+def server_timing(queue_s: float, assemble_s: float, infer_s: float, encode_s: float) -> bytes:
+    """Where the time of an answer went, as the header Server-Timing has it: in milliseconds."""
+    milliseconds = (queue_s * 1e3, assemble_s * 1e3, infer_s * 1e3, encode_s * 1e3)
+    return b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, encode;dur=%.3f" % milliseconds
 
 
 def _in_time(deadline: float | None) -> None:

@@ -20,6 +20,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
+from service.dataplane import INLINE_NUMBERS, server_timing
 from service.errors import (
     BodyTooLarge,
     Entry,
@@ -47,9 +48,6 @@ _REFERENCES: Final = 10_000
 """Names with slots that are remembered; they come from clients, so there must be an end."""
 _COMPRESS_FROM: Final = 1024
 """Shorter answers go as they are: compressed they would hardly be shorter."""
-
-_AT_ONCE: Final = 100_000
-"""Fewer numbers are written as JSON in a moment."""
 
 _DEFLATES: Final = 1032
 """The most that gzip and deflate make of a byte."""
@@ -119,7 +117,7 @@ class Exchange:
             request = await _here_or_aside(len(body), _decode, body, length, view.elements, view.rows)
         charge(len(request.inputs[0].array))
         found, outputs = await view.infer(reference, request)
-        if sum(one.array.size for one in outputs if not one.binary) < _AT_ONCE:
+        if sum(one.array.size for one in outputs if not one.binary) < INLINE_NUMBERS:
             content, header, timing = self._written(found, outputs, name, request.id)
         else:
             content, header, timing = await run_sync(self._written, found, outputs, name, request.id)
@@ -210,13 +208,7 @@ class Exchange:
         )
         seconds = time.perf_counter() - started
         self._view.wrote(found, seconds)
-        timing = b"queue;dur=%.3f, batch;dur=%.3f, infer;dur=%.3f, encode;dur=%.3f" % (
-            found.queue_s * 1e3,
-            found.assemble_s * 1e3,
-            found.infer_s * 1e3,
-            seconds * 1e3,
-        )
-        return content, header, timing
+        return content, header, server_timing(found.queue_s, found.assemble_s, found.infer_s, seconds)
 
     def _reference(self, name: str, slot: str | None) -> Reference:
         reference = self._references.get((name, slot))

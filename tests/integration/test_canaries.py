@@ -30,6 +30,15 @@ def point(client: httpx.Client, model: str, body: dict[str, Any]) -> httpx.Respo
     return client.put(url, json=body, headers=headers)
 
 
+def damage(server: Server, model: str, version: int) -> None:
+    """Change a bit of the weights in the store."""
+    weights = server.store / "models" / model / str(version) / "weights.pt"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-200] ^= 1
+    weights.write_bytes(content)
+
+
 def ask(client: httpx.Client, model: str, times: int, *, inputs: Any = IMAGE) -> list[dict[str, Any]]:
     answers = [client.post("/predict", json={"model": f"{model}@live", "inputs": inputs}) for _ in range(times)]
     assert {answer.status_code for answer in answers} == {200}
@@ -93,11 +102,7 @@ def test_a_guard_takes_a_slow_canary_back_and_the_history_says_why(client: httpx
 def test_a_canary_that_cannot_be_loaded_costs_nobody_an_answer(shared_server: Server, client: httpx.Client) -> None:
     for scale in (1, 2):
         version_of(client, "broken", scale)
-    weights = shared_server.store / "models" / "broken" / "2" / "weights.pt"
-    weights.chmod(0o644)
-    content = bytearray(weights.read_bytes())
-    content[-200] ^= 1
-    weights.write_bytes(content)
+    damage(shared_server, "broken", 2)
     guard = {"requests": 10, "error_rate": 0.5}
     point(client, "broken", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
 
@@ -106,6 +111,25 @@ def test_a_canary_that_cannot_be_loaded_costs_nobody_an_answer(shared_server: Se
         return client.get("/v1/models/broken/aliases/live").json()["canary"] is None
 
     assert wait_for(taken_back)
+
+
+def test_a_version_that_can_be_loaded_no_more_is_taken_back_without_a_canary_too(
+    client: httpx.Client, shared_server: Server
+) -> None:
+    for scale in (1, 2):
+        version_of(client, "damaged", scale)
+    point(client, "damaged", {"version": 1})
+    point(client, "damaged", {"version": 2, "guard": {"requests": 10, "error_rate": 0.5}})
+    assert client.post("/v1/models/damaged/versions/2/unload").is_success
+    damage(shared_server, "damaged", 2)
+
+    def taken_back() -> bool:
+        asked = client.post("/predict", json={"model": "damaged@live", "inputs": IMAGE})
+        return asked.status_code == 200 and asked.json()["version"] == 1
+
+    assert wait_for(taken_back)
+    change = client.get("/v1/models/damaged/aliases/live/history").json()["data"][0]
+    assert (change["version"], change["by"]) == (1, "guard")
 
 
 def test_deadlines_that_clients_choose_move_no_alias(client: httpx.Client) -> None:
