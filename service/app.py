@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from service import __version__
 from service.company import Company, follow
-from service.controlplane import ControlPlane, Resources
+from service.controlplane.plane import ControlPlane
+from service.controlplane.planning import Resources
 from service.dashboard import pages
 from service.dataplane import DataPlane
 from service.errors import ValidationFailed

@@ -28,7 +28,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from service import keys
-from service.controlplane import ControlPlane, Download
+from service.controlplane.plane import ControlPlane, Download
 from service.errors import DatasetRefused, DigestMismatch, Entry, Forbidden, NotFound, ValidationFailed, shorten
 from service.jobs.queue import Event, Job
 from service.rest import bodies
@@ -237,7 +237,7 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
         body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
         if not isinstance(body, dict):
             raise ValidationFailed(errors=[Entry("", "wrong-type", "A document is an object.", expected="an object")])
-        return json_response(await run_sync(partial(control.validate, body, drawing=drawing)))
+        return json_response(await run_sync(partial(control.documents.validate, body, drawing=drawing)))
 
     @routes.post(
         "/edit",
@@ -253,7 +253,7 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
     async def edit(request: Request) -> Response:
         body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
         asked = await run_sync(lambda: bodies.validate(EDIT_REQUEST, body))
-        found, created = await run_sync(control.edit, asked)
+        found, created = await run_sync(control.documents.edit, asked)
         location = {} if created is None else {"Location": f"/v1/architectures/{found['digest']}"}
         return json_response(found, 201 if created else 200, location)
 
@@ -267,7 +267,7 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
     async def compare(request: Request) -> Response:
         body = await bodies.read_json(request, limit=2 * limits.document_bytes, keep=True)
         asked = await run_sync(lambda: bodies.validate(DIFF_REQUEST, body))
-        return json_response(await run_sync(control.compare, asked))
+        return json_response(await run_sync(control.documents.compare, asked))
 
     @routes.get("/schema", summary="JSON Schema of the document")
     async def schema() -> Response:
@@ -282,7 +282,7 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
     )
     async def add(request: Request) -> Response:
         body = await bodies.read_json(request, limit=limits.document_bytes, keep=True)
-        record, created = await run_sync(control.add_architecture, body)
+        record, created = await run_sync(control.documents.add, body)
         location = {"Location": f"/v1/architectures/{record.digest}"}
         return json_response(record.view(), 201 if created else 200, location)
 
@@ -306,7 +306,7 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
 
     @routes.get("", summary="List documents", responses={200: {"model": views.PageView[views.ArchitectureView]}})
     def listing(request: Request, limit: Limit = 50, after: After = None) -> Response:
-        return _page(request, control.architectures.list(limit=limit, after=after), lambda record: record.view())
+        return _page(request, control.documents.kept.list(limit=limit, after=after), lambda record: record.view())
 
     @routes.get(
         "/{digest:digest}",
@@ -316,12 +316,12 @@ def _architectures(control: ControlPlane, limits: Limits) -> APIRouter:
     )
     def get(digest: DigestPath, view: ReadingQuery = None) -> Response:
         if view is None:
-            return json_response(control.architectures.get(digest).view())
-        return _reading(view, control.read_architecture(digest, view))
+            return json_response(control.documents.kept.get(digest).view())
+        return _reading(view, control.documents.read(digest, view))
 
     @routes.delete("/{digest:digest}", summary="Forget a document", status_code=204)
     def delete(digest: DigestPath) -> Response:
-        control.architectures.delete(digest)
+        control.documents.kept.delete(digest)
         return Response(status_code=204)
 
     return routes
@@ -431,7 +431,7 @@ def _datasets(control: ControlPlane, limits: Limits) -> APIRouter:
         asked = await run_sync(lambda: bodies.validate(_DATASET, bodies.parse_json(raw, keep=True)))
         wait = _wait_of(prefer)
         idempotency = _idempotency(request, key, "POST /v1/datasets", raw)
-        record, reading, new = await run_sync(lambda: control.add_dataset(asked, idempotency=idempotency))
+        record, reading, new = await run_sync(lambda: control.intake.add(asked, idempotency=idempotency))
         if reading is not None:
             await _ended(reading, _READ_WAIT_S if wait is None else wait)
             record = await run_sync(control.datasets.get, record.id)
@@ -463,11 +463,11 @@ def _datasets(control: ControlPlane, limits: Limits) -> APIRouter:
         "/{dataset_id:dataset}/preview", summary="Its first rows", responses={200: {"model": views.PreviewView}}
     )
     def preview(dataset_id: DatasetIdPath, limit: Limit = 20) -> Response:
-        return json_response(control.preview(dataset_id, limit=limit))
+        return json_response(control.intake.preview(dataset_id, limit=limit))
 
     @routes.get("/{dataset_id:dataset}/profile", summary="Its columns", responses={200: {"model": views.ProfileView}})
     def profile(dataset_id: DatasetIdPath) -> Response:
-        return json_response(control.profile(dataset_id))
+        return json_response(control.intake.profile(dataset_id))
 
     return routes
 
@@ -558,7 +558,9 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
         output = body.get("output") if isinstance(body, dict) else None
         if dry_run:
             forbidden = _forbidden(request, output)
-            return json_response(await run_sync(lambda: control.examine(body, forbidden=forbidden), limiter=submitting))
+            return json_response(
+                await run_sync(lambda: control.examiner.examine(body, forbidden=forbidden), limiter=submitting)
+            )
         _may_set_alias(request, output)
         idempotency = _idempotency(request, key, "POST /v1/jobs", raw)
         return await _accepted(lambda: control.submit(body, idempotency=idempotency), prefer)
@@ -970,7 +972,7 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         responses={200: {"model": views.CompareView}},
     )
     def side_by_side(name: ModelName, a: Which, b: Which) -> Response:
-        return json_response(control.compare_versions(name, _which(name, a), _which(name, b)))
+        return json_response(control.documents.compare_versions(name, _which(name, a), _which(name, b)))
 
     @routes.get("/{name}/versions/{number}", summary="A version", responses={200: {"model": views.VersionView}})
     def version(name: ModelName, number: VersionNumber) -> Response:
@@ -1005,7 +1007,7 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         responses={200: {"content": {"text/x-python": _READINGS["text/x-python"]}}},
     )
     def python(name: ModelName, number: VersionNumber) -> Response:
-        return _reading("python", control.read_version(name, number, "python"))
+        return _reading("python", control.documents.read_version(name, number, "python"))
 
     @routes.get(
         "/{name}/versions/{number}/architecture",
@@ -1015,7 +1017,7 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
     )
     def architecture(name: ModelName, number: VersionNumber, view: ReadingQuery = None) -> Response:
         if view not in (None, "canonical"):
-            return _reading(view, control.read_version(name, number, view))
+            return _reading(view, control.documents.read_version(name, number, view))
         headers = {"Cache-Control": "public, max-age=31536000, immutable"}
         return json_response(models.document(name, number, "architecture.json"), headers=headers)
 

@@ -1,0 +1,1 @@
+"""The control plane: what clients can ask for, apart from predictions."""
