@@ -17,7 +17,7 @@ from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.mermaid import mermaid
 from service.schemas.python_source import python_source
 from service.schemas.table import table
-from service.schemas.versions import Reference, reference_of
+from service.schemas.versions import Reference, reference_of, same_rows
 from service.schemas.views import Reading
 from service.store.architectures import ArchitectureRecord, ArchitectureStore
 from service.store.models import ModelStore
@@ -99,7 +99,8 @@ class Documents:
         return {**found.model_dump(mode="json"), "text": found.text()}
 
     def compare_versions(self, name: str, a: Reference, b: Reference) -> dict[str, Any]:
-        """Two versions of a model side by side: their metrics, whether they have the same weights, and their nets.
+        """Two versions of a model side by side: their metrics, whether these come from the same
+        rows, whether they have the same weights, and their nets.
 
         Raises:
             NotFound: there is no such model, alias or version.
@@ -119,6 +120,7 @@ class Documents:
             "a": first.version,
             "b": second.version,
             "metrics": {each: {"a": first.metrics.get(each), "b": second.metrics.get(each)} for each in names},
+            "same_rows": same_rows(first, second),
             "same_weights": first.weights_digest == second.weights_digest,
             "architecture": self.compare(DiffRequest.model_validate(sides)),
         }

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ from service.schemas import conditions
 from service.schemas.conditions import Verdict
 from service.schemas.document import utc_now
 from service.schemas.jobs import FINAL, JobState, Output
-from service.schemas.versions import Manifest, VersionDraft
+from service.schemas.versions import Manifest, VersionDraft, same_rows
 from service.store.aliases import AliasRecord
 from service.store.architectures import ArchitectureStore
 from service.store.datasets import DatasetStore
@@ -577,8 +577,11 @@ class Supervisor:
             other = None
             if target.condition.alias is not None:
                 other = self._alias(manifest.model, target.condition.alias)
-            than = None if other is None else self._models.version(other.model, other.version).manifest.metrics
+            champion = None if other is None else self._models.version(other.model, other.version).manifest
+            than = None if champion is None else champion.metrics
             verdict = conditions.judge(target.condition, manifest.metrics, than)
+            if champion is not None and verdict.by is not None and same_rows(manifest, champion) is False:
+                verdict = replace(verdict, detail=f"{verdict.detail} {_OTHER_ROWS}")
             if not verdict.holds:
                 return {**about, **verdict.view()}
             try:
@@ -786,6 +789,9 @@ def _first_difference(then: Series, now: Series) -> dict[str, Any]:
     values = {"then": then[name][step][1], "now": now[name][step][1]}
     told = {"step": step, "epoch": now[name][step][0], "metric": name, **values}
     return {"first_difference": told, "steps_compared": compared}
+
+
+_OTHER_ROWS: Final = "The two come from other rows, by dataset or split: only the same rows compare well."
 
 
 def _refused(promotion: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,19 @@ JOB_REFERENCE: Final = r"job_[0-9a-f]{32}"
 """The id of a job, where a model reference stands: its version, or before there is one its best checkpoint."""
 
 
+def same_rows(first: Manifest, second: Manifest) -> bool | None:
+    """Whether the metrics of two versions come from the same rows: those of one dataset, parted in one way.
+
+    None where one of them says nothing of rows: an import, or a version published once more.
+    """
+    found = []
+    for lineage in (first.lineage, second.lineage):
+        if "dataset" not in lineage or "split" not in lineage["resolved_spec"]:
+            return None
+        found.append((lineage["dataset"]["digest"], lineage["resolved_spec"]["split"]))
+    return found[0] == found[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A model reference: `name`, `name@alias` or `name/3`."""

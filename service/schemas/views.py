@@ -432,6 +432,8 @@ class CompareView(View):
     a: int
     b: int
     metrics: dict[str, BesideView]
+    same_rows: bool | None
+    """Whether the metrics of both come from the same rows, by dataset and split; null where a version does not know."""
     same_weights: bool
     architecture: DiffView
 

@@ -126,6 +126,23 @@ def test_metrics_stand_side_by_side(client: httpx.Client, clouds: dict[str, Any]
     assert found["metrics"]["accuracy"]["a"] == found["metrics"]["accuracy"]["b"] > 0.9
 
 
+def test_figures_of_other_rows_are_told_apart(client: httpx.Client) -> None:
+    random = {"type": "random", "validation": 0.5}
+    for split, condition in ((random, None), (random, None), ({**random, "seed": 1}, "val_loss < champion.val_loss")):
+        alias = {"champion": condition} if condition else "champion"
+        job = run_job(
+            client, {**examples.TRAIN, "split": split, "output": {"model": "parted", "alias_on_success": alias}}
+        )
+    other = {"inputs": [[1], [2], [4]], "targets": [[1], [2], [4]]}
+    body = {**examples.TRAIN, "dataset": {"type": "inline", **other}, "split": random, "output": {"model": "parted"}}
+    run_job(client, body)
+    run_job(client, {"kind": "import", "model": "parted/1", "output": {"model": "parted"}})
+    same = {b: client.get(f"/v1/models/parted/compare?a=1&b={b}").json()["same_rows"] for b in range(1, 6)}
+
+    assert same == {1: True, 2: True, 3: False, 4: False, 5: None}
+    assert "other rows" in job["output"]["promotion"]["detail"]
+
+
 @pytest.mark.parametrize(
     ("query", "pointer"), [("a=1&b=99", "/query/b"), ("a=none&b=1", "/query/a"), (f"a={'9' * 60}&b=1", "/query/a")]
 )
