@@ -33,6 +33,7 @@ from service.errors import (
     Conflict,
     DeadlinePassed,
     Entry,
+    InvalidInput,
     InvalidName,
     ModelQuarantined,
     NotFound,
@@ -179,6 +180,7 @@ class Ticket(NamedTuple):
         future: gets the part of the answers that is its own, or an exception; one of asyncio's unless its caller gave
             another one. It may be cancelled when nobody waits any more.
         long: it may take long.
+        work: what it asks for.
         wanted: names of the outputs that are; None is all.
     """
 
@@ -187,6 +189,7 @@ class Ticket(NamedTuple):
     timer: asyncio.TimerHandle | None
     arrived: float
     long: bool
+    work: Work
     wanted: frozenset[str] | None = None
 
 
@@ -670,8 +673,13 @@ class DataPlane:
             self._told_of(ticket.located.loaded).refused("gone")
             return
         found = ticket.located.found
-        if found is not None and isinstance(error, Exception) and not isinstance(error, (ServiceError, NotPlainError)):
-            self._judge(found, failed=True, seconds=time.monotonic() - ticket.arrived)
+        if found is None or not isinstance(error, Exception):
+            return
+        seconds = time.monotonic() - ticket.arrived
+        if isinstance(error, InvalidInput):
+            self._doubt(ticket.located, ticket.work, seconds)
+        elif not isinstance(error, (ServiceError, NotPlainError)):
+            self._judge(found, failed=True, seconds=seconds)
 
     async def predict(
         self,
@@ -814,7 +822,7 @@ class DataPlane:
             assert located.found is not None
             assert located.found.through is not None
             future.add_done_callback(partial(self._shadow, located, located.found.through, work))
-        return Ticket(located, future, timer, arrived, long, None)
+        return Ticket(located, future, timer, arrived, long, work)
 
     def _told_of(self, loaded: Loaded) -> VersionMetrics:
         """The metrics of a version; the batcher is told what it costs when it is first asked."""
@@ -893,6 +901,23 @@ class DataPlane:
             self._watches[key] = None
             self.submit(partial(self._retreat, key, through, found.version, reason))
 
+    def _doubt(self, located: Located, work: Work, seconds: float) -> None:
+        """A canary has refused rows: that is its own failure where the alias's version takes them."""
+        found = located.found
+        watched = None if found is None else _watched(found)
+        if found is None or watched is None or found.version == watched[1].version:
+            return
+        if self._shadowing.acquire(blocking=False):
+            done = self._shadows.submit(self._ask_again, located.loaded, work, found, watched[1], seconds)
+            done.add_done_callback(lambda _: self._shadowing.release())
+
+    def _ask_again(self, canary: Loaded, work: Work, found: Resolved, through: AliasRecord, seconds: float) -> None:
+        try:
+            self._runtime.get(through.model, through.version).after(canary, work, limits=self._limits)
+        except Exception:
+            return
+        self._judge(found, failed=True, seconds=seconds)
+
     def _give_up(self, found: Resolved) -> None:
         """A version's files are damaged: it will answer nobody any more, so its guard need not count."""
         watched = _watched(found)
@@ -902,7 +927,7 @@ class DataPlane:
 
     def _retreat(self, key: tuple[str, int], through: AliasRecord, version: int, reason: str) -> None:
         try:
-            after = self._models.aliases.retreat(through, version, reason=reason)
+            after = self._models.aliases.retreat(through, version, reason=reason, prepare=self.prepare)
         except Exception:
             self._watches.pop(key, None)  # the next answers will try again
             _log.exception("A version could not be taken back.", action="alias_retreat_failed", model=through.model)

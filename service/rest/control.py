@@ -1145,6 +1145,10 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
     @routes.post(
         "/{name}/aliases/{alias}/rollback",
         summary="Point an alias where it pointed before",
+        description=(
+            "The version is loaded first, as when an alias is set; one whose files turn out to be damaged is passed "
+            "over for the one before it."
+        ),
         responses={200: {"model": views.AliasView}},
         openapi_extra=declare("RollbackRequest", examples={"plain": {}}, required=False),
     )
@@ -1152,7 +1156,9 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
         asked = bodies.validate(_ROLLBACK, bodies.parse_json(raw)) if raw.strip() else views.RollbackRequest()
         record = await run_sync(
-            lambda: models.aliases.rollback(name, alias, if_match=if_match, by=_by(request), reason=asked.reason)
+            lambda: models.aliases.rollback(
+                name, alias, if_match=if_match, by=_by(request), reason=asked.reason, prepare=prepare
+            )
         )
         return json_response(record.view(), headers={"ETag": record.etag})
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -43,6 +43,9 @@ from service.store.database import (
     page,
     versions,
 )
+
+Prepare: TypeAlias = Callable[[str, str, int], None]
+"""Called with model, alias and version before the alias is pointed at that version; raises where it may not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +255,21 @@ class Aliases:
         if_match: str | None = None,
         by: str | None = None,
         reason: str | None = None,
+        prepare: Prepare = lambda model, alias, version: None,
     ) -> AliasRecord:
         """Point an alias at the version it pointed at before; again, at the one before that.
 
         With a canary the alias stays where it is and the canary ends. Versions that are no longer ready are passed
         over; shadows and the guard end. `if_match` is checked where it is given.
 
+        Args:
+            prepare: loads a version before the alias is pointed at it; one that it finds damaged is passed over.
+
         Raises:
             NotFound: there is no such alias.
             Conflict: there is no earlier version to go back to.
         """
+        self._prepared(model, alias, prepare)
         with self._database.write() as connection:
             records.live(connection, model)
             present = alias_in(connection, model, alias)
@@ -271,12 +279,23 @@ class Aliases:
                 check_if_match(if_match, present.etag)
             return self._back(connection, present, by=by, reason=reason)
 
-    def retreat(self, seen: AliasRecord, version: int, *, reason: str) -> AliasRecord | None:
+    def retreat(
+        self,
+        seen: AliasRecord,
+        version: int,
+        *,
+        reason: str,
+        prepare: Prepare = lambda model, alias, version: None,
+    ) -> AliasRecord | None:
         """Take a version back that a guard found wanting, if the alias still is as it was seen.
+
+        Args:
+            prepare: as `rollback` has it.
 
         Returns:
             The alias as it is now; None when somebody changed it first, or there is nothing to go back to.
         """
+        self._prepared(seen.model, seen.alias, prepare)
         with self._database.write() as connection:
             present = alias_in(connection, seen.model, seen.alias)
             if present is None or present.etag != seen.etag or version not in _watched(present):
@@ -286,23 +305,30 @@ class Aliases:
             except Conflict:
                 return None
 
+    def _prepared(self, model: str, alias: str, prepare: Prepare) -> None:
+        """Have the version prepared that the alias would go back to, or the one before it where that is damaged."""
+        tried = None
+        while True:
+            with self._database.read() as connection:
+                present = alias_in(connection, model, alias)
+                earlier = None if present is None else _before(connection, present)
+            if earlier is None or earlier == tried:
+                return
+            tried = earlier
+            try:
+                prepare(model, alias, earlier)
+            except (ModelQuarantined, NotFound):
+                continue  # it is passed over from now on
+            return
+
     def _back(self, connection: Connection, present: AliasRecord, *, by: str | None, reason: str | None) -> AliasRecord:
-        model, alias = present.model, present.alias
-        if present.routing.canary is not None:
-            return self.point(connection, model, alias, present.version, by=by, reason=reason, action="rollback")
-        rows = connection.execute(_changes(model, alias).order_by(alias_history.c.id)).all()
-        ready = set(
-            connection.execute(
-                sa.select(versions.c.number).where(versions.c.model == model, versions.c.state == "ready")
-            ).scalars()
-        )
-        earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
-        if not earlier:
+        earlier = _before(connection, present)
+        if earlier is None:
             raise Conflict(
                 "The alias has no earlier version to go back to.",
                 hint="Its history shows where it pointed. Set it to the version that you want.",
             )
-        return self.point(connection, model, alias, earlier[-1], by=by, reason=reason, action="rollback")
+        return self.point(connection, present.model, present.alias, earlier, by=by, reason=reason, action="rollback")
 
     # -- within a transaction of the caller -------------------------------------------------------------------------
 
@@ -477,6 +503,21 @@ def alias_in(connection: Connection, model: str, alias: str) -> AliasRecord | No
     """The alias as it is within the caller's transaction."""
     row = connection.execute(sa.select(aliases).where(aliases.c.model == model, aliases.c.alias == alias)).first()
     return None if row is None else _alias_record(row)
+
+
+def _before(connection: Connection, present: AliasRecord) -> int | None:
+    """Where an alias goes back to: with a canary it stays; else to the newest earlier version that is ready."""
+    if present.routing.canary is not None:
+        return present.version
+    model = present.model
+    rows = connection.execute(_changes(model, present.alias).order_by(alias_history.c.id)).all()
+    ready = set(
+        connection.execute(
+            sa.select(versions.c.number).where(versions.c.model == model, versions.c.state == "ready")
+        ).scalars()
+    )
+    earlier = [number for number in _trail(rows)[:-1] if number in ready and number != present.version]
+    return earlier[-1] if earlier else None
 
 
 def _changes(model: str, alias: str) -> sa.Select[Any]:

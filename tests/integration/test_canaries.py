@@ -132,6 +132,46 @@ def test_a_version_that_can_be_loaded_no_more_is_taken_back_without_a_canary_too
     assert (change["version"], change["by"]) == (1, "guard")
 
 
+def test_a_roll_back_passes_over_a_version_that_is_found_damaged(client: httpx.Client, shared_server: Server) -> None:
+    for scale in (1, 2, 3):
+        version_of(client, "passed", scale)
+        point(client, "passed", {"version": scale})
+    assert client.post("/v1/models/passed/versions/2/unload").is_success
+    damage(shared_server, "passed", 2)
+    back = client.post("/v1/models/passed/aliases/live/rollback")
+
+    assert (back.status_code, back.json()["version"]) == (200, 1)
+    assert ask(client, "passed", 1)[0]["version"] == 1
+    assert client.get("/v1/models/passed/versions/2").json()["state"] == "quarantined"
+
+
+def test_a_canary_that_refuses_what_the_alias_takes_is_taken_back_and_what_both_refuse_is_not_held_against_it(
+    client: httpx.Client,
+) -> None:
+    for rows in (10, 5):
+        root = {"type": "Sequential", "layers": [{"type": "Embedding", "num_embeddings": rows, "embedding_dim": 2}]}
+        inputs = [{"name": "word", "shape": ["B"], "dtype": "int64"}]
+        architecture = {"schema": "arch/1", "inputs": inputs, "root": root}
+        table = {"0.weight": [[1.0, 2.0]] * rows}
+        run_job(
+            client,
+            {"kind": "import", "architecture": architecture, "state_dict": table, "output": {"model": "words"}},
+        )
+    guard = {"requests": 10, "error_rate": 0.5}
+    made = point(client, "words", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
+    assert made.status_code == 201, made.text
+
+    def canary(word: int) -> Any:
+        client.post("/predict", json={"model": "words@live", "inputs": [word]})
+        return client.get("/v1/models/words/aliases/live").json()["canary"]
+
+    for _ in range(20):
+        assert canary(77) is not None
+    assert wait_for(lambda: canary(7) is None)
+    change = client.get("/v1/models/words/aliases/live/history").json()["data"][0]
+    assert (change["by"], "of the last 10 answers failed" in change["reason"]) == ("guard", True)
+
+
 def test_deadlines_that_clients_choose_move_no_alias(client: httpx.Client) -> None:
     for scale in (1, 2):
         version_of(client, "hurried", scale)
