@@ -15,14 +15,13 @@ import asyncio
 import contextvars
 import gc
 import os
-import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -47,7 +46,6 @@ from service.errors import (
 from service.inference.batcher import Batch, Explained, Policy
 from service.inference.codec import Array, Limits, Raw, only_numbers
 from service.inference.dispatch import Dispatcher, Promise, Request
-from service.inference.routing import Comparison, Watch, choose
 from service.inference.runtime import (
     Inference,
     Loaded,
@@ -59,13 +57,12 @@ from service.inference.runtime import (
     Trial,
     Work,
 )
+from service.inference.trials import Trials, routed, shadowed
 from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import folder_of_job
 from service.schemas.document import nearest_hint
 from service.schemas.jobs import JobState
-from service.schemas.routing import Guard
 from service.schemas.versions import JOB_REFERENCE, Manifest, Reference, Signature, parse_reference
-from service.store.aliases import AliasRecord
 from service.store.models import ModelStore, Resolved
 from service.telemetry import Metrics, VersionMetrics, log
 
@@ -82,8 +79,6 @@ _INLINE_TEXTS: Final = 2_000
 """More texts of a request are looked at in a thread."""
 _INLINE_ELEMENTS: Final = 1_000_000
 """More numbers of a request are looked at in a thread."""
-_REMEMBERED: Final = 1000
-"""Aliases whose guards and shadows are remembered."""
 _MEMBERS: Final = frozenset({"model", "inputs", "timeout_s", "priority"})
 
 
@@ -92,8 +87,6 @@ _LOOK_S: Final = 0.005
 _COLLECT_AFTER_S: Final = 1.0
 """How long an unloaded version is waited for, how often it is looked for, and when the collector is asked to help: an
 exception may keep the version in a circle."""
-_SHADOWED: Final = 8
-"""Requests that wait for their shadows at a time; more are not shadowed."""
 
 
 class Located(NamedTuple):
@@ -238,16 +231,12 @@ class DataPlane:
         self._led: dict[Reference, int] = {}  # the versions that aliases led to before the last change
         self._references: dict[str, Reference] = {}
         self._statistics: dict[tuple[str, int], _Counts] = {}
-        # By the alias's entity tag and the version; None once it was tried to take the version back.
-        self._watches: dict[tuple[str, int], Watch | None] = {}
-        self._comparisons: dict[tuple[str, int], Comparison] = {}  # likewise, of shadows
-        self._shadowing = threading.Semaphore(_SHADOWED)
-        self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="predict")
         self._thread = 0  # that of the event loop
         # What answers the references of this turn of the event loop: none of its requests came after the first one.
         self._here: dict[Reference, Located] = {}
         self._dispatcher = Dispatcher(self._policy, self._run, threads=_FORWARDS, on_turn=self._here.clear)
+        self.trials = Trials(models, runtime, limits=limits, metrics=metrics, prepare=self.prepare, submit=self.submit)
         metrics.in_flight.read = self._in_flight
         self.tell: Callable[[Literal["load", "unload"], str], None] = lambda word, name: None
         """Called when a version is loaded or unloaded by request, for the other processes of this server."""
@@ -255,7 +244,7 @@ class DataPlane:
     def close(self) -> None:
         """Take nothing more; what is being computed ends."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._shadows.shutdown(wait=False, cancel_futures=True)
+        self.trials.close()
         self._dispatcher.close()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
@@ -310,7 +299,7 @@ class DataPlane:
         if found is None:
             return None
         if found.through is not None:
-            found = _routed(found, found.through)
+            found = routed(found, found.through)
         loaded = self._runtime.peek(found.model, found.version)
         if loaded is None:
             return None
@@ -338,16 +327,16 @@ class DataPlane:
     def _loaded(self, found: Resolved) -> tuple[Loaded, Resolved]:
         """The version that answers, loaded: the alias's own where its canary cannot be."""
         if found.through is not None:
-            routed = _routed(found, found.through)
-            if routed.version != found.version:
+            canary = routed(found, found.through)
+            if canary.version != found.version:
                 try:
-                    return self._runtime.get(routed.model, routed.version), routed
+                    return self._runtime.get(canary.model, canary.version), canary
                 except (NotFound, StoreError):  # damaged, deleted, or without room
-                    self._judge(routed, failed=True, seconds=0.0)
+                    self.trials.judge(canary, failed=True, seconds=0.0)
         try:
             return self._runtime.get(found.model, found.version), found
         except ModelQuarantined:
-            self._give_up(found)
+            self.trials.give_up(found)
             raise
 
     async def describe(self, reference: Reference) -> Described:
@@ -586,7 +575,7 @@ class DataPlane:
             return None
         if len(rows) * loaded.answered > INLINE_NUMBERS:
             return None  # what is answered would take long to write
-        if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
+        if shadowed(located.found) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
         work: Work = rows
         if plain.is_best_read_at_once(len(rows)):
@@ -632,7 +621,7 @@ class DataPlane:
                 texts += tensor.size
         if size >= _INLINE_ELEMENTS or texts > (0 if located.loaded.takes_pictures else _INLINE_TEXTS):
             return None
-        if _shadowed(located) and promise is not None and not isinstance(promise, asyncio.Future):
+        if shadowed(located.found) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
         raw = located.loaded.check(tensors, limits=self._limits)
         wanted = _wanted(outputs, located.loaded.signature)
@@ -677,9 +666,9 @@ class DataPlane:
             return
         seconds = time.monotonic() - ticket.arrived
         if isinstance(error, InvalidInput):
-            self._doubt(ticket.located, ticket.work, seconds)
+            self.trials.doubt(found, ticket.located.loaded, ticket.work, seconds)
         elif not isinstance(error, (ServiceError, NotPlainError)):
-            self._judge(found, failed=True, seconds=seconds)
+            self.trials.judge(found, failed=True, seconds=seconds)
 
     async def predict(
         self,
@@ -818,10 +807,10 @@ class DataPlane:
         if deadline is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(max(0.0, deadline - time.monotonic()), _late, future, told)
-        if _shadowed(located) and isinstance(future, asyncio.Future):
+        if shadowed(located.found) and isinstance(future, asyncio.Future):
             assert located.found is not None
             assert located.found.through is not None
-            future.add_done_callback(partial(self._shadow, located, located.found.through, work))
+            future.add_done_callback(partial(self.trials.shadow, loaded, located.found.through, work))
         return Ticket(located, future, timer, arrived, long, work)
 
     def _told_of(self, loaded: Loaded) -> VersionMetrics:
@@ -868,7 +857,7 @@ class DataPlane:
         self._told_of(located.loaded).queued(queue_s)
         self._counts(located.loaded).answered(part.stop - part.start, queue_s)
         if located.found is not None and located.found.through is not None:
-            self._judge(located.found, failed=False, seconds=time.monotonic() - arrived)
+            self.trials.judge(located.found, failed=False, seconds=time.monotonic() - arrived)
         if self._on_answer is not None:
             self._on_answer(_told(located, part, arrived))
         return queue_s
@@ -880,116 +869,6 @@ class DataPlane:
             key = (source.model, source.version) if isinstance(source, Manifest) else ("", 0)
             counts = loaded.counted = self._statistics.setdefault(key, _Counts())
         return counts
-
-    # -- canaries, shadows, guards -----------------------------------------------------------------------------------
-
-    def _judge(self, found: Resolved, *, failed: bool, seconds: float) -> None:
-        """Tell the guard of the alias that led here; what it finds wanting is taken back in the store."""
-        watched = _watched(found)
-        if watched is None:
-            return
-        key, through, guard = watched
-        if key not in self._watches:
-            if len(self._watches) >= _REMEMBERED:
-                self._watches.clear()
-            self._watches.setdefault(key, Watch(guard))
-        watch = self._watches.get(key)
-        if watch is None:
-            return
-        reason = watch.note(failed=failed, seconds=seconds)
-        if reason is not None:
-            self._watches[key] = None
-            self.submit(partial(self._retreat, key, through, found.version, reason))
-
-    def _doubt(self, located: Located, work: Work, seconds: float) -> None:
-        """A canary has refused rows: that is its own failure where the alias's version takes them."""
-        found = located.found
-        watched = None if found is None else _watched(found)
-        if found is None or watched is None or found.version == watched[1].version:
-            return
-        if self._shadowing.acquire(blocking=False):
-            done = self._shadows.submit(self._ask_again, located.loaded, work, found, watched[1], seconds)
-            done.add_done_callback(lambda _: self._shadowing.release())
-
-    def _ask_again(self, canary: Loaded, work: Work, found: Resolved, through: AliasRecord, seconds: float) -> None:
-        try:
-            self._runtime.get(through.model, through.version).after(canary, work, limits=self._limits)
-        except Exception:
-            return
-        self._judge(found, failed=True, seconds=seconds)
-
-    def _give_up(self, found: Resolved) -> None:
-        """A version's files are damaged: it will answer nobody any more, so its guard need not count."""
-        watched = _watched(found)
-        if watched is not None:
-            key, through, _ = watched
-            self.submit(partial(self._retreat, key, through, found.version, "Its files are damaged."))
-
-    def _retreat(self, key: tuple[str, int], through: AliasRecord, version: int, reason: str) -> None:
-        try:
-            after = self._models.aliases.retreat(through, version, reason=reason, prepare=self.prepare)
-        except Exception:
-            self._watches.pop(key, None)  # the next answers will try again
-            _log.exception("A version could not be taken back.", action="alias_retreat_failed", model=through.model)
-            return
-        if after is not None:
-            self._metrics.retreats.inc()
-            _log.warning(
-                f"The guard has taken version {version} back: {reason}",
-                action="alias_retreat",
-                model=through.model,
-                alias=through.alias,
-                version=after.version,
-            )
-
-    def shadows(self, model: str, alias: str) -> list[tuple[int, Comparison]]:
-        """What the shadows of an alias have made of its requests, since it was set so or this process began.
-
-        Raises:
-            NotFound: the model has no such alias.
-        """
-        through = self._models.aliases.get(model, alias)
-        return [(version, self._comparison(through, version)) for version in through.routing.shadow]
-
-    def _comparison(self, through: AliasRecord, version: int) -> Comparison:
-        key = (f"{through.model}@{through.alias} {through.etag}", version)
-        found = self._comparisons.get(key)
-        if found is None:
-            if len(self._comparisons) >= _REMEMBERED:
-                self._comparisons.clear()
-            found = self._comparisons.setdefault(key, Comparison())
-        return found
-
-    def _shadow(self, located: Located, through: AliasRecord, work: Work, future: asyncio.Future[Slice]) -> None:
-        """Let the shadows compute what was just answered, when there is room and time."""
-        if future.cancelled() or future.exception() is not None:
-            return
-        if not self._shadowing.acquire(blocking=False):
-            for version in through.routing.shadow:
-                self._comparison(through, version).drop()
-            return
-        done = self._shadows.submit(self._compare, located.loaded, through, work, future.result())
-        done.add_done_callback(lambda _: self._shadowing.release())
-
-    def _compare(self, answered: Loaded, through: AliasRecord, work: Work, part: Slice) -> None:
-        rows = slice(part.start, part.stop)
-        labels = part.answers.labels
-        for version in through.routing.shadow:
-            comparison = self._comparison(through, version)
-            try:
-                shadow = self._runtime.get(through.model, version)
-                found = shadow.after(answered, work, limits=self._limits)
-            except Exception as error:
-                comparison.failure()
-                _log.info(
-                    "A shadow could not answer.",
-                    action="shadow_failed",
-                    model=through.model,
-                    version=version,
-                    error=str(error),
-                )
-                continue
-            comparison.note(part.outputs(), None if labels is None else labels[rows], found.outputs, found.labels)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -1139,24 +1018,6 @@ def _reference(path: Reference | None, body: str | None) -> Reference:
     return path if path.version is not None else given
 
 
-def _routed(found: Resolved, through: AliasRecord) -> Resolved:
-    """The version that answers this time."""
-    draw = random.random()  # noqa: S311  # a share of the requests is no secret
-    version = choose(found.version, through.routing, draw)
-    return found if version == found.version else replace(found, version=version)
-
-
-def _watched(found: Resolved) -> tuple[tuple[str, int], AliasRecord, Guard] | None:
-    """What a guard remembers a version by, and the alias and the guard; None where none watches this version."""
-    through = found.through
-    if through is None or through.routing.guard is None:
-        return None
-    canary = through.routing.canary
-    if canary is not None and canary.version != found.version:
-        return None
-    return (f"{through.model}@{through.alias} {through.etag}", found.version), through, through.routing.guard
-
-
 def server_timing(queue_s: float, assemble_s: float, infer_s: float, encode_s: float) -> bytes:
     """Where the time of an answer went, as the header Server-Timing has it: in milliseconds."""
     milliseconds = (queue_s * 1e3, assemble_s * 1e3, infer_s * 1e3, encode_s * 1e3)
@@ -1166,12 +1027,6 @@ def server_timing(queue_s: float, assemble_s: float, infer_s: float, encode_s: f
 def _in_time(deadline: float | None) -> None:
     if deadline is not None and time.monotonic() > deadline:
         raise DeadlinePassed
-
-
-def _shadowed(located: Located) -> bool:
-    """Whether other versions are to compute the same, beside the one that answers."""
-    found = located.found
-    return found is not None and found.through is not None and bool(found.through.routing.shadow)
 
 
 def _late(future: Promise, told: VersionMetrics) -> None:

@@ -125,7 +125,7 @@ def router(plane: DataPlane, *, guard: Guard, json_bytes: int, room: Room) -> AP
         responses={200: {"model": views.ShadowsView}},
     )
     def shadow(name: ModelName, alias: AliasName) -> Response:
-        found = [{"version": version, **comparison.view()} for version, comparison in plane.shadows(name, alias)]
+        found = [{"version": version, **comparison.view()} for version, comparison in plane.trials.report(name, alias)]
         return json_response({"model": name, "alias": alias, "shadows": found})
 
     @routes.get(
