@@ -1,5 +1,5 @@
-"""Writes pages of docs/reference: layers, operations, initial-weights and training from `service/schemas`, commands,
-and, by `reference_service`, HTTP, settings and metrics.
+"""Writes the pages of docs/reference: layers, operations, initial-weights and training from `service/schemas`,
+commands, by `reference_errors` errors, and by `reference_service` HTTP, settings and metrics.
 
 `scripts/reference.py` writes them anew, `--check` only says which of them are out of date. scripts/fix calls it. What
 a layer makes of an input is asked of the rules that judge architectures, not of torch.
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+import reference_errors
 import reference_service
 import typer
 from pydantic import BaseModel
@@ -56,6 +57,7 @@ def pages() -> dict[str, str]:
         "initial-weights.md": "\n".join(_initial()),
         "training.md": "\n".join(_training()),
         "commands.md": "\n".join(_commands()),
+        **reference_errors.pages(),
         **reference_service.pages(),
     }
 

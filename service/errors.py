@@ -79,6 +79,78 @@ CheckpointReason = Literal[
 ]
 """Why weights are refused: what a failed job has as `error.reason` beside the code `checkpoint_refused`."""
 
+CHECKPOINT_REASONS: Final[Mapping[CheckpointReason, str]] = {
+    "keys": "Tensors are missing, or are there that the architecture does not have.",
+    "shapes": "A tensor has another shape than the architecture gives it.",
+    "dtype": "A tensor has another type, or holds numbers that its type cannot.",
+    "not-finite": "A weight is not finite, or too large for its type.",
+    "not-a-checkpoint": "The file holds no state_dict, or is damaged.",
+    "digest-mismatch": "The files of a stored version are not the published ones; it is quarantined.",
+    "code": "The file asks for code to be run, or is made of code. Nothing of it ran.",
+    "truncated": "The file ends before what it announces.",
+    "damaged": "The bytes are not what the format asks for: a header, a name, a pickle, a place that lies outside.",
+    "crc-mismatch": "An entry does not have the check sum that the file gives for it.",
+    "compressed": "An entry is compressed; torch stores its entries as they are.",
+    "duplicate-entry": "Two entries have one name, or lie over each other.",
+    "geometry": "A tensor does not lie inside its storage, or claims more elements than the storage has.",
+    "too-large": "A limit of the reader was passed: tensors, names, operations, nesting, memory or time.",
+    "unsupported-format": "The format was recognised, and is not read here; `hint` says what to save instead.",
+}
+"""What each reason means."""
+
+WARNINGS: Final[Mapping[str, tuple[str, str]]] = {
+    "odd": ("architecture", "A layer's arguments are allowed, and hardly what is meant; the sentence says why."),
+    "overwrites": (
+        "architecture",
+        "A layer is `inplace`, and its input is read again: torch would read the changed one.",
+    ),
+    "reshape-batch": ("architecture", "`reshape` takes the sizes after the batch: a leading -1 became 1."),
+    "size-constrained": ("architecture", "Not every value of a symbol fits; the sentence names one that does not."),
+    "softmax-dim": ("architecture", "A softmax has no `dim`; dimension 1 is taken."),
+    "unused-block": ("architecture", "A block is declared and never used."),
+    "unused-input": ("architecture", "A net or a graph never reads one of its inputs."),
+    "unused-param": ("architecture", "A param is declared and never used."),
+    "frozen-fresh": ("edits", "A tensor is frozen and new: it would keep the values that it is drawn with."),
+    "input-changed": ("edits", "The shape of the net's input follows its new first layer."),
+    "net-alone": ("edits", "The digest names the edited net without its weights and freezes."),
+    "nearly-numbers": ("dataset", "A few cells, or how its numbers are written, make a column one of texts."),
+    "class-imbalance": ("profile", "One class has many times the rows of another."),
+    "constant-column": ("profile, job", "A column has one value in all rows."),
+    "duplicate-rows": ("profile", "Rows have the same inputs as other rows."),
+    "empty-class": ("profile", "No row is of a class that is declared."),
+    "many-missing": ("profile", "Many rows have no value in a column."),
+    "too-many-categories": ("profile", "A column has so many different texts that one-hot makes a wide net of it."),
+    "unscaled-inputs": ("profile", "The inputs are numbers of a size on which nets train badly."),
+    "batch-of-one": ("job", "A batch has one row, and a BatchNorm cannot normalise a single value while training."),
+    "frozen-new": ("job", "Something is frozen that no weights are taken over for: it stays as it was drawn."),
+    "large-batch": ("job", "There are fewer training rows than a batch has; each step takes all of them."),
+    "leakage": ("job", "Held-out rows have the inputs of training rows: metrics look better than they are."),
+    "little-kept": ("job", "Less than half of the parameters begin with the weights that were asked for."),
+    "logsoftmax-missing": ("job", "The objective takes log-probabilities, and the net gives others."),
+    "nothing-kept": ("job", "No parameter begins with the weights that were asked for."),
+    "preprocessing-left-out": ("job", "The exported file holds the net alone, without what prepares its rows."),
+    "relu-on-output": ("job", "The net's last layer never answers below 0, and the objective is one of numbers."),
+    "sigmoid-missing": ("job", "The objective takes probabilities, and the net gives others."),
+    "sigmoid-twice": ("job", "The net ends in a sigmoid, and the objective applies one too."),
+    "softmax-twice": ("job", "The net ends in a softmax, and the objective applies one too."),
+    "learning-rate-high": ("dry run", "The loss grows in the first steps; `expected` has a rate with which it falls."),
+    "memory-limit": (
+        "dry run",
+        "The job needs more memory than a worker may take; `expected` has a batch that would fit.",
+    ),
+    "engine-refused": ("event", "The engine that was asked for does not take the net; the version is served without."),
+    "promotion-refused": ("event", "The condition does not hold: the version is published, the alias did not move."),
+    "missing-value": (
+        "prediction",
+        "A value is missing where the version may do without; the sentence says what was taken.",
+    ),
+    "not-finite-output": ("prediction", "An output is not finite; it is answered as null."),
+    "outside-training-range": ("prediction", "An input lies outside the range of the training rows."),
+    "unknown-category": ("prediction", "A text was not among the training rows."),
+    "unpublished": ("prediction", "A job's checkpoint has answered, not a version."),
+}
+"""The codes of warnings, of which none keeps a request from being done: where each is told, and what it means."""
+
 
 def shorten(value: object) -> str:
     """A rendering of `value` that is safe to show: printable, at most 64 characters."""
@@ -182,7 +254,7 @@ class ServiceError(Exception):
 
 
 class MalformedBody(ServiceError):
-    """The body is not well-formed JSON."""
+    """The body is not well-formed JSON, or is nested too deeply."""
 
     code = "malformed-json"
 
@@ -226,7 +298,7 @@ class ValidationFailed(InvalidInput):
 
 
 class NotFinite(InvalidInput):
-    """A number is not finite."""
+    """A number is not finite, or too large for its type."""
 
     code = "not-finite"
 
@@ -325,7 +397,7 @@ class CrossOrigin(Forbidden):
 
 
 class NotFound(ServiceError):
-    """There is no such resource."""
+    """There is no such path or resource."""
 
     code = "not-found"
 
@@ -336,7 +408,7 @@ class NotFound(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The resource is in a state that does not allow this."""
+    """The resource is in a state that does not allow this, or something else still refers to it."""
 
     code = "conflict"
 
@@ -348,7 +420,10 @@ class NameTaken(Conflict):
 
 
 class InUse(Conflict):
-    """Something else still refers to the resource."""
+    """The resource is in a state that does not allow this, or something else still refers to it.
+
+    Of the two it is the latter; the sentence is that of the code, which a plain `Conflict` has too.
+    """
 
 
 class VersionInUse(Conflict):
@@ -386,7 +461,7 @@ class Overloaded(Busy):
 
 
 class RateLimited(Busy):
-    """More was asked for in this time than is allowed."""
+    """The quota of the API key is used up, or too many wrong keys came from this address."""
 
     code = "rate-limited"
 
@@ -404,7 +479,7 @@ class DatabaseBusy(Busy):
 
 
 class TooManyConnections(Busy):
-    """As many connections are open as this server holds."""
+    """As many connections are open as this server holds, or as one address may have."""
 
     code = "too-many-connections"
 
@@ -416,13 +491,13 @@ class DeadlinePassed(ServiceError):
 
 
 class Unsupported(ServiceError):
-    """This server does not do this."""
+    """The Open Inference Protocol has this extension, this server has not."""
 
     code = "unsupported"
 
 
 class StoreError(ServiceError):
-    """The store cannot do this now."""
+    """The store cannot be used: an error of the disk, or a damaged database."""
 
     code = "store-error"
 
@@ -463,30 +538,66 @@ class ModelQuarantined(StoreError):
     code = "model-quarantined"
 
 
-FAILURE_CODES: Final = (
-    "out_of_memory",
-    "non_finite_loss",
-    "shape_error",
-    "data_error",
-    "label_out_of_range",
-    "not_deterministic",
-    "timeout",
-    "stalled",
-    "worker_lost",
-    "disk_full",
-    "cancelled_by_user",
-    "unsafe_checkpoint",
-    "checkpoint_refused",
-    "architecture_needed",
-    "export_refused",
-    "engine_refused",
-    "internal",
-)
-"""Why a job can fail: a closed list, part of the HTTP contract."""
+FAILURE_CODES: Final[Mapping[str, tuple[str, str]]] = {
+    "out_of_memory": (
+        "The worker needed more memory than it may take.",
+        "Smaller batches or layers, or a larger `MODELYARD_JOB_MEMORY_BYTES`.",
+    ),
+    "non_finite_loss": (
+        "The loss became NaN or infinite. Nothing was published.",
+        "A lower learning rate, `clip_grad_norm`, standardised inputs.",
+    ),
+    "shape_error": (
+        "Shapes did not fit while the net ran.",
+        "Validate the architecture with the dataset's row shape.",
+    ),
+    "data_error": (
+        "The data could not be read or prepared.",
+        "See the sentence; look at the dataset's preview and profile.",
+    ),
+    "label_out_of_range": (
+        "A class index is not below the number of outputs.",
+        "As many outputs as classes; indices count from 0.",
+    ),
+    "not_deterministic": (
+        "The job is to be deterministic, and an operation of its net cannot be.",
+        "Leave `deterministic` out, or take another layer.",
+    ),
+    "timeout": ("The attempt ran longer than `MODELYARD_JOB_TIMEOUT_S`.", "A smaller budget."),
+    "stalled": ("The worker reported nothing for too long.", "See the job's logs; retry."),
+    "worker_lost": (
+        "The worker ended without a result, as often as is allowed.",
+        "See the job's logs; often the machine was short of memory.",
+    ),
+    "disk_full": ("There was no room for checkpoints or the version.", "Make room and submit again."),
+    "cancelled_by_user": ("Somebody cancelled it.", "Nothing."),
+    "unsafe_checkpoint": (
+        "The file holds code, not only tensors. Nothing of it ran.",
+        "Save a `state_dict` and send that.",
+    ),
+    "checkpoint_refused": (
+        "The weights cannot be taken; `error.reason` says why.",
+        "Compare keys, shapes and types with the architecture.",
+    ),
+    "architecture_needed": (
+        "The weights alone do not say what the net computes.",
+        "Submit again with a document; the report lists what is missing.",
+    ),
+    "export_refused": (
+        "The net cannot be written in the format that was asked for; the layer is named.",
+        "Take the bundle or the safetensors, or change the layer.",
+    ),
+    "engine_refused": (
+        "The engine that was asked for cannot take the net, or does not answer as the plan does.",
+        "Leave `engine` out, or ask for another one.",
+    ),
+    "internal": ("A bug of the service.", "Report it with the job's id."),
+}
+"""Why a job can fail: a closed list, part of the HTTP contract. What each means, and what to do about it."""
 
 
 class JobFailed(ServiceError):
-    """The job failed."""
+    """The job failed, or what is asked for needs one that failed."""
 
     code = "job-failed"
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
@@ -52,10 +53,17 @@ def unbind(tokens: Mapping[str, Any]) -> None:
 
 
 def configure_logging(*, level: str, style: Literal["auto", "console", "json"]) -> None:
-    """Send our lines and those of the libraries to stderr, as text for people or JSON lines for machines."""
+    """Send our lines and those of the libraries to stderr, as text for people or JSON lines for machines.
+
+    What is for people is shorter: a request is one phrase, the time is local, and the web server's own words about its
+    start and end are left out, since we say the same. With the level DEBUG nothing is left out.
+    """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    brief = console and level != "DEBUG"
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=True)
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=True)
     )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -77,7 +85,11 @@ def configure_logging(*, level: str, style: Literal["auto", "console", "json"]) 
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_for_people] if brief else []),
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -88,6 +100,8 @@ def configure_logging(*, level: str, style: Literal["auto", "console", "json"]) 
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+    # uvicorn says all by this name, whether it is an error or not.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING if brief else logging.NOTSET)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -126,6 +140,18 @@ def _shorten(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mut
         if isinstance(value, str) and key not in ("event", "exception"):
             clean = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in value[:_MAX_VALUE])
             event[key] = clean
+    return event
+
+
+def _for_people(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The line without what only a program asks for: an action, a module of ours, fractions of a second."""
+    event["timestamp"] = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if str(event.get("logger", "")).startswith("service."):
+        del event["logger"]
+    if event.pop("action", None) == "request":
+        took = 1000 * event.pop("duration_s")
+        told = "{method} {path} {status}".format(**{name: event.pop(name) for name in ("method", "path", "status")})
+        event["event"] = f"{told} in {took:.0f} ms" if took >= 1 else f"{told} in less than 1 ms"
     return event
 
 

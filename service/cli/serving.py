@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -133,8 +134,14 @@ def _tour(client: Any, began: float) -> None:
         typer.echo(f"                   ! {warning['detail']}")
     typer.echo(f"From the server's start to the first answer: {time.monotonic() - began:.1f} s")
     typer.echo("")
-    typer.echo("Next: `modelyard serve`, then open the dashboard at http://127.0.0.1:8000/ui/ or the API at /docs.")
+    typer.echo(f"Next: `{_command()} serve`, then open the dashboard at http://127.0.0.1:8000/ui/ or the API at /docs.")
     typer.echo("Every call above is plain HTTP; README.md and docs/quickstart.md show them with curl.")
+
+
+def _command() -> str:
+    """What to type for this command: `make demo` calls it by its path, where no shell would find the bare name."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "modelyard" and not shutil.which("modelyard") else "modelyard"
 
 
 def _await_ready(client: Any, server: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,11 @@
-"""The commands on a server's store: `store fsck` hashes every version again, `store gc` removes old uploads."""
+"""The commands on a store: `store fsck` hashes every version again, `store gc` removes old uploads, and `store rebuild`
+makes a database again where no server runs."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +13,7 @@ from service.cli import exits
 from service.cli.output import Column, Format, say, show, size
 from service.cli.session import Session, before, talks
 
-app = typer.Typer(name="store", help="Check and clear what the server keeps.", no_args_is_help=True)
+app = typer.Typer(name="store", help="Check, clear and mend what the server keeps.", no_args_is_help=True)
 app.callback()(before)
 
 
@@ -76,3 +78,49 @@ def gc(
     show(session.format, {"data": lines}, lines, columns)
     if session.format is Format.TABLE:
         say(f"{size(sum(int(str(line['size_bytes'])) for line in lines if line['removed'] or dry_run))} in all.")
+
+
+@app.command()
+def rebuild(
+    store: Annotated[Path | None, typer.Option(help="Folder of the store, as `serve` has it.")] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")] = Format.TABLE,
+) -> None:
+    """Make models and versions again from their folders, where the database is lost and no server runs.
+
+    Versions that the database knows stay as they are. Aliases, notes, tags, jobs and records of datasets stood in the
+    database alone and do not come back.
+    """
+    from service.errors import StoreError, StoreLocked
+    from service.settings import Settings
+    from service.store.rebuilding import rebuild as rebuilt
+    from service.telemetry import configure_logging
+
+    settings = Settings() if store is None else Settings(store=store)
+    if not (settings.store / "models").is_dir():
+        say(f"{settings.store.absolute()} is no store: it has no folder `models`. Name it by --store.")
+        raise typer.Exit(exits.NOT_FOUND)
+    configure_logging(level=settings.log_level, style="console")
+    try:
+        found = rebuilt(settings.store, settings.database)
+    except StoreLocked as error:
+        say(f"{error.message} Stop that server first.")
+        raise typer.Exit(exits.CONFLICT) from None
+    except StoreError as error:
+        say(error.message)
+        raise typer.Exit(exits.FAILURE) from None
+    lines: list[dict[str, Any]] = [
+        {
+            "version": f"{record.manifest.model}/{record.manifest.version}",
+            "state": record.state,
+            "created_at": record.manifest.created_at,
+        }
+        for record in found
+    ]
+    columns: list[Column] = [
+        ("version", lambda line: line["version"]),
+        ("state", lambda line: line["state"]),
+        ("created_at", lambda line: line["created_at"]),
+    ]
+    show(output, {"data": lines}, lines, columns)
+    if output is Format.TABLE:
+        say(f"{len(lines)} versions have come back. Start the server, and set their aliases: `modelyard models alias`.")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -158,15 +159,16 @@ def status_of(kind: type[ServiceError]) -> int:
 
 def catalogue() -> dict[str, tuple[int, str]]:
     """Every problem code with its status and first sentence."""
-    found = {code: (status, text) for status, (code, text) in FRAMEWORK.items()}
+    found: dict[str, tuple[int, str]] = {}
     pending: list[type[ServiceError]] = [ServiceError]
     while pending:
         kind = pending.pop()
         pending += [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
         if kind is not ServiceError:
             sentence = (kind.__doc__ or "").strip().splitlines()[0]
-            found[kind.code] = (status_of(kind), sentence)  # the most general class of a code comes last
-    return dict(sorted(found.items()))
+            found.setdefault(kind.code, (status_of(kind), sentence))  # parents come first: the most general class
+    framework = {code: (status, text) for status, (code, text) in FRAMEWORK.items()}
+    return dict(sorted({**framework, **found}.items()))
 
 
 def problem(
@@ -291,7 +293,7 @@ def install(app: FastAPI) -> None:
             allowed = headers["Allow"] = ", ".join(allowed_methods(app, request))
             entries = [Entry("", code, detail, hint=REMEDIES[code], expected=allowed, got=shorten(request.method))]
         elif error.status_code == 404:
-            entries = _no_id(app, request.scope["path"])
+            entries = await run_sync(_no_id, app, request.scope["path"])  # the first one writes the OpenAPI document
             detail = entries[0].detail if entries else detail
         return problem(
             request.scope, status=error.status_code, code=code, detail=detail, entries=entries, headers=headers

@@ -485,7 +485,8 @@ def _translated() -> Iterator[None]:
 
 def _damaged(what: str) -> StoreError:
     return StoreError(
-        f"The database is damaged: {what}. Move the file away and rebuild models and versions from their manifests."
+        f"The database is damaged: {what}. Restore a backup; or move the file away, and make models and versions again "
+        "from their folders by `modelyard store rebuild`."
     )
 
 

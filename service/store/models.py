@@ -227,7 +227,7 @@ class ModelStore:
                 continue
             if state is None and self._folders.has_manifest(folder):
                 _log.warning(
-                    "A version in the folder is not in the database; rebuild takes it up.",
+                    "A version in the folder is not in the database; `modelyard store rebuild` takes it up.",
                     action="recover",
                     model=folder.parent.name,
                     version=folder.name,

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -610,6 +611,39 @@ def store_gc(world: World) -> None:
     assert [row["upload"] for row in rows] == [item["upload"] for item in items]
 
 
+def store_rebuild(world: World) -> None:
+    def run(store: Path, form: str = "table") -> subprocess.CompletedProcess[str]:
+        """In a process of its own, which sets its logging up."""
+        words = [sys.executable, "-m", "service.cli", "store", "rebuild", "--store", str(store), "-o", form]
+        return subprocess.run(words, env=world.environment(), capture_output=True, text=True, timeout=60)
+
+    reference = world.trained()
+    copies = [world.folder / f"copy-{number}" for number in range(3)]
+    for copy in copies:
+        shutil.copytree(world.server.store / "models", copy / "models")
+    taken, nothing = run(world.server.store), run(world.folder / "nothing")
+    found, again = json.loads(run(copies[0], "json").stdout), json.loads(run(copies[0], "json").stdout)
+    items = [json.loads(line) for line in run(copies[1], "jsonl").stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(run(copies[2], "csv").stdout)))
+
+    assert (taken.returncode, "Another server holds this store" in taken.stderr) == (5, True)
+    assert (nothing.returncode, nothing.stdout) == (4, "")
+    assert {"version": reference, "state": "ready"} in [
+        {name: line[name] for name in ("version", "state")} for line in found["data"]
+    ]
+    assert (again, items) == ({"data": []}, found["data"])
+    assert [row["version"] for row in rows] == [item["version"] for item in items]
+    renewed = Server(copies[0]).start()
+    try:
+        path = f"/v1/models/{reference.replace('/', '/versions/')}"
+        with renewed.client() as client:
+            answer = client.post("/predict", json={"model": reference, "inputs": [[0.5]]})
+            source = client.get(f"{path}/architecture?view=python")
+        assert (answer.status_code, source.status_code) == (200, 200), (answer.text, source.text)
+    finally:
+        renewed.stop()
+
+
 COMMANDS: Final[dict[str, Callable[[World], None]]] = {
     "train": train,
     "predict": predict,
@@ -649,6 +683,7 @@ COMMANDS: Final[dict[str, Callable[[World], None]]] = {
     "doctor": doctor,
     "store fsck": store_fsck,
     "store gc": store_gc,
+    "store rebuild": store_rebuild,
 }
 """What is tried of each command; one that is not here has no test."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from service import __version__
-from service.errors import FAILURE_CODES, CheckpointReason, ServiceError
+from service.errors import CHECKPOINT_REASONS, FAILURE_CODES, WARNINGS, CheckpointReason, ServiceError
 from service.rest import problems
 from service.rest.auth import ACCESS, OPEN
 from service.settings import Settings
@@ -251,6 +253,16 @@ def test_every_problem_is_documented_with_the_remedy_that_answers_name() -> None
     assert documented == {code: remedy.strip("`") for code, remedy in problems.REMEDIES.items()}
 
 
+@pytest.mark.parametrize("code", sorted(problems.REMEDIES))
+def test_what_a_problem_links_to_says_what_the_reference_says(code: str) -> None:
+    [row] = [row for row in _table("reference/errors.md", "Problem codes") if row[0] == code]
+    page = problems.page(code)
+
+    assert page is not None
+    told = html.unescape(bytes(page.body).decode()).replace("`", "")
+    assert [words for words in row[2:4] if f">{words.replace('`', '')}<" not in told] == []
+
+
 def test_every_failure_of_a_job_is_documented() -> None:
     assert [row[0] for row in _table("reference/errors.md", "Failure codes")] == list(FAILURE_CODES)
 
@@ -258,7 +270,22 @@ def test_every_failure_of_a_job_is_documented() -> None:
 def test_every_reason_of_a_refused_checkpoint_is_documented() -> None:
     documented = [row[0] for row in _table("reference/errors.md", "Reasons of a refused checkpoint")]
 
-    assert documented == list(get_args(CheckpointReason))
+    assert documented == list(get_args(CheckpointReason)) == list(CHECKPOINT_REASONS)
+
+
+def test_every_warning_is_documented() -> None:
+    """`-missing` and `-twice` have the name of an activation before them."""
+    made = {code for path in sorted((ROOT / "service").rglob("*.py")) for code in _warnings_made(path)}
+
+    assert [row[0] for row in _table("reference/errors.md", "Warnings")] == list(WARNINGS)
+    assert made - {"-missing", "-twice"} <= set(WARNINGS)
+
+
+def test_no_warning_is_documented_that_nothing_makes() -> None:
+    sources = [path.read_text() for path in (ROOT / "service").rglob("*.py") if path.name != "errors.py"]
+    gone = {code for code in WARNINGS if not any(f'"{code}"' in source for source in sources)}
+
+    assert gone == {"logsoftmax-missing", "sigmoid-missing"}  # which the source puts together
 
 
 def test_every_setting_is_documented() -> None:
@@ -334,6 +361,18 @@ def _table(page: str, heading: str) -> list[list[str]]:
     section = re.split(r"^#+ ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def _warnings_made(path: Path) -> Iterator[str]:
+    """The codes of entries that are added to `warnings`, or made by a function that says that it warns."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        warns = isinstance(node, ast.FunctionDef) and "warning" in node.name
+        adds = isinstance(node, ast.Call) and re.fullmatch(r"(.*\.)?warnings\.append", ast.unparse(node.func))
+        for inner in ast.walk(node) if warns or adds else ():
+            if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "Entry" and len(inner.args) > 1:
+                code = inner.args[1]  # what is no literal here is a failure's code
+                parts = code.values if isinstance(code, ast.JoinedStr) else [code]
+                yield from (str(part.value) for part in parts if isinstance(part, ast.Constant))
 
 
 def _status(kind: type[ServiceError]) -> int:
