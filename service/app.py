@@ -279,7 +279,17 @@ def _grpc(
     except ImportError as error:
         detail = "MODELYARD_GRPC_PORT is set, but the packages of gRPC are not installed: take modelyard[grpc]."
         raise ValidationFailed(detail) from error
-    front = Front(view, guard=guard, metrics=metrics, max_bytes=settings.max_json_bytes, room=room, spans=spans)
+    front = Front(
+        view,
+        guard=guard,
+        metrics=metrics,
+        max_bytes=settings.max_json_bytes,
+        room=room,
+        spans=spans,
+        handshake_s=settings.header_timeout_s,
+        body_s=settings.body_timeout_s,
+        body_bytes_per_s=settings.body_bytes_per_s,
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     certificate = None
     if settings.tls_certfile is not None and settings.tls_keyfile is not None:

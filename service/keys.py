@@ -16,7 +16,8 @@ import secrets
 import time
 import tomllib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -27,7 +28,16 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 import orjson
 from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
 
-from service.errors import Conflict, Entry, Forbidden, NotFound, RateLimited, Unauthenticated, ValidationFailed
+from service.errors import (
+    Conflict,
+    DeadlinePassed,
+    Entry,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    Unauthenticated,
+    ValidationFailed,
+)
 from service.schemas import document
 from service.schemas.document import Document, ResourceName
 from service.store.files import write_atomic
@@ -450,6 +460,33 @@ class Guard:
         if bucket is not None:
             self._spend(bucket, rows, self._clock(), "rows_per_minute")
 
+    def give_back(self, principal: Principal, rows: int) -> None:
+        """Undo `charge`: the request is refused after all."""
+        bucket = self._row_buckets.get(principal.id)
+        if bucket is not None:
+            bucket.give(rows)
+
+    @contextmanager
+    def charging(self, principal: Principal) -> Iterator[Callable[[int], None]]:
+        """What charges the rows of one request, which are given back where that ends in a refusal.
+
+        One that comes too late, or whose client has gone, stays charged: it may have been worked for.
+        """
+        charged = 0
+
+        def charge(rows: int) -> None:
+            nonlocal charged
+            self.charge(principal, rows)
+            charged += rows
+
+        try:
+            yield charge
+        except DeadlinePassed:
+            raise
+        except Exception:
+            self.give_back(principal, charged)
+            raise
+
     def _find(self, credential: bytes) -> _Held | None:
         """The stored key, compared in a time that tells nothing of how much of it was right."""
         parts = credential.split(b"_", 2) if len(credential) <= _LONGEST else ()
@@ -566,6 +603,10 @@ class _Bucket:
             return (1 - level) / self._per_second
         self._level = level - amount
         return None
+
+    def give(self, amount: int) -> None:
+        """Put back what was taken."""
+        self._level = min(self._level + amount, self.per_minute)
 
 
 class _Failures:

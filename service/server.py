@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -129,7 +130,13 @@ def _serve(settings: Settings, launcher: Launcher, seat: Seat | None = None) -> 
         backlog=2048,
     )
     sys.setswitchinterval(_SWITCH_S)
-    server = Server(config, lifecycle, drain_delay_s=settings.drain_delay_s, seat=seat)
+    server = Server(
+        config,
+        lifecycle,
+        drain_delay_s=settings.drain_delay_s,
+        handshake_timeout_s=settings.header_timeout_s,
+        seat=seat,
+    )
     if seat is not None and not seat.await_turn():
         return STARTUP_FAILURE
     server.run(None if seat is None else list(seat.sockets))
@@ -170,9 +177,16 @@ class Server(uvicorn.Server):
     """uvicorn's server, which says where it listens, drains before it closes, and does not die of the signal."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, *, drain_delay_s: float, seat: Seat | None = None
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        *,
+        drain_delay_s: float,
+        handshake_timeout_s: float,
+        seat: Seat | None = None,
     ) -> None:
         super().__init__(config)
+        self._handshake_timeout_s = handshake_timeout_s
         self._seat = seat
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
@@ -191,7 +205,11 @@ class Server(uvicorn.Server):
         """Start, then say where, or tell the parent."""
         if self._seat is not None:
             self._seat.on_orphaned(self._orphaned)
-        await super().startup(sockets=sockets)
+        if self.config.ssl is None:
+            await super().startup(sockets=sockets)
+        else:
+            await super().startup(sockets=[])  # all but listening
+            await self._listen(sockets)
         if not self.started:
             return
         if self._seat is not None:
@@ -201,6 +219,32 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for bound in server.sockets:
                 tell_where(url_of(bound, tls=self.config.is_ssl))
+
+    async def _listen(self, sockets: list[socket.socket] | None) -> None:
+        """Listen with TLS as uvicorn does, which has no word for how long a client may take to shake hands: asyncio
+        gives it a minute, and half a one to say goodbye."""
+        config = self.config
+        kind: Any = config.http_protocol_class
+        make = partial(kind, config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        where: list[dict[str, Any]] = [{"host": config.host, "port": config.port}]
+        if sockets is not None:
+            where = [{"sock": each} for each in sockets]
+        try:
+            for each in where:
+                server = await asyncio.get_running_loop().create_server(
+                    make,
+                    **each,
+                    ssl=config.ssl,
+                    backlog=config.backlog,
+                    ssl_handshake_timeout=self._handshake_timeout_s,
+                    ssl_shutdown_timeout=self._handshake_timeout_s,
+                )
+                self.servers.append(server)
+        except OSError as error:
+            self.started = False
+            _log.error("The server cannot listen.", action="not_listening", detail=str(error))
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
 
     def _orphaned(self) -> None:
         _log.error("The parent of this server process is gone: it ends too.", action="orphaned")

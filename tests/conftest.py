@@ -8,7 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live import Server, end_worker
+from tests.live import Server, end_worker, logs_with_keys
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_key_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """However a server or a worker of this session was started, and however it has ended: its log holds no API key."""
+    yield
+    assert logs_with_keys(tmp_path_factory.getbasetemp()) == []
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(timeout)
-        assert _KEY.search(self.log.read_bytes()) is None, f"an API key stands in {self.log}"
+        assert not _holds_key(self.log), f"an API key stands in {self.log}"
         return status
 
     def kill(self) -> None:
@@ -139,6 +139,31 @@ def send_raw(server: Server, request: bytes) -> tuple[int, bytes]:
         answer = HTTPResponse(connection)
         answer.begin()
         return answer.status, answer.read()
+
+
+def logs_with_keys(folder: Path) -> list[Path]:
+    """The logs of servers and workers below a folder in which an API key stands."""
+    return [path for path in folder.rglob("*log") if path.is_file() and _holds_key(path)]
+
+
+def _holds_key(path: Path) -> bool:
+    return _KEY.search(path.read_bytes()) is not None
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    certificate, private = folder / "certificate.pem", folder / "private.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(private), "-out", str(certificate), "-days", "1", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return certificate, private
 
 
 def end_worker(folder: Path) -> None:

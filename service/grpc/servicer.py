@@ -120,6 +120,9 @@ _WATCHERS: Final = 100
 _WATCH_S: Final = 0.25
 """So often those who watch the server's health are told whether it has changed."""
 
+_LOOK_S: Final = 0.5
+"""So often it is looked whether messages are late, while any is awaited."""
+
 
 def code_of(kind: type[ServiceError]) -> grpc.StatusCode:
     """The gRPC code of a class of errors: that of its nearest class in the table."""
@@ -159,6 +162,9 @@ class Front:
         max_bytes: of one message that is taken.
         room: for large messages; None has no end.
         spans: traces the calls of the protocol.
+        handshake_s: seconds that a new connection has until it speaks HTTP/2, and TLS where that is spoken.
+        body_s: seconds that a call has until its message is here; a stream may be silent for longer.
+        body_bytes_per_s: so many bytes of the largest message give a call that may bring it a second more.
     """
 
     def __init__(
@@ -170,6 +176,9 @@ class Front:
         max_bytes: int,
         room: Room | None = None,
         spans: Spans | None = None,
+        handshake_s: float = 10.0,
+        body_s: float = 30.0,
+        body_bytes_per_s: int = 64 * 1024,
     ) -> None:
         self._view = view
         self._guard = guard
@@ -179,6 +188,11 @@ class Front:
         self._spans = spans
         self._server: Any = None
         self._watchers = 0
+        self._handshake_s = handshake_s
+        self._message_s = {"ModelInfer": body_s + max_bytes / body_bytes_per_s}
+        self._small_message_s = body_s
+        self._awaited: dict[asyncio.Task[Any], float] = {}  # calls without their message, and until when each may be
+        self._looking = False
         self._inference = messages.load("open_inference.proto")
         self._health = messages.load("health.proto")
 
@@ -201,6 +215,7 @@ class Front:
                 ("grpc.max_receive_message_length", self._max_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", int(shared)),  # else another server might listen at the same port, unseen
+                ("grpc.server_handshake_timeout_ms", round(1000 * self._handshake_s)),
             ],
             maximum_concurrent_rpcs=_CALLS,
         )
@@ -218,7 +233,9 @@ class Front:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Take nothing more, and let what is being answered end within `grace_s`."""
+        """Take nothing more, and let what is being answered end within `grace_s`; messages are waited for less long."""
+        soon = asyncio.get_running_loop().time() + _LOOK_S
+        self._awaited.update({task: min(until, soon) for task, until in self._awaited.items()})
         if self._server is not None:
             await self._server.stop(grace_s)
 
@@ -229,14 +246,10 @@ class Front:
         for method in protocol.methods:
             work = getattr(self, f"_{_snake(method.name)}")
             serve = self._one(protocol, method, work)
-            make = grpc.unary_unary_rpc_method_handler
+            make = grpc.stream_unary_rpc_method_handler  # all read their messages themselves: grpc would wait forever
             if method.answers_stream:
                 serve = self._stream(protocol, method, work)
-                make = (
-                    grpc.stream_stream_rpc_method_handler
-                    if method.takes_stream
-                    else grpc.unary_stream_rpc_method_handler
-                )
+                make = grpc.stream_stream_rpc_method_handler
             if self._spans is not None and protocol is self._inference:
                 trace = _traced_stream if method.answers_stream else _traced
                 serve = trace(serve, self._spans, protocol.service, method.name)
@@ -250,11 +263,12 @@ class Front:
     def _one(self, protocol: messages.Protocol, method: messages.Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
-        async def serve(sent: bytes, context: _Context) -> Any:
+        async def serve(_: AsyncIterator[bytes], context: _Context) -> Any:
             started = time.perf_counter()
             outcome = "5xx"
             try:
                 principal = self._admit(method.name, context)
+                sent = await self._sent(method.name, context)
                 if method.name == "ModelInfer":
                     found = await work(sent, context, principal)
                 else:
@@ -279,12 +293,14 @@ class Front:
     def _stream(self, protocol: messages.Protocol, method: messages.Method, work: Callable[..., Any]) -> Any:
         route = f"/{protocol.service}/{method.name}"
 
-        async def serve(sent: Any, context: _Context) -> AsyncIterator[Any]:
+        async def serve(coming: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             outcome = "5xx"
             try:
                 principal = self._admit(method.name, context)
-                request = sent if method.takes_stream else _parsed(method.takes, sent)
+                request: Any = coming
+                if not method.takes_stream:
+                    request = _parsed(method.takes, await self._sent(method.name, context))
                 async for found in work(request, context, principal):
                     yield found
                 outcome = "2xx"
@@ -312,6 +328,48 @@ class Front:
             for name, value in context.invocation_metadata() or ()
         ]
         return self._guard.admit(headers, _host(context.peer()), need)
+
+    async def _sent(self, method: str, context: _Context) -> bytes:
+        """The message of a call that has one.
+
+        Raises:
+            DeadlinePassed: it has not come in its time.
+            Draining: it has not come before the server's end.
+            MalformedBody: there is none.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        patience = self._message_s.get(method, self._small_message_s)
+        self._awaited[task] = loop.time() + patience
+        if not self._looking:  # one timer for all: one for each would cost more than to read a message
+            self._looking = True
+            loop.call_later(_LOOK_S, self._look)
+        try:
+            sent = await context.read()
+        except asyncio.CancelledError:
+            if task in self._awaited:  # the client's doing
+                raise
+            task.uncancel()
+            self._view.require_ready()
+            detail = f"The message of this call was not here within {patience:g} s."
+            raise errors.DeadlinePassed(detail) from None
+        finally:
+            self._awaited.pop(task, None)
+        if sent is aio.EOF:
+            raise tensors.malformed("This call has no message.", hint="Send one; it may be empty.")
+        found: bytes = sent
+        return found
+
+    def _look(self) -> None:
+        """End the wait for messages that are late; look again while any is awaited."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for task in [task for task, until in self._awaited.items() if until <= now]:
+            del self._awaited[task]
+            task.cancel()
+        self._looking = bool(self._awaited)
+        if self._looking:
+            loop.call_later(_LOOK_S, self._look)
 
     async def _bug(self, route: str, context: _Context) -> None:
         self._metrics.internal_errors.inc()
@@ -420,8 +478,9 @@ class Front:
         remaining = context.time_remaining()
         deadline = None if remaining is None or remaining > 10**6 else time.monotonic() + remaining
         reference = self._view.reference(request.model_name, request.model_version)
-        self._guard.charge(principal, len(asked.inputs[0].array))
-        found, outputs = await self._view.infer(reference, asked, deadline=deadline)
+        with self._guard.charging(principal) as charge:
+            charge(len(asked.inputs[0].array))
+            found, outputs = await self._view.infer(reference, asked, deadline=deadline)
         started = time.perf_counter()
         answer = self._inference.messages["ModelInferResponse"](
             model_name=found.model or "", model_version=str(found.version or ""), id=request.id
@@ -540,17 +599,17 @@ def memory_of(sent: bytes) -> int:
 
 
 def _traced(serve: Callable[..., Any], spans: Spans, service: str, method: str) -> Any:
-    async def traced(sent: bytes, context: _Context) -> Any:
+    async def traced(coming: AsyncIterator[bytes], context: _Context) -> Any:
         with _span(spans, service, method, context):
-            return await serve(sent, context)
+            return await serve(coming, context)
 
     return traced
 
 
 def _traced_stream(serve: Callable[..., Any], spans: Spans, service: str, method: str) -> Any:
-    async def traced(sent: Any, context: _Context) -> AsyncIterator[Any]:
+    async def traced(coming: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
         with _span(spans, service, method, context):
-            async with aclosing(serve(sent, context)) as answers:
+            async with aclosing(serve(coming, context)) as answers:
                 async for found in answers:
                     yield found
 

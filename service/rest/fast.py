@@ -136,7 +136,7 @@ class Question:
             given = b"%032x" % random.getrandbits(128)
         self.request_id = given
         self.principal: Principal | None = None
-        self.charged = False
+        self.charged = 0  # rows
 
 
 class FastPath:
@@ -211,7 +211,13 @@ class FastPath:
         """
         if question.principal is not None and not question.charged:
             self.guard.charge(question.principal, rows)
-            question.charged = True
+            question.charged = rows
+
+    def give_back(self, question: Question) -> None:
+        """Take back what was counted: the request is refused, or counted where it is handed on to."""
+        if question.principal is not None and question.charged:
+            self.guard.give_back(question.principal, question.charged)
+            question.charged = 0
 
     def told_elsewhere(self, error: BaseException) -> bool:
         """Whether the framework's route says what is wrong, in its words: it knows more of the request."""
@@ -220,7 +226,9 @@ class FastPath:
         )
 
     def refusal(self, error: BaseException, question: Question) -> Response:
-        """The answer for what is not told elsewhere, with all of its headers."""
+        """The answer for what is not told elsewhere, with all of its headers; its rows are given back."""
+        if not isinstance(error, DeadlinePassed):  # else it may have been worked for
+            self.give_back(question)
         scope = {
             "path": question.path,
             "path_params": dict(question.named),
@@ -305,7 +313,6 @@ class FastPath:
                 client = scope.get("client")
                 question.principal = self.guard.admit(scope["headers"], client[0] if client else "", lane.scope)
                 scope[PRINCIPAL] = question.principal
-            question.charged = CHARGED in scope
             body = await _read(receive)
             if body is None:
                 self.note(question, 499)  # the client has gone
@@ -334,8 +341,7 @@ class FastPath:
                 waiter.close()
         if reply is None:
             assert body is not None
-            if question.charged:
-                scope[CHARGED] = True
+            self.give_back(question)
             await self._app(scope, _again(body, receive), send)
             return
         headers = headers_of(reply, question)
@@ -345,9 +351,8 @@ class FastPath:
 
 
 PRINCIPAL: Final = "modelyard.principal"
-CHARGED: Final = "modelyard.charged"
 BEGUN: Final = "modelyard.begun"
-"""Members of a scope: who asks, once that is known; that its rows were counted; that its lane has tried to begin it."""
+"""Members of a scope: who asks, once that is known; that its lane has tried to begin it."""
 
 
 def headers_of(reply: Reply, question: Question) -> list[tuple[bytes, bytes]]:

@@ -40,17 +40,13 @@ def router(plane: DataPlane, *, guard: Guard, json_bytes: int, room: Room) -> AP
     routes = APIRouter(tags=["predict"], dependencies=[Depends(known_parameters)])
     answer: dict[int | str, dict[str, Any]] = {200: {"model": views.PredictionView}}
 
-    def charging(request: Request) -> Callable[[int], None]:
-        """Counts rows against the caller's quota, unless the short way has done so before it handed on."""
-        if guard.open or request.scope.get("modelyard.charged"):
-            return lambda _: None
-        return partial(guard.charge, principal_of(request))
-
     async def predict(request: Request, reference: Reference | None) -> Response:
-        with room.share() as share:
-            return await counted(request, reference, share)
+        with room.share() as share, guard.charging(principal_of(request)) as charge:
+            return await counted(request, reference, share, charge)
 
-    async def counted(request: Request, reference: Reference | None, share: Share) -> Response:
+    async def counted(
+        request: Request, reference: Reference | None, share: Share, charge: Callable[[int], None]
+    ) -> Response:
         started = time.monotonic()
         body = await bodies.read_bytes(request, limit=json_bytes, share=share)
         if len(body) < bodies.INLINE_BYTES:
@@ -64,7 +60,7 @@ def router(plane: DataPlane, *, guard: Guard, json_bytes: int, room: Room) -> AP
             model=parsed.model,
             deadline=deadline,
             priority=parsed.priority or 0,
-            charge=charging(request),
+            charge=charge,
         )
         headers = {"Server-Timing": answered.timing.decode()}
         if answered.version is not None:

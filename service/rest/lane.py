@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from service.inference.runtime import Slice
 from service.keys import Admission
-from service.rest.fast import BEGUN, CHARGED, PRINCIPAL, Begun, FastPath, Incoming, Lane, Question, own_headers
+from service.rest.fast import BEGUN, PRINCIPAL, Begun, FastPath, Incoming, Lane, Question, own_headers
 from service.rest.middleware import security_headers
 from service.rest.polling import BusyPoll
 from service.rest.receiving import Connections, Deadlines, Part, ReceivingProtocol, receiving
@@ -417,6 +417,7 @@ class LaneProtocol(ReceivingProtocol):
         turn.over = True
         self.heads.poll.ended(self.loop)
         turn.begun = None
+        self.heads.front.give_back(turn.question)
         self._turn = None
         self.cycle = None  # type: ignore[assignment]  # as before the first request
         if self.transport.is_closing():
@@ -424,8 +425,6 @@ class LaneProtocol(ReceivingProtocol):
         self._handed = {BEGUN: True}
         if turn.question.principal is not None:
             self._handed[PRINCIPAL] = turn.question.principal
-        if turn.question.charged:
-            self._handed[CHARGED] = True
         super().data_received(turn.chunks[0])
         self._handed = {}
         cycle: RequestResponseCycle | None = self.cycle

@@ -12,7 +12,6 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, Final
 
 import orjson
@@ -421,10 +420,8 @@ def router(view: OpenInference, *, guard: Guard, json_bytes: int, binary_bytes: 
         _both(routes, view, tail, summary, work)
 
     async def infer(request: Request, name: str, slot: str | None) -> Response:
-        charged = guard.open or request.scope.get("modelyard.charged")
-        charge = _nothing if charged else partial(guard.charge, principal_of(request))
         most, weight = inference.most(request.headers)
-        with room.share() as share:
+        with room.share() as share, guard.charging(principal_of(request)) as charge:
             body = await _read(request, most=most, share=share, weight=weight)
             content, headers = await inference.answer(name, slot, request.headers, body, charge=charge, share=share)
         return Response(content, headers=headers)
@@ -518,10 +515,6 @@ def _refused(routes: APIRouter, path: str, what: str) -> None:
         raise Unsupported(detail, hint="GET /v2 lists the extensions that it has.")
 
     routes.add_api_route(path, refuse, methods=["GET", "POST"], include_in_schema=False)
-
-
-def _nothing(_: int) -> None:
-    """Nobody has a quota."""
 
 
 async def _read(request: Request, *, most: int, share: Share | None = None, weight: int = 1) -> bytes:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from service import keys
 from service.cli import app
+from service.keys import Keys, Scope
+from service.rest.auth import ACCESS
 from service.schemas import examples
 from service.settings import Settings
-from tests.live import Server, run_job, send_raw, wait_for
+from service.telemetry import redacted
+from tests.live import Server, logs_with_keys, run_job, self_signed, send_raw, wait_for
 from tests.problems import assert_problem
 
 FAILURES = 200
@@ -249,6 +258,104 @@ def test_rows_are_counted_against_the_quota_of_their_key(guarded: Guarded, path:
     assert 1 <= int(second.headers["Retry-After"]) <= 12
 
 
+SHORT = [operation.removeprefix("POST ") for operation, need in ACCESS.items() if need == Scope.PREDICT]
+"""What is answered below ASGI: there the guard is asked in another place."""
+
+
+def test_the_short_way_asks_for_keys_each_time(guarded: Guarded) -> None:
+    """For each of its operations, with the body beside its head and behind it, before and after heads are known."""
+    now = datetime.now(UTC)
+    text, live = keys.make("short", Scope.PREDICT, now=now)
+    ended, old = keys.make("short", Scope.ADMIN, now=now, expires=now - timedelta(days=1))
+    before = keys.read(guarded.file).keys
+    keys.write(guarded.file, Keys(keys=(*before, live, old)))
+    guarded.shown += [text, ended]
+    wrong: list[list[str]] = [
+        [],
+        [f"X-API-Key: {ended}"],
+        [f"X-API-Key: {text[:-1]}{'0' if text[-1] == '1' else '1'}"],
+        [f"X-API-Key: {text}", f"Authorization: Bearer {guarded.keys['admin']}"],
+        [f"Authorization: Basic {text}"],
+    ]
+
+    def ask(which: tuple[str, bool], *headers: str) -> int:
+        template, whole = which
+        path = template.format(name="quadratic", number="1", version="1")
+        content = json.dumps(INFER if path.startswith("/v2") else examples.PREDICT).encode()
+        if template.startswith("/v1"):
+            content = json.dumps({"inputs": [[0.5]]}).encode()
+        head = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
+        head += [f"Content-Length: {len(content)}", "", ""]
+        line = lines[which]
+        line.sendall("\r\n".join(head).encode() + (content if whole else b""))
+        if not whole:
+            time.sleep(0.01)
+            line.sendall(content)
+        answer = HTTPResponse(line)
+        answer.begin()
+        answer.read()
+        return answer.status
+
+    with ExitStack() as stack:
+        lines = {
+            (template, whole): stack.enter_context(connected(guarded.server))
+            for template in SHORT
+            for whole in (True, False)
+        }
+        first = next(iter(lines))
+        wait_for(lambda: ask(first, f"X-API-Key: {text}") == 200, every=0.2)
+        for which in lines:
+            right = [
+                ask(which, f"Authorization: Bearer {key}") for _ in range(2) for key in (text, *guarded.keys.values())
+            ]
+            assert right == [200] * 2 * (1 + len(SCOPES)), which
+            assert [ask(which, *headers) for headers in wrong] == [401] * len(wrong), which
+        keys.write(guarded.file, Keys(keys=(*before, live.model_copy(update={"expires": now}), old)))
+        wait_for(lambda: ask(first, f"X-API-Key: {text}") == 401, every=0.2)
+        for which in lines:
+            assert ask(which, f"Authorization: Bearer {text}") == 401, which
+
+
+def connected(server: Server) -> socket.socket:
+    """From an address of its own: wrong keys are counted by address."""
+    address = urlsplit(server.url)
+    return socket.create_connection(
+        (address.hostname or "", address.port or 0), timeout=20, source_address=("127.0.0.4", 0)
+    )
+
+
+INFER = {"inputs": [{"name": "x", "shape": [5, 1], "datatype": "FP32", "data": [0.5] * 5}]}
+WRONG = {"inputs": [[0.5]] * 4 + [["a"]]}
+REFUSED: list[tuple[str, dict[str, Any], int]] = [
+    ("/v1/models/quadratic/predict", WRONG, 422),
+    ("/v1/models/quadratic/predict", {"inputs": [[0.5, 0.5]] * 5}, 422),
+    ("/v1/models/nothing/predict", {"inputs": [[0.5]] * 5}, 404),
+    ("/predict", {"model": "quadratic", **WRONG, "strange": 1}, 422),
+    ("/v2/models/nothing/infer", INFER, 404),
+    ("/v2/models/quadratic/infer", {"inputs": [{**INFER["inputs"][0], "name": "y"}]}, 400),
+    ("/v2/models/quadratic/infer", {**INFER, "outputs": [{"name": "nothing"}]}, 400),
+]
+
+
+def test_the_rows_of_refused_requests_are_not_counted(guarded: Guarded) -> None:
+    key = made(guarded.file, "create", "--name", "clumsy", "--scope", "predict", "--rows-per-minute", "5")
+    guarded.shown.append(key)
+    with guarded.server.client() as client:
+        client.headers["X-API-Key"] = key
+        wait_for(lambda: client.post("/v1/models/nothing/predict", json=WRONG).status_code == 404, every=0.2)
+        refused = [client.post(path, json=body).status_code for path, body, _ in REFUSED for _ in range(3)]
+        packed = client.post(
+            "/v2/models/quadratic/infer",
+            content=gzip.compress(json.dumps({"inputs": [{**INFER["inputs"][0], "name": "y"}]}).encode()),
+            headers={"Content-Encoding": "gzip"},
+        )
+        answered = [client.post("/v2/models/quadratic/infer", json=INFER).status_code for _ in range(2)]
+
+    assert refused == [status for _, _, status in REFUSED for _ in range(3)]
+    assert packed.status_code == 400
+    assert answered == [200, 429]
+
+
 def test_wrong_keys_of_an_address_are_limited(guarded: Guarded) -> None:
     def get(client: httpx.Client, key: str) -> httpx.Response:
         return client.get("/v1/models", headers={"X-API-Key": key})
@@ -304,6 +411,19 @@ def test_no_key_is_in_anything_that_the_server_writes(guarded: Guarded) -> None:
     lines = [json.loads(line) for line in texts[str(guarded.server.log)].splitlines() if line.startswith(b"{")]
     callers = {line.get("caller") for line in lines if line.get("action") == "request"}
     assert {"admin", "read", "train"} <= callers
+
+
+def test_logs_are_searched_for_keys_wherever_they_lie(tmp_path: Path) -> None:
+    key, _ = keys.make("k", Scope.READ, now=datetime.now(UTC))
+    leaks = [tmp_path / "server.log", tmp_path / "store" / "jobs" / "attempt-1" / "output.log", tmp_path / "b" / "log"]
+    for path in (*leaks, tmp_path / "sound.log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(redacted(f"a key {key}.") if path.name == "sound.log" else f"a key {key}.")
+    (tmp_path / "keys.toml").write_text(key)
+
+    assert set(logs_with_keys(tmp_path)) == set(leaks)
+    for path in leaks:  # the whole session's are searched at its end
+        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -364,17 +484,7 @@ def test_settings_do_not_show_the_keys_that_they_hold() -> None:
 def test_a_server_speaks_tls_and_believes_only_the_proxies_that_it_is_told_of(
     make_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    certificate, private = tmp_path / "certificate.pem", tmp_path / "private.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(private), "-out", str(certificate), "-days", "1", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    certificate, private = self_signed(tmp_path)
     server = make_server(
         tls_certfile=str(certificate),
         tls_keyfile=str(private),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,9 +12,10 @@ from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
-from tests.live import Server, wait_for
+from tests.live import Server, self_signed, wait_for
 
 HEADERS_S = 1.0
 BODY_S = 1.0
@@ -360,3 +362,44 @@ def test_who_takes_answers_slowly_gets_all_of_them(impatient: Server) -> None:
 
     assert taken.count(b"HTTP/1.1 200 OK\r\n") == 30
     assert time.monotonic() - began > 4
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_client_that_does_not_shake_hands_is_cut(tmp_path: Path, workers: str) -> None:
+    certificate, private = self_signed(tmp_path)
+    server = Server(
+        tmp_path / "store",
+        header_timeout_s=str(HEADERS_S),
+        tls_certfile=str(certificate),
+        tls_keyfile=str(private),
+        workers=workers,
+    ).start()
+    address = urlsplit(server.url)
+    place = address.hostname or "", address.port or 0
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    try:
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(place, CUT_WITHIN_S)) for _ in range(4)]
+            silent[0].sendall(hello)
+            began = time.monotonic()
+            for connection in silent:
+                assert everything(connection) == b""
+            took = time.monotonic() - began
+        with httpx.Client(base_url=server.url, verify=ssl.create_default_context(cafile=str(certificate))) as client:
+            answers = [client.get("/livez").status_code for _ in range(3)]
+    finally:
+        assert server.stop() == 0
+
+    assert HEADERS_S * 0.9 < took < CUT_WITHIN_S  # asyncio itself would wait for a minute
+    assert answers == [200] * 3
+
+
+def test_a_server_with_tls_does_not_wait_for_silent_clients_at_its_end(tmp_path: Path) -> None:
+    certificate, private = self_signed(tmp_path)
+    server = Server(tmp_path / "store", tls_certfile=str(certificate), tls_keyfile=str(private)).start()
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname or "", address.port or 0)):
+        began = time.monotonic()
+
+        assert server.stop() == 0
+    assert time.monotonic() - began < CUT_WITHIN_S

@@ -223,23 +223,51 @@ def test_every_datatype_over_grpc(over_grpc: Any, compression: str | None) -> No
     assert found.get_response().id == "7"
 
 
-@pytest.mark.parametrize("binary_out", [True, False])
-@pytest.mark.parametrize("binary_in", [True, False])
-def test_texts_are_taken_and_the_best_classes_are_texts(http: Any, binary_in: bool, binary_out: bool) -> None:
-    colour = tritonclient.http.InferInput("colour", [2, 1], "BYTES")
-    colour.set_data_from_numpy(np.array([["red"], ["gréen"]], dtype=object), binary_data=binary_in)
-    weight = tritonclient.http.InferInput("weight", [2, 1], "FP32")
-    weight.set_data_from_numpy(np.array([[1.5], [2.5]], dtype=np.float32), binary_data=binary_in)
-    wanted = tritonclient.http.InferRequestedOutput("output", binary_data=binary_out, class_count=2)
-    found = http.infer("fruit", [colour, weight], outputs=[wanted]).as_numpy("output")
-    plain = http.infer("fruit", [weight, colour]).as_numpy("output")
+def fruit(package: Any, **how: bool) -> list[Any]:
+    """So many rows of a text and a number that it is worth compressing them and what is answered."""
+    columns: dict[str, tuple[list[Any], str, Any]] = {
+        "colour": (["red", "gréen"], "BYTES", object),
+        "weight": ([1.5, 2.5], "FP32", np.float32),
+    }
+    found = []
+    for name, (cells, datatype, kind) in columns.items():
+        one = package.InferInput(name, [ROWS, 1], datatype)
+        one.set_data_from_numpy(np.array(cells * (ROWS // 2), dtype=kind).reshape(ROWS, 1), **how)
+        found.append(one)
+    return found
 
-    assert found.shape == (2, 2)
+
+@pytest.mark.parametrize(("binary_in", "binary_out", "sent", "answered"), MATRIX)
+def test_texts_are_taken_and_the_best_classes_are_texts_in_every_form(
+    http: Any, binary_in: bool, binary_out: bool, sent: str | None, answered: str | None
+) -> None:
+    inputs = fruit(tritonclient.http, binary_data=binary_in)
+    wanted = tritonclient.http.InferRequestedOutput("output", binary_data=binary_out, class_count=2)
+    found = http.infer(
+        "fruit",
+        inputs,
+        outputs=[wanted],
+        request_compression_algorithm=sent,
+        response_compression_algorithm=answered,
+    ).as_numpy("output")
+    plain = http.infer("fruit", inputs[::-1]).as_numpy("output")
+
+    assert found.shape == (ROWS, 2)
     for row, scores in zip(found, plain, strict=True):
         first, second = (one.decode() if isinstance(one, bytes) else one for one in row)
         best = int(scores.argmax())
         assert first == f"{scores[best]:f}:{best}:{('lime', 'plum')[best]}"
         assert second.split(":")[1] == str(1 - best)
+
+
+@pytest.mark.parametrize("compression", COMPRESSION)
+def test_texts_over_grpc_are_taken_and_answered(over_grpc: Any, http: Any, compression: str | None) -> None:
+    wanted = tritonclient.grpc.InferRequestedOutput("output", class_count=2)
+    found = over_grpc.infer("fruit", fruit(tritonclient.grpc), outputs=[wanted], compression_algorithm=compression)
+    wanted = tritonclient.http.InferRequestedOutput("output", class_count=2)
+    told = http.infer("fruit", fruit(tritonclient.http), outputs=[wanted])
+
+    assert found.as_numpy("output").tolist() == told.as_numpy("output").tolist()
 
 
 def test_texts_over_grpc_give_the_same_answer_as_a_prediction(service: Service, over_grpc: Any) -> None:
@@ -465,6 +493,29 @@ def test_a_stream_that_is_open_does_not_hold_the_servers_stop_up(make_server: Ca
         assert time.monotonic() - started < 30
         assert "There is no model 'nothing'" in str(ended[0])
         client.stop_stream(cancel_requests=True)
+
+
+def test_a_call_that_sends_no_message_does_not_hold_the_servers_stop_up(make_server: Callable[..., Server]) -> None:
+    server = make_server(grpc_port="0", drain_timeout_s="60")
+    [port] = [line["port"] for line in map(json.loads, server.log.read_text().splitlines()) if line.get("port")]
+
+    async def run() -> float:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            check = "/grpc.health.v1.Health/Check"
+            await channel.unary_unary(check)(b"")  # the connection is there
+            silent = channel.stream_unary(check)()
+            await silent.wait_for_connection()
+            await asyncio.sleep(0.5)
+            started = time.monotonic()
+            assert await asyncio.to_thread(server.stop, 50) == 0
+            took = time.monotonic() - started
+            with pytest.raises(grpc.aio.AioRpcError) as found:
+                await silent
+            assert found.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert found.value.details() == "The server is draining."
+            return took
+
+    assert asyncio.run(run()) < 25  # the message had 30 s, and the end of the server a minute
 
 
 def test_a_port_that_is_taken_is_told() -> None:

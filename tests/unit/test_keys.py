@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import inspect
 import stat
@@ -12,7 +13,16 @@ import orjson
 import pytest
 
 from service import keys
-from service.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthenticated, ValidationFailed
+from service.errors import (
+    Conflict,
+    DeadlinePassed,
+    Forbidden,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+    ValidationFailed,
+)
 from service.keys import ANONYMOUS, Guard, Key, Keys, Scope
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -199,6 +209,45 @@ def test_a_request_may_pass_the_quota_of_rows_and_the_next_one_waits_for_it() ->
 
     assert raised.value.retry_after_s == pytest.approx(31)
     guard.charge(ANONYMOUS, 10**9)
+
+
+@pytest.mark.parametrize(
+    ("end", "left"),
+    [(NotFound(), 60), (Overloaded("So many wait."), 60), (DeadlinePassed(), 30), (asyncio.CancelledError(), 30)],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_rows_of_a_refused_request_are_given_back_but_not_of_one_that_was_worked_for(
+    end: BaseException, left: int
+) -> None:
+    text, key = keys.make("ci", Scope.PREDICT, now=NOW, rows_per_minute=60)
+    guard = Guard(inline=inline(key), clock=Clock())
+    principal = guard.admit(bearer(text), CLIENT, Scope.PREDICT)
+
+    def ask() -> None:
+        with guard.charging(principal) as charge:
+            charge(30)
+            raise end
+
+    with pytest.raises(type(end)):
+        ask()
+    for _ in range(left):
+        guard.charge(principal, 1)
+    with pytest.raises(RateLimited):
+        guard.charge(principal, 1)
+
+
+def test_what_is_given_back_makes_no_quota_larger() -> None:
+    clock = Clock()
+    text, key = keys.make("ci", Scope.PREDICT, now=NOW, rows_per_minute=60)
+    guard = Guard(inline=inline(key), clock=clock)
+    principal = guard.admit(bearer(text), CLIENT, Scope.PREDICT)
+    guard.charge(principal, 30)
+    clock.now += 60
+    guard.charge(principal, 1)
+    guard.give_back(principal, 30)
+    guard.charge(principal, 60)
+    with pytest.raises(RateLimited):
+        guard.charge(principal, 1)
 
 
 def test_a_changed_file_is_read_again_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from service.errors import BatchTooLarge, InvalidInput, MalformedBody, NotFound,
 from service.grpc.messages import load
 from service.grpc.servicer import CODES, SCOPES, Front, code_of, memory_of, read, require_few
 from service.inference.tensors import DATATYPES
-from service.keys import Guard, Keys, Scope, make, write
+from service.keys import Guard, Keys, Principal, Scope, make, write
 from service.rest.bodies import Room
 from service.rest.problems import status_of
 from service.telemetry import Metrics
@@ -256,6 +257,17 @@ class View:
     async def load(self, name: str, parameters: Any) -> None:
         raise Unsupported("It got so far.")
 
+    async def unload(self, name: str) -> None:
+        raise Unsupported("It got so far.")
+
+    async def statistics(self, reference: Any) -> list[dict[str, Any]]:
+        return []
+
+    async def metadata(self, reference: Any) -> Any:
+        raise AssertionError("There was no reference to ask with.")
+
+    require_model_ready = config = metadata
+
     def reference(self, name: str, slot: str) -> Any:
         raise NotFound("There is no such model.")
 
@@ -296,13 +308,22 @@ STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
 
 
-def talk(guard: Guard, work: Callable[[Any], Awaitable[None]], *, view: Any = None, **parts: Any) -> None:
-    """Do something over a channel to a server, with messages as bytes."""
+def talk(
+    guard: Guard,
+    work: Callable[[Any], Awaitable[None]],
+    *,
+    view: Any = None,
+    ports: list[int] | None = None,
+    **parts: Any,
+) -> None:
+    """Do something over a channel to a server, with messages as bytes; `ports` is told where it listens."""
 
     async def run() -> None:
         served: Any = view or View()
         front = Front(served, guard=guard, metrics=Metrics(), max_bytes=2 * MIB, **parts)
         port = await front.start("127.0.0.1:0")
+        if ports is not None:
+            ports.append(port)
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 await work(channel)
@@ -331,12 +352,165 @@ def test_who_asks_is_known_before_the_message_is_read() -> None:
             call = channel.unary_unary(path)
             assert (await code(call(b"\xff")))[0] == "UNAUTHENTICATED"
             assert (await code(call(b"\xff", metadata=[("x-api-key", text)])))[0] == "INVALID_ARGUMENT"
-        streamed = channel.stream_stream(STREAM)(iter([b"\xff"]))
+        streamed = channel.stream_stream(STREAM)()
         assert (await code(streamed.read()))[0] == "UNAUTHENTICATED"
         streamed = channel.stream_stream(STREAM)(iter([b"\xff"]), metadata=[("x-api-key", text)])
         assert (await code(streamed.read()))[0] == "INVALID_ARGUMENT"
 
     talk(guard, work)
+
+
+OPERATIONS = [
+    pytest.param(f"/{protocol.service}/{one.name}", SCOPES[one.name], one.takes_stream, id=one.name)
+    for protocol in map(load, ("open_inference.proto", "health.proto"))
+    for one in protocol.methods
+]
+
+
+@pytest.mark.parametrize(("path", "need", "stream"), OPERATIONS)
+def test_every_operation_is_refused_without_a_key_of_its_scope(path: str, need: Scope | None, stream: bool) -> None:
+    now = datetime.now(UTC)
+    past = now - timedelta(days=1)
+    made = {scope: make(scope.word, scope, now=now) for scope in Scope}
+    ended, old = make("old", Scope.ADMIN, now=past - timedelta(days=1), expires=past)
+    stored = [key.model_dump(mode="json") for key in (*(key for _, key in made.values()), old)]
+    guard = Guard(inline=orjson.dumps(stored).decode(), failures_per_minute=100)
+    right = made[Scope.ADMIN][0]
+    refused: list[tuple[list[tuple[str, str]], str]] = [
+        ([], "UNAUTHENTICATED"),
+        ([("x-api-key", "msk_0123456789ab_wrong")], "UNAUTHENTICATED"),
+        ([("authorization", f"Basic {right}")], "UNAUTHENTICATED"),
+        ([("x-api-key", right), ("authorization", f"Bearer {ended}")], "UNAUTHENTICATED"),
+        ([("x-api-key", right[:-1] + ("0" if right[-1] == "1" else "1"))], "UNAUTHENTICATED"),
+        ([("x-api-key", ended)], "UNAUTHENTICATED"),
+    ]
+    for scope, (text, _) in made.items():
+        refused.append(([("x-api-key", text)], "PERMISSION_DENIED" if need and scope < need else ""))
+
+    async def ended_with(channel: Any, metadata: list[tuple[str, str]], told: str) -> str:
+        if stream:
+            call = channel.stream_stream(path)(metadata=metadata, timeout=10)
+            if not told:
+                await call.done_writing()
+        else:
+            call = channel.unary_stream(path)(b"", metadata=metadata, timeout=10)
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+        call.cancel()
+        return "OK"
+
+    async def work(channel: Any) -> None:
+        for metadata, told in refused:
+            found = await ended_with(channel, metadata, told)
+            if need is None or not told:
+                assert found in ("OK", "NOT_FOUND", "UNIMPLEMENTED", "INVALID_ARGUMENT"), metadata
+            else:
+                assert found == told, metadata
+
+    talk(guard, work)
+
+
+def test_only_what_tells_nothing_of_models_is_open() -> None:
+    assert {name for name, need in SCOPES.items() if need is None} == {
+        *("ServerLive", "ServerReady", "ServerMetadata"),
+        *("Check", "Watch"),
+    }
+
+
+PATIENCE_S = 0.3
+
+
+def test_calls_whose_message_does_not_come_end() -> None:
+    paths = [path for path, _, stream in (one.values for one in OPERATIONS) if not stream]
+
+    async def work(channel: Any) -> None:
+        began = time.monotonic()
+        silent = [channel.stream_unary(path)(timeout=20) for path in paths]
+        for told, detail in await asyncio.gather(*map(code, silent)):
+            assert (told, "was not here within" in detail) == ("DEADLINE_EXCEEDED", True)
+        assert time.monotonic() - began < 10  # before the client's own deadline
+
+        for path in paths:
+            call = channel.stream_unary(path)(timeout=20)
+            await call.done_writing()
+            assert (await code(call))[0] == "INVALID_ARGUMENT", path
+
+    assert len(paths) == len(OPERATIONS) - 1
+    talk(Guard(), work, body_s=PATIENCE_S, body_bytes_per_s=100 * MIB)
+
+
+def test_a_message_may_come_late_and_a_stream_may_be_silent_for_longer() -> None:
+    async def work(channel: Any) -> None:
+        stream = channel.stream_stream(STREAM)()
+        late = channel.stream_unary(INDEX)()
+        await asyncio.sleep(PATIENCE_S / 2)
+        await late.write(b"")
+        await late.done_writing()
+        assert await late == b""
+        await asyncio.sleep(PATIENCE_S + 1)
+        await stream.write(message().SerializeToString())
+        assert b"no such model" in await stream.read()
+
+    talk(Guard(), work, body_s=PATIENCE_S)
+
+
+def test_a_larger_message_has_more_time() -> None:
+    async def work(channel: Any) -> None:
+        with pytest.raises(TimeoutError):  # 32 s and more
+            await asyncio.wait_for(channel.stream_unary(INFER)(), PATIENCE_S + 1)
+
+    talk(Guard(), work, body_s=PATIENCE_S)
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    """A frame of HTTP/2."""
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
+def test_a_call_whose_message_comes_by_half_ends_and_a_connection_that_says_nothing_too() -> None:
+    async def work(channel: Any) -> None:
+        await channel.channel_ready()
+        said = {":method": "POST", ":scheme": "http", ":path": INDEX, ":authority": "x", "te": "trailers"}
+        said |= {"content-type": "application/grpc"}
+        head = b"".join(b"\0" + b"".join(bytes([len(one)]) + one.encode() for one in pair) for pair in said.items())
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(4, 1, 0, b""))
+        writer.write(frame(1, 4, 1, head) + frame(0, 0, 1, b"\0" + (1000).to_bytes(4, "big") + b"half"))
+        silent, other = await asyncio.open_connection("127.0.0.1", ports[0])
+        try:
+            async with asyncio.timeout(20):
+                found = b""
+                while b"was not here within" not in found:
+                    found += await reader.readexactly(1)
+                assert b"grpc-status" in found
+                while await silent.read(1024):
+                    pass
+        finally:
+            writer.close()
+            other.close()
+
+    ports: list[int] = []
+    talk(Guard(), work, ports=ports, body_s=PATIENCE_S, handshake_s=1.0)
+
+
+def test_the_rows_of_a_refused_request_are_given_back() -> None:
+    text, key = make("ci", Scope.PREDICT, now=datetime.now(UTC), rows_per_minute=2)
+    guard = Guard(inline=orjson.dumps([key.model_dump(mode="json")]).decode())
+    about = {"metadata": [("x-api-key", text)]}
+
+    async def work(channel: Any) -> None:
+        for _ in range(3):
+            assert (await code(channel.unary_unary(INFER)(message().SerializeToString(), **about)))[0] == "NOT_FOUND"
+        streamed = channel.stream_stream(STREAM)(iter([message().SerializeToString()] * 3), **about)
+        assert [b"It got so far" in answer async for answer in streamed] == [True] * 3
+        guard.charge(Principal("ci", key.id, Scope.PREDICT), 2)
+        assert (await code(channel.unary_unary(INFER)(message().SerializeToString(), **about)))[
+            0
+        ] == "RESOURCE_EXHAUSTED"
+
+    talk(guard, work, view=Busy())
 
 
 def test_a_message_of_too_many_parts_or_bytes_is_refused_with_the_limit() -> None:

@@ -86,7 +86,7 @@ class Engine:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"behind" + body})
 
-    def front(self, guard: Guard | None = None, **given: Any) -> FastPath:
+    def front(self, guard: Guard | None = None, *, scope: Scope = Scope.PREDICT, **given: Any) -> FastPath:
         one = Lane(
             "/predict",
             re.compile("/predict"),
@@ -96,6 +96,7 @@ class Engine:
             self.failed,
             self.aside,
             100,
+            scope,
         )
         return FastPath(self.app, lanes=[one], guard=guard or Guard(), metrics=Metrics(), **given)
 
@@ -263,11 +264,36 @@ def test_what_is_odd_goes_to_the_application_with_its_body_and_what_is_known_of_
 
             assert (await line.receive())[2] == b"behindstrange"
             [(body, scope)] = engine.behind
-            assert (body, scope["modelyard.principal"].name, scope["modelyard.charged"]) == (b"strange", "k", True)
+            assert (body, scope["modelyard.principal"].name) == (b"strange", "k")
             assert len(engine.ended) == 1
 
             line.send(b"1", b"X-API-Key: " + key.encode())  # the quota is of two requests: one was counted
             assert (await line.receive())[0] == 200
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["as an ASGI application", "below ASGI"])
+def test_the_rows_of_what_is_refused_or_handed_on_are_given_back(short: bool) -> None:
+    async def scene() -> None:
+        key, stored = make("k", Scope.PREDICT, now=NOW, rows_per_minute=1)
+        guard = Guard(inline="[" + stored.model_dump_json() + "]", clock=NOW.timestamp)
+        front = Engine().front(guard)
+        async with (
+            served(front) as (connect, _),
+            AsyncClient(transport=ASGITransport(front), base_url="http://x") as by,
+        ):
+            line = await connect()
+
+            async def ask(body: bytes) -> int:
+                if not short:
+                    return (await by.post("/predict", content=body, headers={"X-API-Key": key})).status_code
+                line.send(body, b"X-API-Key: " + key.encode())
+                return (await line.receive())[0]
+
+            found = [await ask(body) for body in (b"full", b"strange", b"odd", b"bug", b"full", b"1", b"1")]
+
+            assert found == [429, 200, 200, 500, 429, 200, 429]
 
     asyncio.run(scene())
 
@@ -307,6 +333,24 @@ def test_what_could_be_read_in_two_ways_or_is_rare_is_left_to_the_parser(raw: by
 
             assert (await line.receive())[0] == status
         assert heads.heads.known(raw[: raw.index(b"\r\n\r\n") + 4]) is None
+
+    asyncio.run(scene())
+
+
+def test_a_key_of_a_lesser_scope_is_refused_each_time() -> None:
+    async def scene() -> None:
+        made = [make(scope.word, scope, now=NOW) for scope in (Scope.PREDICT, Scope.READ)]
+        guard = Guard(inline="[" + ",".join(key.model_dump_json() for _, key in made) + "]", clock=NOW.timestamp)
+        engine = Engine()
+        async with served(engine.front(guard, scope=Scope.READ)) as (connect, _):
+            line = await connect()
+            found = []
+            for text, _key in [*made, *made, *made]:
+                line.send(b"1", b"X-API-Key: " + text.encode())
+                found.append((await line.receive())[0])
+
+        assert found == [403, 200] * 3
+        assert engine.behind == []
 
     asyncio.run(scene())
 
