@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
-from itertools import islice
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,27 +15,31 @@ from service.cli.session import Session, before, sentences, talks
 
 if TYPE_CHECKING:
     from service.client import Client, Dataset
+    from service.client.dialects import Reading, Table
+    from service.schemas.marks import Marks
 
 app = typer.Typer(name="datasets", help="Bring data and look at it.", no_args_is_help=True)
 app.callback()(before)
 
-TABLES: Final = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-"""Files of tables, by their suffix."""
 SPREADSHEETS: Final = (".xlsx", ".xls", ".ods", ".numbers")
 SAVE_AS_CSV: Final = 'Save it from the spreadsheet as CSV; in Excel, as "CSV UTF-8".'
 _OTHERS: Final = {".npz": "npz", ".npy": "npy", ".zip": "images", ".gz": "idx"}
-_DELIMITERS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
-_MARKS: Final = {"point": ".", "comma": ","}
-_LOOKED_AT: Final = 1000
-"""Lines of a file whose numbers show their decimal mark."""
-_WITH_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
-_WITH_POINT: Final = re.compile(r"(?![+-]?[1-9][0-9]{0,2}(?:\.[0-9]{3})+$)[+-]?[0-9,]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
-"""Not 1.234, which may be a thousand."""
 Delimiter = Annotated[
     str | None, typer.Option(help="Of a CSV file: comma, semicolon, tab or bar. By default as its first line has it.")
 ]
 Decimal = Annotated[
     str | None, typer.Option(help="Of the numbers in a CSV file: point or comma. By default as its numbers have it.")
+]
+Thousands = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands between thousands in a CSV file: point, comma, apostrophe, space or none. By default as its "
+        "numbers have it."
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Of a CSV file, such as windows-1252. By default UTF-8, UTF-16 or windows-1252, as it looks."),
 ]
 MissingText = Annotated[
     list[str] | None,
@@ -51,6 +52,7 @@ OPTIONS: Final = {
     "/source/inputs": "--inputs",
     "/source/delimiter": "--delimiter",
     "/source/decimal": "--decimal",
+    "/source/thousands": "--thousands",
     "/source/missing_texts": "--missing-text",
 }
 """Members of a table's source that are made of one option alone."""
@@ -69,8 +71,12 @@ def add(
     missing_text: MissingText = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
+    thousands: Thousands = None,
+    encoding: Encoding = None,
 ) -> None:
     """Upload a file and make a dataset of it."""
+    from service.client.dialects import TABLES
+
     session.places = {"/source/upload": file.name, **OPTIONS, "": ""}
     kind = type or TABLES.get(file.suffix.lower()) or _OTHERS.get(file.suffix.lower())
     if kind is None:
@@ -83,97 +89,100 @@ def add(
     if kind in TABLES.values():
         source |= {"inputs": inputs.split(",") if inputs else "*"}
         source |= {"missing": "keep"} if missing else {}
-        source |= missing_texts(kind, missing_text) | dialect(kind, file, delimiter, decimal)
     elif inputs:
         source["inputs"] = inputs
     if target is not None:
         source["target"] = target
+    reading = asked(kind, delimiter, decimal, thousands, encoding, missing_text)
     with ExitStack() as undo:
-        source["upload"] = uploading(session.client, undo)(file)
+        table = read_table(file, kind, reading)
+        source |= {**table.source, "upload": sending(session.client, undo)(table)}
         dataset = session.client.datasets.add(source, name=name or file.stem[:63].lower(), wait_s=60)
         undo.pop_all()
     _show(session, dataset)
 
 
-def missing_texts(kind: str, texts: list[str] | None) -> dict[str, Any]:
-    """What a source says of the cells that are missing values beside the empty ones."""
-    if texts and kind != "csv":
+def asked(
+    kind: str,
+    delimiter: str | None,
+    decimal: str | None,
+    thousands: str | None,
+    encoding: str | None,
+    missing_text: list[str] | None,
+) -> Reading:
+    """How the options say that a file is to be read; what they cannot say ends the command."""
+    from service.client.dialects import reading_of
+
+    if missing_text and kind != "csv":
         say("--missing-text is for CSV files; elsewhere null is what is missing.")
         raise typer.Exit(exits.USAGE)
-    return {"missing": "keep", "missing_texts": texts} if texts else {}
+    try:
+        return reading_of(
+            delimiter=delimiter,
+            decimal=decimal,
+            thousands=thousands,
+            encoding=encoding,
+            missing_texts=missing_text,
+            option="--",
+        )
+    except ValueError as error:
+        say(f"{error}.")
+        raise typer.Exit(exits.USAGE) from None
 
 
-def dialect(kind: str, file: Path, delimiter: str | None, decimal: str | None) -> dict[str, str]:
-    """What a CSV source says of its delimiter and its decimal mark: what was asked for, else what the file shows.
+def read_table(file: Path, kind: str, reading: Reading) -> Table:
+    """A file as the server takes it. What nobody asked for, and its look says, is told."""
+    from service.client.dialects import table_of
 
-    The delimiter is what parts the first line most often. A decimal comma that was only found is told.
-    """
-    if kind != "csv":
-        return {}
-    parts, mark = marks(delimiter, decimal)
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        if parts is None:
-            first = lines.readline(65536)
-            parts = max(_DELIMITERS.values(), key=first.count)
-            lines.seek(0)
-        if mark is None:
-            try:
-                shown = decimal_comma(islice(csv.reader(lines, delimiter=parts), 1, _LOOKED_AT), parts)
-            except csv.Error:  # the server says what is wrong, and where
-                shown = None
-            if shown is not None:
-                say(f"{file.name} has numbers with a decimal comma, such as {shown}. If that is none: --decimal point.")
-            mark = "." if shown is None else ","
-    return ({} if parts == "," else {"delimiter": parts}) | ({} if mark == "." else {"decimal": mark})
+    table = table_of(file, kind, reading)
+    tell_encoding(table.name, table.was)
+    tell_marks(table.name, table.found)
+    return table
 
 
-def decimal_comma(rows: Iterable[Iterable[str]], delimiter: str) -> str | None:
-    """The first number with a decimal comma; None where there is none, some have a point, or commas part the values."""
-    found = None
-    for cell in (cell.strip() for row in rows for cell in row) if delimiter != "," else ():
-        if _WITH_POINT.fullmatch(cell):
-            return None
-        if found is None and _WITH_COMMA.fullmatch(cell):
-            found = cell
-    return found
+def tell_encoding(name: str, was: str | None) -> None:
+    """Say in which encoding a file is read, where that is not UTF-8."""
+    if was is not None:
+        say(f"{name} is not in UTF-8; it is read as {was}. If letters are wrong, name another with --encoding.")
 
 
-def marks(delimiter: str | None, decimal: str | None) -> tuple[str | None, str | None]:
-    """The characters that --delimiter and --decimal ask for."""
-    return _asked("--delimiter", delimiter, _DELIMITERS), _asked("--decimal", decimal, _MARKS)
+def tell_marks(name: str, found: Marks) -> None:
+    """Say which marks numbers have, where these were only found."""
+    from service.schemas.marks import THOUSANDS
+
+    comma = " and a decimal comma" if found.decimal == "," else ""
+    if found.thousands is not None:
+        between = f"{THOUSANDS[found.thousands]} between thousands{comma}"
+        say(f"{name} has numbers with {between}, such as {found.shown}. If that is wrong: --thousands none.")
+    elif comma:
+        say(f"{name} has numbers with a decimal comma, such as {found.shown}. If that is none: --decimal point.")
 
 
-def _asked(option: str, value: str | None, known: dict[str, str]) -> str | None:
-    if value is not None and value not in known and value not in known.values():
-        say(f"{option} is one of {', '.join(known)}.")
-        raise typer.Exit(exits.USAGE)
-    return None if value is None else known.get(value, value)
+def sending(client: Client, undo: ExitStack) -> Callable[[Table], str]:
+    """What uploads a table and answers its id; `undo` removes it, and what was made of it."""
+
+    def send(table: Table) -> str:
+        content = table.content
+        if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
+            say(f"{table.name} is empty.")
+            raise typer.Exit(exits.INVALID)
+        found = client.uploads.add(content, media_type=table.media_type).id
+        undo.callback(client.discard, found)
+        return found
+
+    return send
 
 
 def uploading(client: Client, undo: ExitStack) -> Callable[[Path], str]:
-    """What uploads a file and answers its id; `undo` removes it, and what was made of it."""
+    """What uploads a file of a request, which says itself what is in it; `undo` removes it again."""
+    from service.client.dialects import TABLES, Reading, table_of
 
     def upload(path: Path) -> str:
-        if path.stat().st_size == 0:
-            say(f"{path.name} is empty.")
-            raise typer.Exit(exits.INVALID)
-        found = client.uploads.add(path).id
-        undo.callback(discard, client, found)
-        return found
+        table = table_of(path, TABLES.get(path.suffix.lower(), ""), Reading())
+        tell_encoding(table.name, table.was)
+        return sending(client, undo)(table)
 
     return upload
-
-
-def discard(client: Client, upload: str, *, datasets_only: bool = False) -> None:
-    """Remove an upload of this command, and what was made of it: a refused dataset too is kept until it is deleted."""
-    from service.errors import ServiceError
-
-    with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
-        for made in client.datasets.list(limit=200).data:
-            if made.source.get("upload") == upload:
-                client.datasets.delete(made.id)
-        if not datasets_only:
-            client.uploads.delete(upload)
 
 
 @app.command("list")

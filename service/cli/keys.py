@@ -36,7 +36,14 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 @app.command()
 def create(
     name: Annotated[str, typer.Option(help="Who or what it is for, such as ci.")],
-    scope: Annotated[str, typer.Option(help="predict, read, train, publish or admin; each includes those before it.")],
+    scope: Annotated[
+        str,
+        typer.Option(
+            metavar="SCOPE",
+            help="predict (ask models), read (see everything), train (jobs and data), publish (move aliases) or admin; "
+            "each includes those before it.",
+        ),
+    ],
     expires: Expires = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="Quota of requests.")] = None,
     rows_per_minute: Annotated[int | None, typer.Option(help="Quota of predicted rows.")] = None,

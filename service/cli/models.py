@@ -20,7 +20,6 @@ app = typer.Typer(
 app.callback()(before)
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="name, name@alias or name/3.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="So many at most.")]
 After = Annotated[str | None, typer.Option(help="The `next` of the page before.")]
 Reason = Annotated[str | None, typer.Option(help="Why, for the alias's history.")]
@@ -67,9 +66,11 @@ def one(session: Session, model: Reference) -> None:
 
 @app.command()
 @talks
-def versions(session: Session, name: Name, limit: Limit = 50, after: After = None) -> None:
+def versions(session: Session, model: Reference, limit: Limit = 50, after: After = None) -> None:
     """List a model's versions, the newest first."""
-    page = session.client.versions.list(name, limit=limit, after=after)
+    from service.schemas.versions import parse_reference
+
+    page = session.client.versions.list(parse_reference(model).model, limit=limit, after=after)
     show(session.format, page, page.data, _columns(page.data))
     _more(session, page.next)
 
@@ -101,9 +102,14 @@ def compare(
 @talks
 def alias(
     session: Session,
-    name: Name,
+    model: Reference,
     alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, such as champion.")],
-    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="The number of the version.")],
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            min=1, metavar="[VERSION]", show_default=False, help="The number of the version, unless MODEL says it."
+        ),
+    ] = None,
     canary: Annotated[int | None, typer.Option(min=1, help="Another version that answers a share.")] = None,
     percent: Annotated[float, typer.Option(min=0.01, max=100, help="The share of the canary, in percent.")] = 5.0,
     shadow: Annotated[
@@ -119,12 +125,26 @@ def alias(
 ) -> None:
     """Point an alias at a version; make it if there is none.
 
+    For example: modelyard models alias houses/2 champion
+
     With --canary another version answers --percent of the requests; without it, a canary that ran before ends.
     """
+    from service.schemas.versions import parse_reference
+
+    asked = parse_reference(model)
+    if (asked.version or asked.alias) and version is not None:
+        say(f"{model} names a version already; leave out {version}.")
+        raise typer.Exit(exits.USAGE)
+    if asked.alias is not None:
+        version = session.client.versions.resolve(model).version
+    version = version or asked.version
+    if version is None:
+        say(f"Say which version, as in: modelyard models alias {model}/2 {alias}")
+        raise typer.Exit(exits.USAGE)
     judged = {"error_rate": error_rate, "latency_s": latency}
     guard = {measure: most for measure, most in judged.items() if most is not None}
     found = session.client.aliases.set(
-        name,
+        asked.model,
         alias,
         version,
         canary=None if canary is None else {"version": canary, "percent": percent},
@@ -139,12 +159,22 @@ def alias(
 @talks
 def rollback(
     session: Session,
-    name: Name,
-    alias: Annotated[str, typer.Option(help="The alias.")] = "champion",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name, or name@alias.")],
+    alias: Annotated[str | None, typer.Option(help="The alias; by default champion.", show_default=False)] = None,
     reason: Reason = None,
 ) -> None:
     """Point an alias where it pointed before."""
-    _show_alias(session, session.client.aliases.rollback(name, alias, reason=reason))
+    from service.schemas.versions import DEFAULT_ALIAS, parse_reference
+
+    asked = parse_reference(model)
+    name = alias or asked.alias or DEFAULT_ALIAS
+    if asked.version is not None:
+        say(f"A rollback takes the version before. To choose one: modelyard models alias {model} {name}")
+        raise typer.Exit(exits.USAGE)
+    if asked.alias not in (None, name):
+        say(f"{model} names an alias already; leave out --alias {name}.")
+        raise typer.Exit(exits.USAGE)
+    _show_alias(session, session.client.aliases.rollback(asked.model, name, reason=reason))
 
 
 @app.command()

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.cli import exits
-from service.cli.datasets import Decimal, Delimiter, MissingText, decimal_comma, marks
+from service.cli.datasets import Decimal, Delimiter, Encoding, MissingText, Thousands, asked, tell_encoding, tell_marks
 from service.cli.output import Format, plain, say, stopped, table, write_csv
-from service.cli.session import Session, exit_code, more_told, talks
+from service.cli.session import MARKS, Session, exit_code, more_told, talks
 from service.cli.session import lines as lines_told
 
 if TYPE_CHECKING:
     from service.client import Prediction, Version
+    from service.client.dialects import Reading
     from service.errors import Entry
+    from service.schemas.marks import Marks
 
 _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
@@ -51,15 +53,8 @@ class _Given:
     lines: list[int] = field(default_factory=list)
     delimiter: str = ","
     decimal: str = "."
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How a CSV file is to be read, as far as options say it."""
-
-    delimiter: str | None
-    decimal: str | None
-    missing: Sequence[str] | None
+    odd: list[str] = field(default_factory=list)
+    """Cells that should be numbers, and are none by the marks that the file was read with."""
 
 
 @talks
@@ -77,6 +72,11 @@ def predict(
     missing_text: MissingText = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
+    thousands: Thousands = None,
+    encoding: Encoding = None,
+    bom: Annotated[
+        bool, typer.Option("--bom", help="Begin -o csv with the mark by which Excel knows UTF-8, for its umlauts.")
+    ] = False,
 ) -> None:
     """Ask a model.
 
@@ -85,15 +85,19 @@ def predict(
     Rows are raw: the version scales and encodes them itself. Columns of a CSV file are found by their names, others are
     passed through; numbers may have a decimal comma where another character parts the values. What was a missing value
     in the training's file is one here too. -o csv writes each row with its prediction, with the delimiter and the
-    decimal mark of the file; -o json answers what the HTTP interface does.
+    decimal mark of the file, so that the spreadsheet that wrote it opens it, for Excel with --bom; -o json answers
+    what the HTTP interface does.
     """
     from service.errors import Forbidden, InvalidInput
 
     if (file is None) == (inputs is None):
         say("Name a file (- is stdin), or give --inputs '[[0.5], [0.7]]'.")
         raise typer.Exit(exits.USAGE)
-    reading = _Reading(*marks(delimiter, decimal), missing_text)
-    text = inputs if inputs is not None else _read(file)
+    if bom and session.format is not Format.CSV:
+        say("--bom is for -o csv.")
+        raise typer.Exit(exits.USAGE)
+    reading = asked("csv", delimiter, decimal, thousands, encoding, missing_text)
+    text = inputs if inputs is not None else _read(file, reading)
     kind = "json" if inputs is not None else form or _form(file, text)
     unseen = False
     if kind == "csv":
@@ -109,29 +113,31 @@ def predict(
         say("There are no rows.")
         raise typer.Exit(exits.INVALID)
     try:
-        answers = list(_ask(session, model, given.rows))
+        answers = _asked(session, model, given.rows, names_are_known=not unseen)
     except InvalidInput as refused:
         say(refused.message)
         _tell(refused.errors, given)
         if refused.more:
             say(more_told(refused.more))
-        if unseen:
-            say(
-                "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out "
-                "what it does not take, send rows with --inputs, or use a key of the scope read."
-            )
+        _tell_ways(given)
         raise typer.Exit(exit_code(refused)) from None
     _tell_warnings(answers, given)
-    _show(session.format, given, answers)
+    _show(session.format, given, answers, bom=bom)
 
 
-def _read(file: Path | None) -> str:
+def _read(file: Path | None, reading: Reading) -> str:
+    from service.client.dialects import text_of
+
     if file is None or str(file) == "-":
-        return sys.stdin.read()
-    if file.suffix.lower() in _FOREIGN:
+        name, content = "the input", sys.stdin.buffer.read()
+    elif file.suffix.lower() in _FOREIGN:
         say(f'{file.name} is no CSV, JSON or JSON lines. Save it as one of these; in Excel, as "CSV UTF-8".')
         raise typer.Exit(exits.USAGE)
-    return file.read_text(encoding="utf-8-sig")
+    else:
+        name, content = file.name, file.read_bytes()
+    text, was = text_of(content, reading.encoding)
+    tell_encoding(name, was)
+    return text
 
 
 def _form(file: Path | None, text: str) -> str:
@@ -162,21 +168,21 @@ def _json_rows(text: str, kind: str) -> Any:
     return found if any(isinstance(value, list) for value in found.values()) else [found]  # one row by its columns
 
 
-def _table_rows(session: Session, text: str, version: Version | None, reading: _Reading) -> _Given:
+def _table_rows(session: Session, text: str, version: Version | None, reading: Reading) -> _Given:
     """The rows of a CSV text, as the version takes them."""
     delimiter, places, lines = _records(text, reading)
     if not lines:
         return _Given([])
     names = None if version is None else version.signature.columns
     if names is None:
-        decimal = _decimal(lines, delimiter, reading)
-        number = partial(_number, decimal=decimal, missing=_missing(reading.missing or ()))
+        marks = _marks(delimiter, lines, reading)
+        number = partial(_number, marks=marks, missing=_missing(reading.missing_texts))
         head, lines = _head(lines, number)
         rows = [[number(cell) for cell in line] for line in lines]
         shape = [] if version is None else [int(size) for size in version.signature.inputs[0].shape[1:] if size != "B"]
         folded = [_fold(row, shape) for row in rows] if len(shape) > 1 else rows
         shown = [dict(zip(head, line, strict=False)) for line in lines]
-        return _Given(folded, shown, places[-len(lines) :], delimiter, decimal)
+        return _Given(folded, shown, places[-len(lines) :], delimiter, marks.decimal or ".")
     assert version is not None
     head, lines, places = [name.strip() for name in lines[0]], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
@@ -185,11 +191,12 @@ def _table_rows(session: Session, text: str, version: Version | None, reading: _
         say(stopped(f"{version.reference} takes: {', '.join(names)}"))
         raise typer.Exit(exits.INVALID)
     texts, optional = _texts(version)
-    own = reading.missing or (_trained_on(session, version).get("missing_texts", ()) if optional else ())
+    source = partial(_trained_on, session, version)
+    own = reading.missing_texts or (source().get("missing_texts", ()) if optional else ())
     gone = {"", *(text.lower() for text in own)}
     shown = _by_name(head, lines, places)
-    decimal = _decimal([[line[name] for name in names if name not in texts] for line in shown], delimiter, reading)
-    number = partial(_number, decimal=decimal, missing=_missing(own))
+    marks = _marks(delimiter, [[line[name] for name in names if name not in texts] for line in shown], reading, source)
+    number = partial(_number, marks=marks, missing=_missing(own))
 
     def value(name: str, cell: str) -> Any:
         if name not in texts:
@@ -197,20 +204,20 @@ def _table_rows(session: Session, text: str, version: Version | None, reading: _
         return None if name in optional and cell.strip().lower() in gone else cell.strip()
 
     asked = [{name: value(name, line[name]) for name in names} for line in shown]
-    if decimal == ".":  # the columns that are passed through may show how the file writes numbers
-        decimal = _decimal(lines, delimiter, reading)
-    if reading.decimal is None and delimiter != "," and not any(isinstance(number(c), float) for r in lines for c in r):
-        decimal = _trained_on(session, version).get("decimal", decimal)
-    return _Given(asked, shown, places, delimiter, decimal)
+    odd = [cell for line in asked for name, cell in line.items() if name not in texts and isinstance(cell, str)]
+    decimal = marks.decimal or "."
+    if decimal == "." and delimiter != ",":  # the columns that are passed through may show how the file writes numbers
+        decimal = _marks(delimiter, lines, reading, source, told=False).decimal or "."
+    return _Given(asked, shown, places, delimiter, decimal, odd)
 
 
-def _rows_by_head(text: str, reading: _Reading) -> _Given:
+def _rows_by_head(text: str, reading: Reading) -> _Given:
     """As `_table_rows`, for a version that cannot be seen: what looks like a number is one; all columns are sent."""
     delimiter, places, lines = _records(text, reading)
     if not lines:
         return _Given([])
-    decimal = _decimal(lines, delimiter, reading)
-    number = partial(_number, decimal=decimal, missing=_missing(reading.missing or ()))
+    marks = _marks(delimiter, lines, reading)
+    number, decimal = partial(_number, marks=marks, missing=_missing(reading.missing_texts)), marks.decimal or "."
     head, rows = _head(lines, number)
     head = [name.strip() for name in head]
     shown = _by_name(head, rows, places[-len(rows) :])
@@ -219,7 +226,8 @@ def _rows_by_head(text: str, reading: _Reading) -> _Given:
     kinds = {name: {type(number(line[name])) for line in shown} for name in head}
     texts = {name for name in head if str in kinds[name] and not kinds[name] & {int, float}}
     asked = [{name: cell.strip() if name in texts else number(cell) for name, cell in line.items()} for line in shown]
-    return _Given(asked, shown, places[1:], delimiter, decimal)
+    odd = [cell for line in asked for name, cell in line.items() if name not in texts and isinstance(cell, str)]
+    return _Given(asked, shown, places[1:], delimiter, decimal, odd)
 
 
 def _trained_on(session: Session, version: Version) -> dict[str, Any]:
@@ -261,11 +269,12 @@ def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
             say(f"{name}: {hint}")
 
 
-def _records(text: str, reading: _Reading) -> tuple[str, list[int], list[list[str]]]:
+def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str]]]:
     """What parts the values of a CSV text, and its lines that are not empty, each with its number; a quoted cell may go
     over several."""
-    first = text[: text.find("\n") + 1] or text
-    delimiter = reading.delimiter or max(",;\t|", key=first.count)
+    from service.client.dialects import delimiter_of
+
+    delimiter = reading.delimiter or delimiter_of(text[: text.find("\n") + 1] or text)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     places, lines, begins = [], [], 1
     for line in reader:
@@ -276,9 +285,54 @@ def _records(text: str, reading: _Reading) -> tuple[str, list[int], list[list[st
     return delimiter, places, lines
 
 
-def _decimal(rows: Sequence[Sequence[str]], delimiter: str, reading: _Reading) -> str:
-    """The decimal mark of the numbers among these cells."""
-    return reading.decimal or ("." if decimal_comma(rows, delimiter) is None else ",")
+def _marks(
+    delimiter: str,
+    rows: Sequence[Sequence[str]],
+    reading: Reading,
+    source: Callable[[], dict[str, Any]] | None = None,
+    *,
+    told: bool = True,
+) -> Marks:
+    """The marks of the numbers among these cells; where they show none, those of the file that the version is of."""
+    from service.client.dialects import marked
+    from service.schemas.marks import Marks
+
+    cells = [cell for row in rows for cell in row]
+    dialect = marked(delimiter, cells, reading)
+    found = dialect.marks
+    if told and dialect.found.thousands is not None:
+        tell_marks("The input", dialect.found)
+    if source is None or found.members() or not _may_have_others(delimiter, cells, reading):
+        return found
+    of_training = source()
+    usual = Marks(of_training.get("decimal", "."), of_training.get("thousands"))
+    return marked(delimiter, cells, reading, usual=usual).marks
+
+
+def _may_have_others(delimiter: str, cells: Sequence[str], reading: Reading) -> bool:
+    """Whether nothing tells the decimal mark: it is not asked for, and no number has one for sure."""
+    from service.schemas.marks import marks_of
+
+    return reading.decimal is None and delimiter != "," and marks_of(cells, without=(delimiter,)).decimal is None
+
+
+def _tell_ways(given: _Given) -> None:
+    """Say with which options what was refused is a number: where its mark may be either, nobody can know it."""
+    from service.schemas.marks import Marks, is_number
+
+    def fits(decimal: str, thousands: str | None) -> bool:
+        taken = given.delimiter in (decimal, thousands) or decimal == thousands
+        return not taken and all(is_number(cell, Marks(decimal, thousands)) for cell in given.odd)
+
+    ways = [f"--decimal {MARKS[decimal]}" for decimal in ".," if given.odd and fits(decimal, None)]
+    ways += [
+        f"--decimal {MARKS[decimal]} --thousands {MARKS[thousands]}"
+        for decimal in ".,"
+        for thousands in ".,' "
+        if given.odd and fits(decimal, thousands) and not fits(decimal, None)
+    ]
+    if ways:
+        say(f"If {given.odd[0].strip()} is a number, say how it is written: {', or '.join(ways)}.")
 
 
 def _texts(version: Version) -> tuple[set[str], set[str]]:
@@ -295,18 +349,21 @@ def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[st
     return lines[0], lines[1:]
 
 
-def _number(cell: str, decimal: str = ".", missing: frozenset[str] = frozenset()) -> Any:
+def _number(cell: str, marks: Marks | None = None, missing: frozenset[str] = frozenset()) -> Any:
     """A cell as the number that it is, None for what is `missing`; what is no number is refused by the server."""
+    from service.schemas.marks import read_as
+
     text = cell.strip()
     if text.lower() in missing:
         return None
     if _WHOLE.fullmatch(text):
         return int(text)
-    if decimal == ",":
-        if "." in text:  # 1.234 may be a thousand
-            return cell
-        text = text.replace(",", ".")
-    return float(text) if _DECIMAL.fullmatch(text) else cell
+    plain = text if marks is None else read_as(text, marks)
+    if plain is None:  # 1.234 beside decimal commas may be a thousand
+        return cell
+    if _WHOLE.fullmatch(plain):
+        return int(plain)
+    return float(plain) if _DECIMAL.fullmatch(plain) else cell
 
 
 def _fold(row: list[Any], shape: Sequence[int]) -> Any:
@@ -314,6 +371,21 @@ def _fold(row: list[Any], shape: Sequence[int]) -> Any:
         return row
     size = len(row) // shape[0] if shape[0] else 0
     return [_fold(row[place * size : (place + 1) * size], shape[1:]) for place in range(shape[0])]
+
+
+def _asked(session: Session, model: str, rows: Any, *, names_are_known: bool) -> list[Prediction]:
+    """The answers; where nobody knows what the model takes, without the columns that it says it does not."""
+    from service.client.rows import unknown_columns, without
+    from service.errors import InvalidInput
+
+    while True:
+        try:
+            return list(_ask(session, model, rows))
+        except InvalidInput as refused:
+            unknown = unknown_columns(refused)
+            if names_are_known or not unknown or not isinstance(rows, list):
+                raise
+            rows = without(rows, unknown)
 
 
 def _ask(session: Session, model: str, rows: Any) -> Iterator[Prediction]:
@@ -413,7 +485,7 @@ def _column(part: str | None, head: Sequence[str]) -> str:
     return f"column {head[int(name)]!r}" if int(name) < len(head) else f"value {int(name) + 1}"
 
 
-def _show(format: Format, given: _Given, answers: list[Prediction]) -> None:
+def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool) -> None:
     shown, rows = given.shown, given.rows
     lines = [line for answer in answers for line in answer.lines()]
     match format:
@@ -427,6 +499,8 @@ def _show(format: Format, given: _Given, answers: list[Prediction]) -> None:
             beside = shown or [{} for _ in lines]
             head = [*beside[0], *lines[0]]
             told = ([*before.values(), *line.values()] for before, line in zip(beside, lines, strict=True))
+            if bom:
+                typer.echo("\ufeff", nl=False)
             write_csv(head, told, delimiter=given.delimiter, decimal=given.decimal)
         case Format.TABLE:
             beside = shown or [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]

@@ -11,6 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -45,12 +46,26 @@ _WRONG_PATHS: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError,
 """What goes wrong with a file because another one should have been named; else the disk is to blame."""
 _LINES: Final = 3
 """Lines of a file that are named with one mistake; the others with the same are counted."""
+_NAMED: Final = 10
+"""Versions that are named where one is asked for that is not there."""
 _OF_A_LINE: Final = re.compile(r"line ([0-9]+)(: |, column .+?: )(.*)", re.DOTALL)
-_AS_OPTIONS: Final = (
+MARKS: Final = {".": "point", ",": "comma", "'": "apostrophe", " ": "space"}
+"""The words of --decimal and --thousands."""
+
+
+def _pass_marks(found: re.Match[str]) -> str:
+    """Members that say which marks numbers have, as options."""
+    members = re.findall('"([a-z]+)": "(.)"', found[2])
+    options = " ".join(f"--{member} {MARKS[mark]}" for member, mark in members)
+    return f"{'Pass' if found[1] == 'W' else 'pass'} {options}"
+
+
+_AS_OPTIONS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     (re.compile(r'Write "missing": "keep" in the source(, and fill .*)?\.'), "Pass --missing to keep these."),
     (re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\] in the source\.'), "--missing-text TEXT."),
     (re.compile(r'Write "missing": "keep" too\.'), "Pass --missing too."),
-    (re.compile(r'Write "decimal": "," in the source\.'), "Pass --decimal comma."),
+    (re.compile(r"""([Ww])rite ((?:"(?:decimal|thousands)": "[.,' ]"(?:, )?)+)(?: in the source)?"""), _pass_marks),
+    (re.compile(r"Is `(delimiter|decimal)` right\? Without `thousands`"), r"Is --\1 right? Without --thousands"),
     (re.compile(r'Write "delimiter": ";" (?:in the source|if that .*)\.'), "Pass --delimiter semicolon."),
     (re.compile(r'Write "delimiter": "\\t" in the source\.'), "Pass --delimiter tab."),
     (re.compile(r'Write "delimiter": "\|" in the source\.'), "Pass --delimiter bar."),
@@ -114,6 +129,11 @@ class Session:
                 raise typer.Exit(exits.USAGE) from None
         return self._client
 
+    @property
+    def opened(self) -> Client | None:
+        """The client, if it was needed."""
+        return self._client
+
     def close(self) -> None:
         """Close the client."""
         if self._client is not None:
@@ -156,13 +176,14 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
         except UnicodeDecodeError as error:
             from service.schemas.datasets import utf8_hint
 
-            say(f"The file is no text in UTF-8: byte {error.start} is not. {utf8_hint(error.object)}")
+            way = utf8_hint(error.object) if error.encoding == "utf-8" else "Name what it is in with --encoding."
+            say(f"The file is no text in {error.encoding.upper()}: byte {error.start} is not. {way}")
             raise typer.Exit(exits.INVALID) from None
         except csv.Error as error:
             say(f"The rows are no CSV: {error}.")
             raise typer.Exit(exits.INVALID) from None
         except Exception as error:
-            raise typer.Exit(told(error, session.places)) from None
+            raise typer.Exit(told(error, session.places, client=session.opened)) from None
         finally:
             session.close()
 
@@ -172,12 +193,13 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
+def told(error: Exception, places: Mapping[str, str] | None = None, *, client: Client | None = None) -> int:
     """Say what went wrong, one mistake a line, and with which exit code that ends; what is no such error is raised.
 
     Args:
         error: what was raised.
         places: options in the place of pointers.
+        client: says which versions there are where one is not.
     """
     from service.errors import Forbidden, NotFound, ServiceError, Unauthenticated
 
@@ -190,6 +212,8 @@ def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
         lists = _LISTS.fullmatch(only.hint or "")
         words = "" if lists is None else f"{lists[1]} {f'{lists[3]} {lists[2]}' if lists[3] else 'list'}"
         hint = f"See what there is with: modelyard {words}" if words else only.hint
+        if lists is not None and lists[3] and client is not None:
+            hint = _versions_told(client, lists[2]) or hint
         say(error.message + (f" {hint}" if hint else ""))
     else:
         first = entries[0].detail if entries else ""
@@ -205,9 +229,23 @@ def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
     return exit_code(error)
 
 
+def _versions_told(client: Client, model: str) -> str | None:
+    """Which versions a model has; None for a key that may not know, and where there are none."""
+    from service.errors import ServiceError
+
+    with suppress(ServiceError):
+        page = client.versions.list(model, limit=_NAMED)
+        numbers = [str(one.version) for one in reversed(page.data)]
+        if page.next is not None:
+            return f"The newest are {', '.join(numbers)}. See all with: modelyard models versions {model}"
+        if numbers:
+            return f"There {'is' if len(numbers) == 1 else 'are'} {model}/{f', {model}/'.join(numbers)}."
+    return None
+
+
 def more_told(count: int) -> str:
     """That there are mistakes beside those that were told."""
-    return "There is one more mistake." if count == 1 else f"There are {count} more mistakes."
+    return f"And {count} more mistake{'' if count == 1 else 's'}, not shown."
 
 
 def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -> list[str]:
@@ -234,8 +272,11 @@ def lines(numbers: Sequence[str], *, word: str = "Line") -> str:
 
 def _optional(hint: str, places: Mapping[str, str]) -> str:
     """A hint with options in the place of members of a source, where options made that."""
-    if "/source/upload" not in places:
-        return hint
+    return as_options(hint) if "/source/upload" in places else hint
+
+
+def as_options(hint: str) -> str:
+    """A hint on members of a source that options made, with these options."""
     for member, option in _AS_OPTIONS:
         hint = member.sub(option, hint)
     return hint

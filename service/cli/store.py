@@ -96,8 +96,8 @@ def rebuild(
     from service.telemetry import configure_logging
 
     settings = Settings() if store is None else Settings(store=store)
-    if not (settings.store / "models").is_dir():
-        say(f"{settings.store.absolute()} is no store: it has no folder `models`. Name it by --store.")
+    if not any((settings.store / name).exists() for name in ("models", "LOCK")):
+        say(f"{settings.store.absolute()} is no store. Name it by --store.")
         raise typer.Exit(exits.NOT_FOUND)
     configure_logging(level=settings.log_level, style="console")
     try:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeVar
 
@@ -18,12 +20,12 @@ import anyio
 import httpx
 from httpx_sse import EventSource
 
-from service.client import calls, files, refusals, rows, tensors
+from service.client import calls, dialects, files, recipes, refusals, rows, tensors
 from service.client.answers import Alias, Dataset, Job, Model, Prediction, Version
 from service.client.calls import Call, Retry
 from service.client.progress import Bar
 from service.client.streams import Follower, identify
-from service.errors import NotFound, ServiceError
+from service.errors import DatasetRefused, InvalidInput, NotFound, ServiceError
 from service.schemas import views
 from service.schemas.versions import DEFAULT_ALIAS, Reference, parse_reference
 
@@ -96,20 +98,191 @@ class AsyncClient:
         if self._owned:
             await self._http.aclose()
 
+    async def train(
+        self,
+        model: str,
+        data: Any,
+        target: str | None = None,
+        *,
+        inputs: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        task: recipes.Task = "auto",
+        architecture: Body | None = None,
+        alias: str | None = DEFAULT_ALIAS,
+        if_better: bool = False,
+        epochs: int = recipes.EPOCHS,
+        minutes: float = recipes.MINUTES,
+        lr: float = recipes.LEARNING_RATE,
+        batch_size: int | None = None,
+        seed: int = 0,
+        engine: str | None = None,
+        missing_texts: Sequence[str] = (),
+        delimiter: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
+    ) -> Job:
+        """Train a net on a table, by the rules of the command `train`; what these leave out or guess is warned of.
+
+        Args:
+            model: the model that gets a new version.
+            data: the path of a file (CSV, TSV, JSON lines, Parquet), a pandas table, a list of objects by column name,
+                or a pair of inputs and targets: numpy arrays, torch tensors, pandas tables, lists.
+            target: the column that is to be learnt.
+            inputs: columns to learn from; by default all others that are fit for it.
+            exclude: columns to leave out.
+            task: "auto", "classes" or "numbers": what the target is.
+            architecture: a document; by default the catalogue's mlp.
+            alias: the alias that gets the version; None for none.
+            if_better: the alias moves only to a version that is better, by accuracy or r2 on held-out rows.
+            epochs: so many at most.
+            minutes: so long at most.
+            lr: the learning rate.
+            batch_size: rows of a step; by default after their number.
+            seed: of weights, order and split.
+            engine: what answers for the version.
+            missing_texts: cells of a CSV file that are missing values too.
+            delimiter: what parts the values of a CSV file; by default as its first line has it.
+            decimal: the decimal mark in a CSV file; by default as its numbers have it.
+            thousands: the mark between thousands in a CSV file, "none" for none; by default as its numbers have it.
+            encoding: of a CSV file; by default UTF-8, UTF-16 or Windows-1252, as its bytes have it.
+
+        Returns:
+            The job, for `jobs.wait` and `jobs.watch`; `predict` takes it, too.
+
+        Raises:
+            ValueError: the data are none of these, or an argument does not fit them.
+            InvalidInput: the server does not take the table, or the request that was made of it.
+        """
+        if if_better and not alias:
+            raise ValueError("if_better needs an alias that it may move")
+        reading = dialects.reading_of(
+            delimiter=delimiter, decimal=decimal, thousands=thousands, encoding=encoding, missing_texts=missing_texts
+        )
+        words = recipes.AsWarnings()
+        if isinstance(data, (str, PathLike)):
+            path = Path(data)
+            kind = dialects.TABLES.get(path.suffix.lower())
+            if kind is None or target is None:
+                known = f"{path.name} is no table: these are {', '.join(dialects.TABLES)}"
+                raise ValueError(known if kind is None else "say which column is to be learnt, as `target`")
+            table, learnt = await anyio.to_thread.run_sync(dialects.table_of, path, kind, reading), target
+        else:
+            lines, learnt = await anyio.to_thread.run_sync(rows.lines_of, data, target)
+            table = dialects.Table(model, {"type": "jsonl"}, lines, "application/jsonl")
+        recipe = recipes.Recipe(
+            target=learnt,
+            inputs=inputs,
+            exclude=exclude,
+            task=task,
+            architecture=calls.document(architecture),
+            epochs=epochs,
+            minutes=minutes,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        words.read(table)
+        upload = (await self.uploads.add(table.content, media_type=table.media_type)).id
+        try:
+            plan = await self.plan({**table.source, "upload": upload}, recipe, name=Path(table.name).stem[:63].lower())
+            output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
+            return await self.fitting(self.jobs.submit, {**plan.request, "output": output})
+        except (Exception, KeyboardInterrupt):
+            await self.discard(upload)
+            raise
+
+    async def plan(
+        self, source: Mapping[str, Any], recipe: recipes.Recipe, *, name: str, words: recipes.Words | None = None
+    ) -> recipes.Plan:
+        """The dataset and the request that the rules of `train` make of an uploaded table.
+
+        Args:
+            source: what the table is read as, without its target and its inputs.
+            recipe: what is to be learnt of it.
+            name: of the dataset.
+            words: how what is found in the table is told.
+
+        Raises:
+            InvalidInput: the server does not take the table.
+        """
+        words = words or recipes.AsWarnings()
+        made = {**source, "target": recipe.target, "inputs": list(recipe.inputs) if recipe.inputs else "*"}
+        try:
+            found = await self.datasets.add(made, name=name, wait_s=600)
+        except DatasetRefused as refused:
+            if not recipes.keeps_missing(refused):
+                raise recipes.explained(refused, recipe) from None
+            await self.discard(made["upload"], datasets_only=True)
+            made["missing"] = "keep"
+            try:
+                found = await self.datasets.add(made, name=name, wait_s=600)
+            except DatasetRefused as again:
+                raise recipes.explained(again, recipe) from None
+        while found.state == "processing":
+            await anyio.sleep(1.0)
+            found = await self.datasets.get(found.id)
+        known = [column.name for column in recipes.inputs_of(found)]
+        absent = [one for one in recipe.exclude if one not in known]
+        if absent:
+            words.absent(absent, known)
+        odd = recipes.odd_columns(found, recipe.taken)
+        if odd:
+            words.odd(odd)
+        about = [one for one in found.warnings if not any(recipes.is_about(one, column) for column in recipe.exclude)]
+        words.warned(about)
+        reasons = {} if recipe.inputs else recipes.unfit(found, recipe.exclude)
+        if reasons:
+            words.left_out(reasons)
+        left_out = {*recipe.exclude, *reasons}
+        if left_out:
+            made["inputs"] = [column for column in known if column not in left_out]
+            await self.datasets.delete(found.id)
+            found = await self.datasets.add(made, name=name, wait_s=600)
+        if recipe.task == "numbers" and recipes.target_of(found).dtype == "text":
+            words.texts(recipe.target)
+        span = None
+        if recipes.asks_range(found, recipe.task):
+            profile = await self.datasets.profile(found.id)
+            column = next(column for column in profile.columns if column.get("role") == "target")
+            span = column["max"] - column["min"]
+        classes = recipes.is_class(found, recipe.task, span=span)
+        return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
+
+    async def fitting(self, ask: Callable[[dict[str, Any]], Awaitable[T]], request: dict[str, Any]) -> T:
+        """The answer to a request, or to the one with other sizes of the catalogue's net that its refusal asks for."""
+        try:
+            return await ask(request)
+        except InvalidInput as refused:
+            fitted = recipes.fitted(request, refused.errors)
+            if fitted == request:
+                raise
+            return await ask(fitted)
+
+    async def discard(self, upload: str, *, datasets_only: bool = False) -> None:
+        """Remove an upload, and what was made of it: a refused dataset too is kept until it is deleted."""
+        with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
+            for made in (await self.datasets.list(limit=200)).data:
+                if made.source.get("upload") == upload:
+                    await self.datasets.delete(made.id)
+            if not datasets_only:
+                await self.uploads.delete(upload)
+
     async def predict(
-        self, model: str, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None
+        self, model: str | Job | Version, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None
     ) -> Prediction:
         """Ask a version.
 
         Args:
-            model: name (its alias champion, else the newest version), name@alias or name/3; or the id of a job.
-            inputs: rows: lists, objects by column name, a numpy array, a torch tensor, a pandas table; or an object
-                with the rows of each input.
+            model: name (its alias champion, else the newest version), name@alias or name/3; or the id of a job; or
+                what `train` or `versions.get` answered.
+            inputs: rows: lists, objects by column name, a numpy array, a torch tensor, a pandas table, of which columns
+                that the version does not take are left out with a warning; or an object with the rows of each input.
             timeout_s: seconds after which the server answers that it was too late.
             priority: 0 to 9.
         """
-        body = {"model": model, **_question(inputs, timeout_s, priority)}
-        return await self.send(Call("POST", "/predict", Prediction, body=body, repeatable=True))
+        body = {"model": _asked(model), **_question(inputs, timeout_s, priority)}
+        return await self.ask(Call("POST", "/predict", Prediction, body=body, repeatable=True), inputs)
 
     def each(self, listing: Callable[..., Awaitable[Page[T]]], *about: Any, **filters: Any) -> AsyncIterator[T]:
         """Everything in a collection, page by page: `client.each(client.jobs.list, state="failed")`."""
@@ -130,6 +303,27 @@ class AsyncClient:
         return self.follow(call, after=after)
 
     # What the groups below use, and programs that need an operation which has no method yet.
+
+    async def ask(self, call: Call[Prediction], inputs: Any) -> Prediction:
+        """Send a prediction; of a pandas table without the columns that the version does not take."""
+        if not rows.is_table(inputs):
+            return await self.send(call)
+        left_out: list[str] = []
+        while True:
+            try:
+                answer = await self.send(call)
+                break
+            except InvalidInput as refused:
+                absent, more = rows.missing_columns(refused), rows.unknown_columns(refused)
+                if absent:
+                    raise rows.without_columns(refused, absent, [str(name) for name in inputs.columns]) from None
+                if not more:
+                    raise
+                left_out += more
+                call = replace(call, body={**call.body, "inputs": rows.without(call.body["inputs"], more)})
+        if left_out:
+            warnings.warn(f"left out, since the model does not take them: {', '.join(left_out)}", stacklevel=3)
+        return answer
 
     async def send(self, call: Call[T]) -> T:
         """Send a request and read its answer.
@@ -258,6 +452,12 @@ async def _each(
         if page.next is None:
             return
         after = page.next
+
+
+def _asked(model: str | Job | Version) -> str:
+    if isinstance(model, Job):
+        return model.id
+    return model.reference if isinstance(model, Version) else model
 
 
 def _question(inputs: Any, timeout_s: float | None, priority: int | None) -> dict[str, Any]:
@@ -701,8 +901,8 @@ class AsyncModels(_Group):
     ) -> Prediction:
         """Ask a model's champion, else its newest version; `client.predict` takes any reference."""
         body = _question(inputs, timeout_s, priority)
-        return await self._client.send(
-            Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True)
+        return await self._client.ask(
+            Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True), inputs
         )
 
     async def compare(self, name: str, a: int | str, b: int | str) -> views.CompareView:
@@ -794,7 +994,7 @@ class AsyncVersions(_Group):
             body=_question(inputs, timeout_s, priority),
             repeatable=True,
         )
-        return await self._client.send(call)
+        return await self._client.ask(call, inputs)
 
     async def python(self, name: str, number: int) -> str:
         """Its net as the Python that one would write."""

@@ -161,7 +161,7 @@ def worded(error: E) -> E:
         lines.append(f"{place}{entry.detail}{expected}" + (f" {entry.hint}" if entry.hint else ""))
     more = max(0, len(error.errors) - _TOLD) + error.more
     if more:
-        lines.append(f"There are {more} more mistakes." if more > 1 else "There is one more mistake.")
+        lines.append(f"And {more} more mistake{'' if more == 1 else 's'}, not shown.")
     error.args = ("\n".join(lines),)
     return error
 
@@ -173,7 +173,7 @@ def failure(job: JobSummary) -> JobFailed | None:
     if job.state != "failed":
         return None
     told = job.error.model_dump() if job.error is not None else {}
-    code = told.get("code")
+    code = str(told.get("code"))
     found = JobFailed(
         code if code in errors.FAILURE_CODES else "internal",
         told.get("detail") or f"The job {job.id} failed.",

@@ -5,9 +5,16 @@ Imports none of these libraries: who brings such a value has it loaded. Knows no
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from service.client import refusals
+from service.errors import Entry, ServiceError, shorten
+from service.schemas.document import nearest_hint
 
 
 def rows_of(inputs: Any) -> Any:
@@ -21,7 +28,7 @@ def rows_of(inputs: Any) -> Any:
     """
     if isinstance(inputs, Mapping):
         return {str(name): rows_of(value) for name, value in inputs.items()}
-    if _is_table(inputs):
+    if is_table(inputs):
         return _records(inputs)
     if hasattr(inputs, "detach"):  # a tensor: its gradient stays where it is
         inputs = inputs.detach().cpu()
@@ -32,9 +39,105 @@ def rows_of(inputs: Any) -> Any:
     return list(inputs)
 
 
-def _is_table(value: Any) -> bool:
+def is_table(value: Any) -> bool:
+    """Whether this is a pandas table."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(value, pandas.DataFrame)
+
+
+def without(rows: Any, columns: Collection[str]) -> Any:
+    """Objects by column name without some of these."""
+    return [{name: value for name, value in row.items() if name not in columns} for row in rows]
+
+
+def unknown_columns(refused: ServiceError) -> list[str]:
+    """The columns that a refusal of rows says there are none of."""
+    return _named_by(refused, "unknown-member")
+
+
+def missing_columns(refused: ServiceError) -> list[str]:
+    """The columns that a refusal of rows says are missing."""
+    return _named_by(refused, "missing")
+
+
+def without_columns(refused: ServiceError, names: Sequence[str], known: Sequence[str]) -> ServiceError:
+    """The refusal of a table that lacks columns, each named once, and not for every row."""
+    entries = [
+        Entry(
+            f"/inputs/0/{name}", "missing", f"The table has no column {shorten(name)}.", hint=nearest_hint(name, known)
+        )
+        for name in names
+    ]
+    return refusals.worded(type(refused)("The table lacks columns that the model takes.", errors=entries))
+
+
+def _named_by(refused: ServiceError, code: str) -> list[str]:
+    parts = (_OF_A_ROW.fullmatch(entry.pointer) for entry in refused.errors if entry.code == code)
+    return list(dict.fromkeys(part[1].replace("~1", "/").replace("~0", "~") for part in parts if part is not None))
+
+
+_OF_A_ROW: Final = re.compile(r"/inputs/[0-9]+/([^/]+)")
+
+
+def lines_of(data: Any, target: str | None) -> tuple[bytes, str]:
+    """Examples as JSON lines, and the name of the column that is to be learnt.
+
+    Args:
+        data: a pandas table, objects by column name, or a pair of inputs and targets: tables, arrays or lists.
+        target: the column's name; of a pair without one the name of its second part, else `target`.
+
+    Raises:
+        ValueError: there is no such column, or the inputs are no rows of values.
+    """
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, targets = data
+        known = getattr(targets, "name", None) if hasattr(targets, "isna") else None
+        target = target or ("target" if known is None else str(known))
+        rows, values = _named(inputs), _values(targets)
+        if len(rows) != len(values):
+            raise ValueError(f"there are {len(rows)} rows of inputs and {len(values)} targets")
+        if rows and target in rows[0]:
+            raise ValueError(f"the inputs have a column {target!r} too; say another name as `target`")
+        rows = [{**row, target: value} for row, value in zip(rows, values, strict=True)]
+    else:
+        rows = _named(data, numbered=False)
+    if target is None:
+        raise ValueError("say which column is to be learnt, as `target`")
+    if not rows:
+        raise ValueError("there are no rows")
+    if target not in rows[0]:
+        raise ValueError(f"there is no column {target!r}; there are {', '.join(map(repr, rows[0]))}")
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return b"".join(orjson.dumps(row, option=option, default=_plain) for row in rows), target
+
+
+def _named(inputs: Any, *, numbered: bool = True) -> list[dict[str, Any]]:
+    """One object a row; columns without names are called x0, x1, …"""
+    found = rows_of(inputs)
+    found = found.tolist() if hasattr(found, "tolist") else found
+    if isinstance(found, list) and all(isinstance(row, Mapping) for row in found):
+        return [{str(name): value for name, value in row.items()} for row in found]
+    if not numbered or not isinstance(found, list):
+        raise ValueError(
+            "data is a file, a pandas table, a list of objects by column name, or a pair of inputs, targets"
+        )
+    rows = [row if isinstance(row, list) else [row] for row in found]
+    if any(isinstance(value, list) for row in rows for value in row[:1]):
+        raise ValueError("a row of inputs is a list of values; for pictures and the like, write a request: jobs.submit")
+    return [{f"x{place}": value for place, value in enumerate(row)} for row in rows]
+
+
+def _values(targets: Any) -> list[Any]:
+    """One target a row; a column of a single width is taken as its values."""
+    found = rows_of(targets.tolist() if hasattr(targets, "isna") and not is_table(targets) else targets)
+    if isinstance(found, list) and found and isinstance(found[0], Mapping):
+        found = [list(row.values()) for row in found]
+    found = found.tolist() if hasattr(found, "tolist") else list(found)
+    return [value[0] if isinstance(value, list) and len(value) == 1 else value for value in found]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _records(table: Any) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE
 from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
 from service.schemas.datasets import MISSING_NUMBERS, Csv, utf8_hint
+from service.schemas.marks import Marks, is_number, marks_of, read_as
 
 
 def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | None = None) -> Raw:
@@ -62,7 +63,7 @@ def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | Non
 def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source: Csv, at: str) -> list[Entry]:
     """Give the cells of one block to a column: numbers until a cell is none, then texts. What is wrong comes back."""
     found: list[Entry] = []
-    decimal = source.decimal
+    marks = _marks(source)
     keep = source.missing == "keep" and column.role != "target"
     if column.late:
         return found
@@ -71,13 +72,13 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
         missing = {text.lower() for text in source.missing_texts}
         cells = ["" if cell.strip().lower() in missing else cell for cell in cells]
     if not column.is_text:
-        numbers = _parse(cells, decimal)
+        numbers = _parse(cells, marks)
         if numbers is None and keep:
-            numbers = _parse(["nan" if _is_missing(cell) else cell for cell in cells], decimal, missing=True)
+            numbers = _parse(["nan" if _is_missing(cell) else cell for cell in cells], marks, missing=True)
         if numbers is not None:
             column.add_numbers(numbers)
             return found
-        kinds = [_cell_kind(cell, decimal) for cell in cells]
+        kinds = [_cell_kind(cell, marks) for cell in cells]
         if "text" not in kinds:
             for line, cell, kind in zip(lines, given, kinds, strict=True):
                 where = f"line {line}, column {shorten(column.name)}"
@@ -96,9 +97,8 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
     try:
         column.add_texts(texts, [f"line {line}" for line in lines], found, at=f"{at}/upload")
     except DatasetRefused as refused:  # too many categories, which may be numbers of another mark
-        commas = _has_decimal_commas(column.lookup, source)
-        if commas or _are_loose(column.lookup):
-            hint = _comma_hint(source, next(iter(column.lookup))) if commas else _PLAIN
+        hint, members = _other_marks(source, list(column.lookup))
+        if members or _are_loose(column.lookup):
             refuse([replace(entry, hint=hint) for entry in refused.errors], more=refused.more)
         raise
     if column.role == "target":
@@ -110,9 +110,9 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
     """A warning about a column that a few cells, or how numbers are written in all, make one of texts, not numbers."""
     if not column.is_text or column.free or column.role == "kept" or (column.role == "target" and source.classes):
         return None
-    odd = {text: code for text, code in column.lookup.items() if _cell_kind(text, source.decimal) == "text"}
-    commas = _has_decimal_commas(column.lookup, source)
-    as_numbers = commas or _are_loose(odd)
+    odd = {text: code for text, code in column.lookup.items() if _cell_kind(text, _marks(source)) == "text"}
+    by_marks, members = _other_marks(source, list(odd))
+    as_numbers = bool(members) or _are_loose(odd)
     if 3 * len(odd) > len(column.lookup) and not as_numbers:
         return None
     codes = column.values.whole()
@@ -125,7 +125,7 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
         sound = ((line, row) for line, row in records if len(row) > column.index)
         line, cell = next((line, row[column.index]) for line, row in sound if row[column.index].strip() in odd)
     are = "is" if count == 1 else "are"
-    others = [repr(text[:64]) for text in odd if text != cell.strip() and not commas]
+    others = [repr(text[:64]) for text in odd if text != cell.strip() and not members]
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     also = f"; others: {', '.join(others[:_SHOWN])}{more}" if others else ""
     where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r}{also})"
@@ -133,17 +133,15 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
     hint = "Mend it in the file, or leave the column out."
     if column.role == "input":
         hint += _NAME_IT
-    if commas:
-        hint = _comma_hint(source, cell)
-    elif _GROUPED.fullmatch(cell.strip()):
-        hint = _PLAIN
+    if members or _GROUPED.fullmatch(cell.strip()):
+        hint = by_marks
     elif source.decimal == "." and _DECIMAL_COMMA.fullmatch(cell.strip()):
         hint = f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
     elif source.decimal == "," and re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", cell.strip()):
         hint = f"By the source, numbers have a decimal comma: {cell.strip().replace('.', ',')}."
     elif as_numbers:
-        hint = _PLAIN
-    expected = _as_missing(source, odd) if hint.endswith(_NAME_IT) else None
+        hint = by_marks
+    expected = json.dumps(members) if members else _as_missing(source, odd) if hint.endswith(_NAME_IT) else None
     return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint, expected=expected)
 
 
@@ -161,6 +159,8 @@ _NAME_IT: Final = ' Where such a cell means no value, name it: "missing": "keep"
 
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+_EITHER: Final = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
+"""A number whose comma may be a decimal one, or stand between thousands."""
 _GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([.,'\u2019\s])[0-9]{3}(?:\1[0-9]{3})*(?:[.,][0-9]+)?")
 """A number with marks between its thousands, or one that may have them: 1.234 is either."""
 _LOOSE: Final = re.compile(rf"[€$£]?\s*(?:{_GROUPED.pattern}|[+-]?[0-9]+(?:[.,][0-9]+)?)\s*(?:[€$£%]|EUR|USD|GBP|CHF)?")
@@ -173,19 +173,24 @@ def _are_loose(texts: Collection[str]) -> bool:
     return len(texts) > 0 and 3 * sum(_LOOSE.fullmatch(text) is not None for text in texts) >= 2 * len(texts)
 
 
-def _has_decimal_commas(texts: Iterable[str], source: Csv) -> bool:
-    """Whether these texts would be numbers, all of them, if the source said that these have a decimal comma."""
-    if source.decimal == ",":
-        return False
-    return all(_cell_kind(text.strip(), ",") in ("number", "missing") for text in texts)
+def _other_marks(source: Csv, texts: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What to do about texts that are no numbers, and the members of the source that would make numbers of most.
 
-
-def _comma_hint(source: Csv, cell: str) -> str:
-    if _GROUPED.fullmatch(cell.strip()):
-        return _PLAIN
-    if source.delimiter == ",":
-        return f"Numbers have a decimal point: {cell.strip().replace(',', '.')}."
-    return 'Are these numbers with a decimal comma? Write "decimal": "," in the source.'
+    There are no such members where nothing shows them plainly, or where the source has taken the character already.
+    """
+    known = "," if source.decimal == "," else None
+    found = marks_of(texts, without=(source.delimiter,), decimal=known)
+    members = {name: mark for name, mark in found.members().items() if getattr(source, name) != mark}
+    wanted = Marks(found.decimal or source.decimal, found.thousands or source.thousands)
+    if members and 3 * sum(is_number(text, wanted) for text in texts) >= 2 * len(texts):
+        what = "with a decimal comma"
+        if "thousands" in members:
+            what = f"with marks between thousands, such as {found.shown}"
+        elif _EITHER.fullmatch(found.shown) and all(_EITHER.fullmatch(text.strip()) for text in texts if "," in text):
+            more = f'Is {found.shown} more than a thousand? Then write "thousands": "," in the source.'
+            return f'{more} Is its comma a decimal one? Then write "decimal": "," in the source.', {}
+        return f"Are these numbers {what}? Write {json.dumps(members)[1:-1]} in the source.", members
+    return _PLAIN, {}
 
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
@@ -246,7 +251,7 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableCo
                 if found:  # in the other rows may be more mistakes
                     block = [(line, cells) for line, cells in block if len(cells) == width]
                 if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
-                    matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), source.decimal)
+                    matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), _marks(source))
                     all_numbers = matrix is not None
                     if matrix is not None:
                         matrix = matrix.reshape(-1, width)
@@ -328,12 +333,24 @@ def _lines(file: TextIO, at: str) -> Iterator[str]:
         yield line
 
 
-def _parse(cells: Sequence[str], decimal: str, *, missing: bool = False) -> Array | None:
+_OF_PROGRAMS: Final = Marks(".")
+
+
+def _marks(source: Csv) -> Marks:
+    return Marks(source.decimal, source.thousands)
+
+
+def _parse(cells: Sequence[str], marks: Marks, *, missing: bool = False) -> Array | None:
     """The cells as float64, or None when one is not a number that fits float32; NaN passes if some may be missing."""
     text = "".join(cells)
+    if marks.thousands is not None and (marks.thousands in text or not text.isascii()):
+        plain = [number for cell in cells if (number := read_as(cell, marks)) is not None]
+        if len(plain) < len(cells):
+            return None
+        cells, text, marks = plain, "".join(plain), _OF_PROGRAMS
     if not text.isascii() or "_" in text:  # float() would take 1_000 and digits of other scripts
         return None
-    if decimal == ",":
+    if marks.decimal == ",":
         if "." in text:
             return None
         cells = [cell.replace(",", ".") for cell in cells]
@@ -349,15 +366,16 @@ def _is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING_NUMBERS
 
 
-def _cell_kind(cell: str, decimal: str) -> Literal["number", "missing", "infinite", "text"]:
+def _cell_kind(cell: str, marks: Marks) -> Literal["number", "missing", "infinite", "text"]:
     if _is_missing(cell):
         return "missing"
-    if _parse((cell,), decimal) is not None:
+    if _parse((cell,), marks) is not None:
         return "number"
-    if decimal == "," and "." in cell:
+    text = read_as(cell, marks)
+    if text is None:
         return "text"
     try:
-        float(cell.replace(decimal, "."))
+        float(text)
     except ValueError:
         return "text"
-    return "infinite" if cell.isascii() and "_" not in cell else "text"
+    return "infinite" if text.isascii() and "_" not in text else "text"

@@ -55,7 +55,7 @@ def patch_for(entry: Entry, body: Mapping[str, Any]) -> Patch | None:
                 return [{"op": "add", "path": "/preprocessing/0", "value": step}]
             return [{"op": "add", "path": "/preprocessing", "value": [step]}]
         case "nearly-numbers" if entry.expected is not None:
-            return _as_missing(json.loads(entry.expected), body)
+            return _of_source(json.loads(entry.expected), body)
         case "no-device":
             return [{"op": "remove", "path": "/device"}]
         case "memory-limit" if entry.expected is not None:
@@ -139,11 +139,13 @@ def _without_last(body: Mapping[str, Any]) -> Patch | None:
     return [{"op": "remove", "path": pointer(last[0])}]
 
 
-def _as_missing(members: Mapping[str, Any], body: Mapping[str, Any]) -> Patch | None:
-    """The source with texts that are missing values, and these filled in; None where the request names a dataset."""
+def _of_source(members: Mapping[str, Any], body: Mapping[str, Any]) -> Patch | None:
+    """The source with these members, and missing values filled in if it keeps some; None where a dataset is named."""
     if not isinstance(body.get("dataset"), Mapping):
         return None
     patch = [{"op": "add", "path": f"/dataset/{name}", "value": value} for name, value in members.items()]
+    if "missing" not in members:
+        return patch
     steps, impute = body.get("preprocessing") or [], {"type": "impute"}
     if not steps:
         patch.append({"op": "add", "path": "/preprocessing", "value": [impute]})

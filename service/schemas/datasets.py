@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
-from service.errors import Entry
+from service.errors import Entry, shorten
 from service.schemas.document import Digest, Document, disagreement
 
 MAX_ROWS = 10_000_000
@@ -153,14 +153,17 @@ MISSING_NUMBERS: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "na
 class Csv(_Table):
     """An uploaded CSV file with a header line; a cell is a number, a text, or empty.
 
-    `decimal` "," reads 12,5 as a number, and 12.5 as a text; it needs another delimiter than a comma. `missing_texts`
-    are cells that are missing values too, in every column and in any case, such as "unknown" or "-9999"; they need
-    `missing` "keep".
+    `decimal` "," reads 12,5 as a number, and 12.5 as a text; it needs another delimiter than a comma. `thousands` is
+    the mark that numbers may have between groups of three digits: with "." and the decimal comma 8.553,08 is one; " "
+    stands for any space within a line, "'" for ’ too. It is not the decimal mark; where it is the delimiter too,
+    numbers that have it stand in quotes. `missing_texts` are cells that are missing values too, in every column and in
+    any case, such as "unknown" or "-9999"; they need `missing` "keep".
     """
 
     type: Literal["csv"]
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal: Annotated[Literal[".", ","], Field(exclude_if=lambda mark: mark == ".")] = "."  # older digests have none
+    thousands: Annotated[Literal[".", ",", "'", " "] | None, Field(exclude_if=lambda mark: mark is None)] = None
     missing_texts: Annotated[tuple[MissingText, ...], Field(max_length=32, exclude_if=lambda texts: not texts)] = ()
 
     @model_validator(mode="after")
@@ -176,6 +179,13 @@ class Csv(_Table):
             detail = "A comma cannot part the values and be in the numbers too."
             hint = 'Write "delimiter": ";" if that is what parts the values.'
             raise disagreement(Entry("/decimal", "invalid", detail, hint=hint, got=self.decimal))
+        if self.thousands == self.decimal:
+            detail = f"{shorten(self.thousands)} cannot be the decimal mark and stand between thousands too."
+            hint = "Is `decimal` right? Without `thousands`, no number has marks between groups of three digits."
+            if self.delimiter != ",":
+                other = "," if self.decimal == "." else "."
+                hint = f'Write "decimal": "{other}" if numbers are like 1{self.thousands}234{other}5.'
+            raise disagreement(Entry("/thousands", "invalid", detail, hint=hint, got=self.thousands))
         return self
 
 

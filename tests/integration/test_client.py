@@ -17,7 +17,16 @@ import pytest
 
 from service.client import AsyncClient, Client, Dataset
 from service.client.calls import Call
-from service.errors import DeadlinePassed, DigestMismatch, IdempotencyMismatch, JobFailed, NotFound, PreconditionFailed
+from service.errors import (
+    DatasetRefused,
+    DeadlinePassed,
+    DigestMismatch,
+    IdempotencyMismatch,
+    InvalidInput,
+    JobFailed,
+    NotFound,
+    PreconditionFailed,
+)
 from service.schemas import examples
 from service.schemas.jobs import TrainSpec
 from tests.answers import JOB_ID
@@ -45,7 +54,20 @@ SAMPLES: dict[str, Any] = {
     "b": {},
     "jobs": JOB_ID,
 }
-MADE_OF_OTHERS = {"wait", "resolve", "close", "send", "download", "follow", "each"}
+MADE_OF_OTHERS = {
+    "wait",
+    "resolve",
+    "close",
+    "send",
+    "download",
+    "follow",
+    "each",
+    "ask",
+    "train",
+    "plan",
+    "fitting",
+    "discard",
+}
 """Methods that stand for no operation of their own."""
 
 
@@ -191,6 +213,15 @@ class TestJobs:
         assert len(names) == len(set(names)) >= 1
 
 
+@pytest.fixture(scope="module")
+def homes(shared_server: Server) -> str:
+    """A model that takes an area and a site."""
+    rows = [{"area": 40.0 + n, "site": "ns"[n % 2], "price": 3.0 * n} for n in range(40)]
+    with Client(shared_server.url) as client:
+        client.jobs.wait(client.train("py-homes", rows, "price", epochs=2), timeout_s=60)
+    return "py-homes"
+
+
 class TestPredict:
     def test_arrays_and_tables_go_in_and_come_out(self, yard: Client, quadratic: Any, clouds: Any) -> None:
         rows = np.array([[0.5], [0.7]])
@@ -200,6 +231,29 @@ class TestPredict:
         assert yard.models.predict("quadratic", rows).numpy().shape == (2, 1)
         assert yard.versions.predict("clouds", 1, pd.DataFrame([[2.0, 2.0]]).to_numpy()).frame().shape == (1, 3)
 
+    def test_columns_of_a_table_that_the_model_does_not_take_are_left_out(self, yard: Client, homes: str) -> None:
+        names = [f"c{n}" for n in range(30)]
+        table = pd.DataFrame([[70.0, "n", 1.5, *range(30)], [60.0, "s", 2.5, *range(30)]])
+        table.columns = pd.Index(["area", "site", "price", *names])
+        plain = yard.predict(homes, table[["area", "site"]])
+        with pytest.warns(
+            UserWarning, match="left out, since the model does not take them: price, c0, c1,.* c29"
+        ) as told:
+            answer = yard.predict(homes, table)
+        with pytest.warns(UserWarning, match="left out"):
+            again = yard.versions.predict(homes, 1, table)
+
+        assert answer.outputs == plain.outputs == again.outputs
+        assert {Path(one.filename).name for one in told} == {Path(__file__).name}
+        with pytest.raises(InvalidInput) as caught:
+            yard.predict(homes, table.rename(columns={"area": "aera", "site": "place"}))
+        assert [(entry.pointer, entry.detail, entry.hint) for entry in caught.value.errors] == [
+            ("/inputs/0/area", "The table has no column 'area'.", "Did you mean 'aera'?"),
+            ("/inputs/0/site", "The table has no column 'site'.", None),
+        ]
+        with pytest.raises(InvalidInput):  # objects are as they are: who writes one means it
+            yard.predict(homes, [{"area": 70.0, "site": "n", "price": 1}])
+
     def test_large_arrays_travel_as_bytes(self, yard: Client, quadratic: Any) -> None:
         rows = np.linspace(-1, 1, 1000, dtype="float32").reshape(-1, 1)
         name = yard.v2.metadata("quadratic")["inputs"][0]["name"]
@@ -208,6 +262,82 @@ class TestPredict:
         (answer,) = found.values()
         assert answer.dtype == np.float32
         np.testing.assert_allclose(answer, yard.predict("quadratic/1", rows).numpy(), rtol=1e-6, atol=1e-6)
+
+
+FLOWERS: list[dict[str, Any]] = [
+    {"petal": (1.3, 4.4)[n % 2] + n / 100, "site": "ns"[n % 3 % 2], "id": n, "kind": ("setosa", "virginica")[n % 2]}
+    for n in range(40)
+]
+
+
+class TestTraining:
+    def test_a_list_of_objects_is_trained_on_by_the_rules_of_the_command(self, yard: Client) -> None:
+        with pytest.warns(UserWarning, match=r"Left out: id \(numbers the rows\)"):
+            job = yard.train("py-flowers", FLOWERS, target="kind", epochs=30)
+        done = yard.jobs.wait(job, timeout_s=60)
+        answer = yard.predict(job, [{"petal": 1.4, "site": "n"}, {"petal": 4.5, "site": "s"}])
+
+        assert done.output == {"model": "py-flowers", "version": 1, "alias": "champion"}
+        assert answer.labels == ["setosa", "virginica"]
+        assert yard.predict(yard.versions.get("py-flowers", 1), [[4.5, "s"]]).labels == ["virginica"]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(
+                (pd.DataFrame({"a": [1.0, 2.0] * 20}), pd.Series([0, 1] * 20, name="y")), id="table and series"
+            ),
+            pytest.param(pd.DataFrame({"a": [1.0, None] * 20, "y": [0, 1] * 20}), id="a table with gaps"),
+            pytest.param((np.array([[1.0], [2.0]] * 20), np.array([0, 1] * 20)), id="arrays"),
+            pytest.param(([[1.0], [2.0]] * 20, ["no", "yes"] * 20), id="lists"),
+        ],
+    )
+    def test_tables_and_arrays_are_examples(self, yard: Client, data: Any) -> None:
+        target = "y" if isinstance(data, pd.DataFrame) else None
+        job = yard.train("py-tables", data, target, epochs=1, alias=None)
+        done = yard.jobs.wait(job, timeout_s=60)
+
+        assert done.spec["objective"] == {"type": "cross_entropy"}
+        assert (done.version is not None, (done.output or {}).get("alias")) == (True, None)
+
+    def test_a_file_is_read_as_the_command_reads_it(self, yard: Client, tmp_path: Path) -> None:
+        path = tmp_path / "preise.csv"
+        rows = "".join(f"{n % 7 + 1}.{n:03d};{n % 3 + 1}.{n * 13 % 1000:03d},50\n" for n in range(60))
+        path.write_bytes(f"größe;preis\n{rows}".encode("cp1252"))
+        with pytest.warns(UserWarning, match="preise.csv") as caught:
+            job = yard.train("py-prices", path, "preis", epochs=1, alias=None)
+        source = yard.datasets.get(job.dataset["id"]).source if job.dataset else {}
+
+        assert [str(one.message) for one in caught] == [
+            "preise.csv is not in UTF-8; it is read as windows-1252 (else: encoding=…)",
+            "preise.csv has numbers such as 1.000,50, read with decimal=',', thousands='.'",
+        ]
+        assert (source["decimal"], source["thousands"], source["delimiter"]) == (",", ".", ";")
+        assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
+        yard.train("py-prices", path, "preis", encoding="cp1252", decimal="comma", thousands=".", epochs=1, alias=None)
+
+    def test_what_is_refused_leaves_nothing_behind(self, yard: Client) -> None:
+        before = {one.id for one in yard.uploads.list(limit=200).data}
+        odd = [*FLOWERS[:30], {**FLOWERS[30], "kind": None}]
+        with pytest.raises(DatasetRefused):
+            yard.train("py-refused", odd, target="kind")
+        with pytest.raises(ValueError, match=r"exclude names no input: 'peta'\. Did you mean 'petal'\?"):
+            yard.train("py-refused", FLOWERS, target="kind", exclude=["peta"])
+
+        assert {one.id for one in yard.uploads.list(limit=200).data} == before
+        with pytest.raises(ValueError, match=r"exclude is a list of columns, as in exclude=\['id'\]"):
+            yard.train("py-refused", FLOWERS, target="kind", exclude="id")
+        with pytest.raises(ValueError, match="there is no column 'kin'; there are 'petal', 'site', 'id', 'kind'"):
+            yard.train("py-refused", FLOWERS, target="kin")
+
+    def test_the_other_face_trains_too(self, shared_server: Server) -> None:
+        async def train() -> list[str] | None:
+            async with AsyncClient(shared_server.url) as client:
+                job = await client.train("py-async", FLOWERS, "kind", exclude=["id"], epochs=30, if_better=True)
+                await client.jobs.wait(job, timeout_s=60)
+                return (await client.predict("py-async", [{"petal": 4.5, "site": "s"}])).labels
+
+        assert anyio.run(train) == ["virginica"]
 
 
 class TestFiles:

@@ -29,7 +29,7 @@ from typer.testing import CliRunner, Result
 from service import __version__, keys
 from service.cli import app, training
 from service.cli.session import exit_code
-from service.client import Client
+from service.client import Client, recipes
 from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
 from service.schemas import engines, examples, versions
 from tests.live import Server, run_job, wait_for
@@ -162,6 +162,12 @@ def test_help_loads_nothing_that_it_does_not_show(arguments: list[str], tmp_path
 
 def test_the_alias_that_train_moves_by_default_is_the_one_that_predict_asks() -> None:
     assert training.DEFAULT_ALIAS == versions.DEFAULT_ALIAS
+
+
+def test_the_help_of_train_tells_the_rules_that_the_client_has() -> None:
+    ours = (training.LEARNING_RATE, training.EPOCHS, training.MINUTES)
+
+    assert ours == (recipes.LEARNING_RATE, recipes.EPOCHS, recipes.MINUTES)
 
 
 IRIS = Path(sklearn.datasets.__file__).parent / "data" / "iris.csv"
@@ -349,8 +355,10 @@ class TestFromDataToPredictions:
         before = ready_datasets(run)
         job = run.json(*common, "--exclude", "sepal_length,petal_width", "--wait", operation="GET /v1/jobs/{job_id}")
         refused = run(*common, "--exclude", "stem,garden", code=7)
+        named = run(*common, "--include", "petal_length,garden", "--dry-run").stderr
         near = run(*common, "--exclude", "petal_widht,gardn", code=7)
 
+        assert "Learns species as one of 3 classes, from petal_length, garden." in named
         known = "'sepal_length', 'sepal_width', 'petal_length', 'petal_width', 'garden'"
         assert refused.stderr == f"--exclude names no input: 'stem'. Inputs: {known}.\n"
         assert near.stderr == (
@@ -393,6 +401,9 @@ class TestFromDataToPredictions:
         written = list(csv.DictReader(io.StringIO(asked), delimiter=";"))
         assert [*written[1]] == ["area", "town", "rent", "prediction"]
         assert written[1]["area"] == "0,02"
+        for_excel = run("predict", "rents/1", path, "-o", "csv", "--bom").stdout
+        assert for_excel == "\ufeff" + asked
+        assert run("predict", "rents/1", path, "--bom", code=2).stderr == "--bom is for -o csv.\n"
         assert abs(float(written[-1]["prediction"].replace(",", ".")) - 6.94) < 3
         assert "Are these numbers with a decimal comma?" in as_texts
         assert (
@@ -400,7 +411,46 @@ class TestFromDataToPredictions:
             in run("train", path, *common, *("--model", "rents", "--decimal", "x"), code=2).stderr
         )
 
-    def test_numbers_with_marks_between_thousands_are_no_classes(self, run: Command, tmp_path: Path) -> None:
+    def test_marks_between_thousands_are_found_told_and_read(self, run: Command, tmp_path: Path) -> None:
+        path, new = tmp_path / "prices.csv", tmp_path / "new.csv"
+        lines = [f"{n // 9 + 1}.{37 * n % 1000:03d};{n % 4 + 1}.{111 * n % 1000:03d},50" for n in range(60)]
+        path.write_text("\n".join(["size;price", *lines]) + "\n")
+        new.write_text("size\n8.553\n")
+        wide = tmp_path / "wide.csv"
+        wide.write_text("size;note\n8.553;a\n")
+        common = ("train", path, "--target", "price", "--model", "grouped", "--epochs", 1, "--alias", "")
+        done = run(*common, "--wait")
+        refused = run(*common, "--thousands", "none", code=7).stderr
+        source = json.loads(run("train", path, *common[2:], "--dry-run").stdout)["dataset"]
+        asked = run("predict", "grouped/1", path, "-o", "csv")
+        as_trained = json.loads(run("predict", "grouped/1", wide, "-o", "jsonl").stdout)["prediction"]
+        told = json.loads(run("predict", "grouped/1", "--inputs", "[[8553]]", "-o", "jsonl").stdout)["prediction"]
+        none = run("predict", "grouped/1", wide, "--decimal", "comma", "--thousands", "none", code=7).stderr
+
+        assert (
+            "prices.csv has numbers with points between thousands and a decimal comma, such as 1.000,50. If that is "
+            "wrong: --thousands none.\n"
+        ) in done.stderr
+        assert {name: source[name] for name in ("delimiter", "decimal", "thousands")} == {
+            **{"delimiter": ";", "decimal": ",", "thousands": "."}
+        }
+        assert "column 'price': 0 of 60 values are numbers; line 2 has '1.000,50'" in refused
+        assert "Pass --thousands point. Else mend the file;" in refused
+        assert asked.stdout.splitlines()[1].startswith("1.000;1.000,50;")
+        assert as_trained == told  # 8.553 alone may be either: it is what the training's file had
+        assert (
+            "If 8.553 is a number, say how it is written: --decimal point, or --decimal comma --thousands point."
+            in (none)
+        )
+        assert run(*common, "--thousands", "semicolon", code=2).stderr == (
+            "--thousands is one of point, comma, apostrophe, space, none.\n"
+        )
+        assert (
+            "--thousands: '.' cannot be the decimal mark and stand between thousands too. Pass --decimal comma if"
+            in (run(*common, "--decimal", "point", "--thousands", "point", code=7).stderr)
+        )
+
+    def test_numbers_with_units_are_no_classes(self, run: Command, tmp_path: Path) -> None:
         path = tmp_path / "prices.csv"
         path.write_text("size;price\n" + "".join(f"{n};{n // 3 + 1}.{n:03d},50 €\n" for n in range(60)))
         common = ("train", path, "--target", "price", "--model", "prices", "--epochs", 1, "--alias", "")
@@ -440,6 +490,7 @@ class TestFromDataToPredictions:
         assert f"champion moved from version 1 to 2: val_r2 {r2[0]:.4g} → {r2[1]:.4g}." in narrower
         assert "It no longer takes area_m2." in narrower
         assert "champion moved from version 2 to 3: val_r2 " in back
+        assert re.search(r"\nBack to version 2: modelyard models rollback \S+\n", back)
         assert "It takes area_m2 too, which version 2 did not." in back
         assert "champion stays with version 3: val_r2 is " in worse.stderr
         assert "modelyard predict homes/4 FILE.csv" in worse.stderr
@@ -506,18 +557,36 @@ class TestFromDataToPredictions:
             "'n', 's'.",
         ]
 
-    def test_a_file_of_another_encoding_or_program_is_told_how_to_become_csv(
-        self, run: Command, homes: Path, tmp_path: Path
-    ) -> None:
-        way = 'In Excel, save it as "CSV UTF-8"; or convert it: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv\n'
-        path = tmp_path / "latin.csv"
-        path.write_bytes(homes.read_text().replace("site", "Straße").encode("cp1252"))
-        (tmp_path / "sheet.xlsx").write_bytes(b"PK")
-        options = ("--target", "price", "--model", "latin")
+    def test_a_file_of_another_encoding_is_read_and_told(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        path, wide = tmp_path / "latin.csv", tmp_path / "wide.csv"
+        text = homes.read_text().replace("site", "Straße")
+        path.write_bytes(text.encode("cp1252"))
+        wide.write_bytes(text.encode("utf-16"))
+        common = (*("--target", "price", "--epochs", 1, "--alias", ""), "--model", "latin")
+        done = run("train", path, *common, "--wait")
+        shown = json.loads(run("models", "show", "latin/1", "-o", "json").stdout)
+        asked = run("predict", "latin/1", wide, "-o", "csv")
+        added = run("datasets", "add", path, "--encoding", "cp437", "-o", "json")
+        path.write_bytes(text.encode("cp1252").replace(b"\xdf", b"\x81"))
 
-        assert run("train", path, *options, code=7).stderr.endswith(
-            f"latin.csv: line 1 or soon after: the file is not UTF-8 (byte 0xdf, in Windows 'ß'). {way}"
+        way = "If letters are wrong, name another with --encoding.\n"
+        assert f"latin.csv is not in UTF-8; it is read as windows-1252. {way}" in done.stderr
+        assert shown["signature"]["columns"] == ["area_m2", "rooms", "Straße"]
+        assert asked.stderr == f"wide.csv is not in UTF-8; it is read as utf-16. {way}"
+        assert asked.stdout.startswith("area_m2,rooms,Straße,price,prediction\n30,1,n,")
+        assert [column["name"] for column in json.loads(added.stdout)["columns"]][2] == "Stra▀e"
+        assert added.stderr == ""
+        assert "no text in CHARMAP: byte 18 is not. Name what it is in with --encoding.\n" in (
+            run("train", path, *common, code=7).stderr
         )
+        assert run("predict", "latin", path, "--encoding", "latein", code=2).stderr == (
+            "--encoding: no encoding 'latein' is known here; such are utf-8, windows-1252, utf-16 and cp437.\n"
+        )
+
+    def test_a_file_of_another_program_is_told_how_to_become_csv(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "sheet.xlsx").write_bytes(b"PK")
+        options = ("--target", "price", "--model", "sheet")
+
         assert "CSV UTF-8" in run("train", tmp_path / "sheet.xlsx", *options, code=2).stderr
         assert "CSV UTF-8" in run("predict", "latin", tmp_path / "sheet.xlsx", code=2).stderr
 
@@ -546,6 +615,7 @@ class TestFromDataToPredictions:
 
         assert "When it has succeeded, champion will point at its version.\n" in first
         assert "Then ask it with: modelyard predict later FILE.csv" in first
+        assert re.search(r"later is there already: champion is version \d, with val_r2 \S+\.\nWhen this job", second)
         assert re.search(
             r"champion moves from version \d to its own, even if that is worse \(see --if-better\)", second
         )
@@ -600,9 +670,9 @@ class TestFromDataToPredictions:
         path.write_text("x,y\n" + "1,2\n" * 20 + "1,\n" * 21)
 
         assert refused[-2].startswith("holes.csv: lines 22, 23, 24 and 17 more, column 'y': A value is missing ('').")
-        assert refused[-1] == "There are 13 more mistakes."
+        assert refused[-1] == "And 13 more mistakes, not shown."
         assert run("train", path, "--target", "y", "--model", "holes", code=7).stderr.endswith(
-            "\nThere is one more mistake.\n"
+            "\nAnd 1 more mistake, not shown.\n"
         )
 
     def test_what_is_wrong_is_said_of_the_option(self, run: Command, homes: Path) -> None:
@@ -809,7 +879,26 @@ class TestWhatIsThere:
         assert (tried["guard"]["error_rate"], tried["guard"]["latency_s"]) == (0.02, 0.5)
         shown = run("models", "alias", "moved", "champion", 1, "--canary", 2).stdout
         assert "version 2 answers 5 %" in shown
-        run("models", "alias", "moved", "champion", 1)  # the canary ends
+        run("models", "alias", "moved/1", "champion")  # the canary ends
+        assert json.loads(run("models", "alias", "moved@champion", "sure", "-o", "json").stdout)["version"] == 1
+        run("models", "alias", "moved/3", "sure")
+        assert json.loads(run("models", "rollback", "moved@sure", "-o", "json").stdout)["version"] == 1
+        assert run("models", "versions", "moved/2").stdout == run("models", "versions", "moved").stdout
+        assert run("models", "alias", "moved/1", "champion", 2, code=2).stderr == (
+            "moved/1 names a version already; leave out 2.\n"
+        )
+        assert run("models", "alias", "moved", "champion", code=2).stderr == (
+            "Say which version, as in: modelyard models alias moved/2 champion\n"
+        )
+        assert run("models", "rollback", "moved/2", code=2).stderr == (
+            "A rollback takes the version before. To choose one: modelyard models alias moved/2 champion\n"
+        )
+        assert run("models", "rollback", "moved@sure", "--alias", "champion", code=2).stderr == (
+            "moved@sure names an alias already; leave out --alias champion.\n"
+        )
+        assert run("models", "show", "moved/9", code=4).stderr == (
+            "Version 9 of 'moved' does not exist. There are moved/1, moved/2, moved/3.\n"
+        )
         run("models", "rollback", "moved", code=5)
         run("models", "delete", "moved/1", "--yes", code=5)
         run("models", "delete", "moved/2", stdin="n\n", code=1)
@@ -919,10 +1008,12 @@ class TestKeysOfALesserScope:
             for key in (predict, admin)
         ]
         assert all(outputs == by_key[0] for outputs in by_key)
-        assert run("predict", "homes", tmp_path / "more.csv", key=predict, code=7).stderr.splitlines()[1:] == [
-            "Lines 2, 3, column 'door': There is no such column. Expected the columns 'area_m2', 'rooms', 'site'.",
-            "The columns that the model takes were not looked up, since this key lacks the scope read. Leave out what "
-            "it does not take, send rows with --inputs, or use a key of the scope read.",
+        more = [run("predict", "homes", tmp_path / "more.csv", "-o", "csv", key=key) for key in (predict, admin)]
+        assert (more[0].stdout, more[0].stderr) == (more[1].stdout, "")
+        assert more[0].stdout.startswith("site,rooms,area_m2,door,prediction\nn,2,70,3,")
+        (tmp_path / "less.csv").write_text("site,door,area_m2\nn,2,70\n")
+        assert run("predict", "homes", tmp_path / "less.csv", key=predict, code=7).stderr.splitlines()[1:] == [
+            "Line 2, column 'rooms': This column is missing. Add it."
         ]
         assert run("jobs", "list", key=predict, code=6).stderr == (
             "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
@@ -1053,7 +1144,7 @@ class TestExitCodes:
             f"There is no job {none!r}. See what there is with: modelyard jobs list\n"
         )
         assert run("models", "show", "flowers/99", code=4).stderr == (
-            "Version 99 of 'flowers' does not exist. See what there is with: modelyard models versions flowers\n"
+            "Version 99 of 'flowers' does not exist. There is flowers/1.\n"
         )
         assert run("predict", "flowers", tmp_path / "near.csv", code=7).stderr.splitlines()[:2] == [
             "The file has no columns 'sepal_length' and 'petal_width'.",

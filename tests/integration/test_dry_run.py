@@ -174,6 +174,19 @@ def test_texts_that_keep_a_column_from_being_numbers_are_named_as_missing_by_the
     assert (same["expected"], same["patch"]) == (warning["expected"], None)
 
 
+def test_marks_between_thousands_are_named_by_the_patch(client: httpx.Client) -> None:
+    rows = "".join(f"{n % 7 + 1}.{n:03d},50;{n % 5};{2 * n}\n" for n in range(40))
+    upload = client.post("/v1/uploads", content=f"x;z;y\n{rows}".encode()).json()["id"]
+    source = {"type": "csv", "upload": upload, "target": "y", "delimiter": ";"}
+    body = {**examples.TRAIN, "architecture": layers(linear(2, 1)), "dataset": source}
+    body |= {"preprocessing": [{"type": "standardize"}], "optimizer": {"type": "Adam", "lr": 0.01}}
+    [warning] = [warning for warning in look(client, body)["warnings"] if warning["code"] == "nearly-numbers"]
+    mended = look(client, patched(body, warning["patch"]))
+
+    assert patched(body, warning["patch"])["dataset"] == {**source, "decimal": ",", "thousands": "."}
+    assert (mended["valid"], codes(mended)) == (True, [])
+
+
 def test_a_training_that_does_not_fit_is_told_the_batch_that_would(make_server: Any) -> None:
     wide = layers(linear(2, 4000), {"type": "ReLU"}, linear(4000, 2))
     body = {**examples.CLASSIFY, "architecture": wide, "dataset": {**examples.CLOUDS, "rows_per_class": 10_000}}

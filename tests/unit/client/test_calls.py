@@ -172,7 +172,7 @@ class TestRefusals:
         assert str(found).splitlines() == [
             "The body is wrong.",
             *(f"/inputs/{place}: It is wrong. Expected a number." for place in range(5)),
-            "There are 4 more mistakes.",
+            "And 4 more mistakes, not shown.",
         ]
         assert found.message == "The body is wrong."
         assert len(found.errors) == 7

@@ -18,9 +18,50 @@ import torch
 from service.client import Client, Prediction, Retry, tensors
 from service.client.answers import Job
 from service.client.files import Download, Source, checked
-from service.client.rows import rows_of
+from service.client.rows import lines_of, rows_of
 from service.errors import DigestMismatch
 from tests.answers import job_view, prediction_view
+
+
+class TestExamples:
+    @pytest.mark.parametrize(
+        ("data", "target", "first", "learnt"),
+        [
+            pytest.param([{"a": 1, "y": "no"}], "y", {"a": 1, "y": "no"}, "y", id="objects"),
+            pytest.param(pd.DataFrame({"a": [np.nan], "y": [2]}), "y", {"a": None, "y": 2}, "y", id="a table"),
+            pytest.param(([[1.5, 2.0]], [3]), None, {"x0": 1.5, "x1": 2.0, "target": 3}, "target", id="lists"),
+            pytest.param((np.array([[1.5]], np.float32), np.array([[3]])), "y", {"x0": 1.5, "y": 3}, "y", id="arrays"),
+            pytest.param((np.array([1.5]), np.array(["no"])), "y", {"x0": 1.5, "y": "no"}, "y", id="one value a row"),
+            pytest.param(
+                (pd.DataFrame({"a": [1]}), pd.Series(["no"], name="kind")),
+                None,
+                {"a": 1, "kind": "no"},
+                "kind",
+                id="series",
+            ),
+            pytest.param((torch.tensor([[1.5]]), torch.tensor([1])), "y", {"x0": 1.5, "y": 1}, "y", id="tensors"),
+        ],
+    )
+    def test_examples_become_objects_by_column(self, data: object, target: str, first: object, learnt: str) -> None:
+        lines, name = lines_of(data, target)
+
+        assert ([orjson.loads(line) for line in lines.splitlines()], name) == ([first], learnt)
+
+    @pytest.mark.parametrize(
+        ("data", "target", "told"),
+        [
+            pytest.param([{"a": 1}], None, "say which column is to be learnt", id="no target"),
+            pytest.param([{"a": 1}], "b", "there is no column 'b'; there are 'a'", id="another target"),
+            pytest.param([[1, 2]], "a", "data is a file, a pandas table, a list of objects", id="rows without names"),
+            pytest.param(([[1], [2]], [1]), None, "there are 2 rows of inputs and 1 targets", id="other lengths"),
+            pytest.param((np.zeros((2, 3, 3)), [0, 1]), None, "a row of inputs is a list of values", id="pictures"),
+            pytest.param(([{"y": 1}], [1]), "y", "the inputs have a column 'y' too", id="a name that is taken"),
+            pytest.param(([], []), None, "there are no rows", id="nothing"),
+        ],
+    )
+    def test_what_are_no_examples_is_said(self, data: object, target: str, told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            lines_of(data, target)
 
 
 class TestRows:

@@ -385,18 +385,119 @@ def test_decimal_commas_that_the_source_does_not_tell_are_warned_of(read):
 @pytest.mark.parametrize(
     ("cells", "decimal"),
     [
-        pytest.param(["1.234,56", "2.000,00", "987,50"], ",", id="points between thousands"),
-        pytest.param(["1,234.5", "22,000.25", "3,100"], ".", id="commas between thousands"),
-        pytest.param(["1.234", "12,5", "13"], ",", id="a point that may be either"),
         pytest.param(["850 €", "1.200 €", "99,50 €"], ",", id="a unit"),
         pytest.param(["10 %", "5%", "20 %"], ".", id="per cent"),
+        pytest.param(["1.234.5", "12.345.6", "1.100.2"], ".", id="points for both"),
     ],
 )
 def test_numbers_for_readers_are_warned_of(read, cells, decimal):
     [warning] = read("x;y\n" + "".join(f"{cell};1\n" for cell in cells), delimiter=";", decimal=decimal).warnings
 
     assert warning.detail.startswith("Column 'x' is taken as texts: ")
-    assert warning.hint == "Write plain numbers: no marks between thousands, no units."
+    assert (warning.hint, warning.expected) == ("Write plain numbers: no marks between thousands, no units.", None)
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal", "shown", "members"),
+    [
+        pytest.param(["1.234,56", "2.000,00", "987,50"], ",", "1.234,56", {"thousands": "."}, id="points"),
+        pytest.param(
+            ["1.234,56", "987,50"], ".", "1.234,56", {"decimal": ",", "thousands": "."}, id="points, and commas"
+        ),
+        pytest.param(["1.234.567", "8.553"], ".", "1.234.567", {"decimal": ",", "thousands": "."}, id="two points"),
+        pytest.param(["1,234.5", "22,000.25", "3,100"], ".", "1,234.5", {"thousands": ","}, id="commas"),
+        pytest.param(["1.234", "12,5", "13"], ",", "1.234", {"thousands": "."}, id="a point beside decimal commas"),
+        pytest.param(["8'553.08", "12.5"], ".", "8'553.08", {"thousands": "'"}, id="apostrophes"),
+        pytest.param(["8\u2019553", "12"], ".", "8\u2019553", {"thousands": "'"}, id="typographic apostrophes"),
+        pytest.param(
+            ["8 553,08", "12,5"], ".", "8 553,08", {"decimal": ",", "thousands": " "}, id="spaces, and commas"
+        ),
+    ],
+)
+def test_marks_between_thousands_are_proposed_and_then_read(read, cells, decimal, shown, members):
+    content = "x;y\n" + "".join(f"{cell};1\n" for cell in cells)
+    [warning] = read(content, delimiter=";", decimal=decimal).warnings
+    mended = read(content, delimiter=";", **{"decimal": decimal, **members})
+
+    way = f"Write {json.dumps(members)[1:-1]} in the source."
+    assert warning.hint == f"Are these numbers with marks between thousands, such as {shown}? {way}"
+    assert json.loads(warning.expected) == members
+    assert (mended.columns[0].dtype != "text", mended.warnings) == (True, ())
+    assert mended.arrays["numeric"][0, 0] > 1000
+
+
+def test_commas_between_thousands_stand_in_quotes_where_commas_part_the_values(read):
+    text = 'price,rooms\n"8,553.08",3\n"1,250",2\n87,1\n'
+    [warning] = read(text).warnings
+    mended = read(text, thousands=",")
+
+    assert json.loads(warning.expected) == {"thousands": ","}
+    assert mended.arrays["numeric"][:, 0].tolist() == [np.float32(8553.08), 1250, 87]
+
+
+def test_spaces_that_break_no_line_are_spaces_between_thousands_too(read):
+    content = "x;y\n8\u202f553,08;1\n1\u00a0000;2\n"
+    members = {"decimal": ",", "thousands": " "}
+    with pytest.raises(DatasetRefused) as caught:
+        read(content, delimiter=";")
+
+    [hint] = [entry.hint or "" for entry in caught.value.errors if entry.code == "nearly-numbers"]
+    assert hint.endswith(f"Write {json.dumps(members)[1:-1]} in the source.")
+    assert read(content, delimiter=";", **members).arrays["numeric"][:, 0].tolist() == [np.float32(8553.08), 1000]
+
+
+def test_a_comma_that_may_be_either_mark_is_asked_about(read):
+    [warning] = read("x;y\n1,234;1\n2,500;1\n3;1\n", delimiter=";").warnings
+
+    assert warning.hint == (
+        'Is 1,234 more than a thousand? Then write "thousands": "," in the source. Is its comma a decimal one? Then '
+        'write "decimal": "," in the source.'
+    )
+    assert warning.expected is None
+
+
+def test_marks_stand_between_groups_of_three_digits(read):
+    members = {"delimiter": ";", "decimal": ",", "thousands": "."}
+    raw = read("a;b\n1.234;8.553,08\n-12.345.678;0,5\n1234;+1.000,25\n ;1e3\n", missing="keep", **members)
+
+    assert raw.arrays["numeric"][:3].tolist() == [[1234, np.float32(8553.08)], [-12345678, 0.5], [1234, 1000.25]]
+    assert (raw.columns[0].missing, raw.arrays["numeric"][3, 1]) == (1, 1000)
+    for odd in ("1.2.3", "12.34", "1234.567", "1.23", "0.123", "1.234.56", ".123", "1..234", "1.234,567.8", "1,234.5"):
+        assert read(f"a;b\n{odd};1\n2;1\n", **members).columns[0].dtype == "text", odd
+    for odd in ("12 34", "1 2345", "1'234"):
+        assert read(f'a;b\n"{odd}";1\n2;1\n', delimiter=";", thousands=" ").columns[0].dtype == "text", odd
+    told = refusal(read, "x;y\n1.000e39;2\n", **members)[1]
+    assert told.endswith("'1.000e39' is not a finite float32 number.")
+
+
+@pytest.mark.parametrize(
+    ("members", "detail", "hint"),
+    [
+        pytest.param(
+            {"thousands": ".", "delimiter": ";"},
+            "'.' cannot be the decimal mark and stand between thousands too.",
+            'Write "decimal": "," if numbers are like 1.234,5.',
+            id="the decimal point",
+        ),
+        pytest.param(
+            {"thousands": ",", "decimal": ",", "delimiter": ";"},
+            "',' cannot be the decimal mark and stand between thousands too.",
+            'Write "decimal": "." if numbers are like 1,234.5.',
+            id="the decimal comma",
+        ),
+    ],
+)
+def test_a_mark_between_thousands_is_nothing_else_too(members, detail, hint):
+    with pytest.raises(ValidationError) as caught:
+        source(**members)
+
+    [entry] = caught.value.errors()[0]["ctx"]["entries"]
+    assert (entry.pointer, entry.detail, entry.hint) == ("/thousands", detail, hint)
+
+
+def test_without_marks_between_thousands_a_source_keeps_its_digest():
+    assert "thousands" not in source().model_dump(mode="json")
+    assert source(thousands="'").model_dump(mode="json")["thousands"] == "'"
 
 
 def test_a_comma_cannot_part_values_and_be_in_numbers():

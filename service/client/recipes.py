@@ -1,0 +1,320 @@
+"""A whole training request of a table, by the rules of docs/guide/client.md: what `client.train` and the command share.
+
+Plain functions over what the server says of the table; the two faces of the client ask. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NoReturn, Protocol
+
+from service.client.answers import Dataset
+from service.client.dialects import Table
+from service.errors import DatasetRefused, Entry, listed, shorten
+from service.schemas.document import nearest_hint
+from service.schemas.views import ColumnView, EntryView
+
+Task = Literal["auto", "classes", "numbers"]
+
+HIDDEN: Final = (64, 64)
+LEARNING_RATE: Final = 0.003
+EPOCHS: Final = 500
+PATIENCE: Final = 30
+MINUTES: Final = 5.0
+VALIDATION: Final = 0.2
+ROWS_FOR_SPLIT: Final = 30
+"""With fewer rows all of them train."""
+MOST_CLASSES: Final = 20
+"""Whole numbers that span fewer values than this are taken for classes."""
+MOST_CATEGORIES: Final = 50
+"""A column with more different texts is left out: that is no category."""
+FEW_ROWS: Final = 10
+"""From so many rows on, texts of which no row has the same as another are no categories."""
+_IDS: Final = re.compile(r"(?i:(?:^|[_ .-])(?:id|index|row|no|nr)\.?|nummer)$|(?<=[a-z])I[dD]$")
+"""Whole numbers under such a name number the rows: a net would learn them by heart."""
+_DATE: Final = re.compile(
+    r"(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2[0-9]{2,4})(?:[T ,].*)?"
+)
+_NEARLY: Final = re.compile(
+    r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*?)(?:; others: (.*))?\)\.$", re.DOTALL
+)
+"""Within the warning `nearly-numbers`: how many cells of how many, the first of them, and other texts."""
+_BY_MARKS: Final = ("Write plain numbers", "Are these numbers with marks", "Is ")
+"""How its hint begins where all cells are numbers to a reader's eye."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is to be learnt of a table, and how; what is not said, the rules say.
+
+    `exclude` are columns to leave out, `architecture` a document, or None for the catalogue's mlp.
+    """
+
+    target: str
+    inputs: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    task: Task = "auto"
+    architecture: Any = None
+    epochs: int = EPOCHS
+    minutes: float = MINUTES
+    lr: float = LEARNING_RATE
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task not in ("auto", "classes", "numbers"):
+            raise ValueError("task is auto, classes or numbers")
+        for name, columns in (("inputs", self.inputs), ("exclude", self.exclude)):
+            if isinstance(columns, str):
+                raise ValueError(f"{name} is a list of columns, as in {name}=[{columns!r}]")
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The columns that somebody has named: they are as they are."""
+        return (*self.exclude, *(self.inputs or ()), *([self.target] if self.task == "classes" else []))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A table as a dataset, the source that made it, and the request, still without its output."""
+
+    dataset: Dataset
+    source: dict[str, Any]
+    request: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """A column of numbers that a few cells, or marks in its numbers, make one of texts."""
+
+    column: ColumnView
+    cells: int
+    odd: int
+    line: str
+    shown: str
+    others: str | None
+    hint: str | None
+
+
+class Words(Protocol):
+    """How it is told what is found in a table: the command has words of its own."""
+
+    def warned(self, entries: Sequence[EntryView]) -> None:
+        """The dataset has warnings."""
+
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        """Columns are left out, each with the reason."""
+
+    def absent(self, names: Sequence[str], known: Sequence[str]) -> NoReturn:
+        """Columns that are to be left out are none."""
+
+    def odd(self, found: Sequence[Odd]) -> NoReturn:
+        """Columns are nearly of numbers."""
+
+    def texts(self, target: str) -> NoReturn:
+        """The target is to be learnt as a number, and holds texts."""
+
+
+class AsWarnings:
+    """Words for a program: what is told are warnings, what ends it are errors."""
+
+    def read(self, table: Table) -> None:
+        """How a file was read, where that was only found."""
+        if table.was is not None:
+            warnings.warn(f"{table.name} is not in UTF-8; it is read as {table.was} (else: encoding=…)", stacklevel=3)
+        if table.found.members():
+            told = ", ".join(f"{name}={mark!r}" for name, mark in table.found.members().items())
+            warnings.warn(f"{table.name} has numbers such as {table.found.shown}, read with {told}", stacklevel=3)
+
+    def warned(self, entries: Sequence[EntryView]) -> None:
+        """The dataset has warnings."""
+        for entry in entries:
+            warnings.warn(f"{entry.detail} {entry.hint or ''}".strip(), stacklevel=4)
+
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        """Columns are left out."""
+        told = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        warnings.warn(f"Left out: {told}. To learn from these too, name all inputs in `inputs`.", stacklevel=4)
+
+    def absent(self, names: Sequence[str], known: Sequence[str]) -> NoReturn:
+        """Columns that are to be left out are none."""
+        raise ValueError(f"exclude names no input: {listed(names)}. {near(names, known)}")
+
+    def odd(self, found: Sequence[Odd]) -> NoReturn:
+        """Columns are nearly of numbers."""
+        entries = [
+            Entry(
+                "/source/upload",
+                "nearly-numbers",
+                f"Column {shorten(one.column.name)}: {one.cells - one.odd} of {one.cells} values are numbers; line "
+                f"{one.line} has {one.shown}{f', others have {one.others}' if one.others else ''}.",
+                hint=f"{one.hint or 'Mend it.'} Or leave the column out with `exclude`, or name it in `inputs` to take "
+                "its values as texts; a target's are classes with task='classes'.",
+            )
+            for one in found
+        ]
+        raise DatasetRefused("A column of numbers has cells that are none.", errors=entries)
+
+    def texts(self, target: str) -> NoReturn:
+        """The target is to be learnt as a number, and holds texts."""
+        raise ValueError(f"task='numbers': {target!r} holds texts")
+
+
+def near(names: Sequence[str], known: Sequence[str]) -> str:
+    """What may be meant by names that are none, or what there is."""
+    hints = [hint for one in names if (hint := nearest_hint(one, known)) is not None]
+    return " ".join(hints) if len(hints) == len(names) else f"Inputs: {listed(known)}."
+
+
+def inputs_of(dataset: Dataset) -> list[ColumnView]:
+    """The columns that a net would learn from."""
+    return [column for column in dataset.columns if column.role == "input"]
+
+
+def target_of(dataset: Dataset) -> ColumnView:
+    """The column that is to be learnt."""
+    return next(column for column in dataset.columns if column.role == "target")
+
+
+def keeps_missing(refused: DatasetRefused) -> bool:
+    """Whether the table would be taken with its missing values."""
+    gaps = [entry for entry in refused.errors if entry.code == "missing-value"]
+    return any('"missing": "keep"' in (entry.hint or "") for entry in gaps)
+
+
+def explained(refused: DatasetRefused, recipe: Recipe) -> DatasetRefused:
+    """The refusal, with what to do about a target without values, and without columns that somebody has named."""
+    of_target = f", column {shorten(recipe.target)}: A value is missing"
+    hint = "Fill these cells in, or take their lines out: what is to be learnt must be known in every row."
+    refused.errors = tuple(
+        replace(entry, hint=hint) if of_target in entry.detail else entry
+        for entry in refused.errors
+        if not any(is_about(entry, column) for column in recipe.taken)
+    )
+    return refused
+
+
+def is_about(warning: Entry | EntryView, column: str) -> bool:
+    """Whether the warning says of this column that it is nearly one of numbers."""
+    return warning.code == "nearly-numbers" and warning.detail.startswith(f"Column {shorten(column)} is taken as texts")
+
+
+def odd_columns(dataset: Dataset, taken: Collection[str]) -> list[Odd]:
+    """The columns of numbers of which a few cells make texts, unless they are `taken` as they are."""
+    found = []
+    for column in dataset.columns:
+        for warning in dataset.warnings if column.name not in taken else ():
+            told = _NEARLY.search(warning.detail) if is_about(warning, column.name) else None
+            if told is None or (told[1] == told[2] and not (warning.hint or "").startswith(_BY_MARKS)):
+                continue
+            hint = None if (warning.hint or "").startswith("Mend it in the file") else warning.hint
+            found.append(Odd(column, int(told[2]), int(told[1]), told[3], told[4], told[5], hint))
+    return found
+
+
+def unfit(dataset: Dataset, exclude: Collection[str]) -> dict[str, str]:
+    """The inputs that a net would learn by heart, or nothing of, each with the reason."""
+    rest = [column for column in inputs_of(dataset) if column.name not in exclude]
+    return {column.name: reason for column in rest if (reason := _unfit(column, dataset.rows or 0)) is not None}
+
+
+def _unfit(column: ColumnView, rows: int) -> str | None:
+    different = len(column.classes or ())
+    if column.classes and all(map(_DATE.fullmatch, column.classes)):
+        return "dates"
+    if different == rows >= FEW_ROWS:
+        return "another text in each row"
+    if different > MOST_CATEGORIES:
+        return f"{different} different texts"
+    return "numbers the rows" if column.dtype == "int" and _IDS.search(column.name) else None
+
+
+def asks_range(dataset: Dataset, task: Task) -> bool:
+    """Whether it depends on the range of the target if that is a class."""
+    return task == "auto" and target_of(dataset).dtype == "int"
+
+
+def is_class(dataset: Dataset, task: Task, *, span: float | None) -> bool:
+    """Whether the target is a class; `span` is the difference of its largest and smallest whole number."""
+    if task != "auto":
+        return task == "classes"
+    return target_of(dataset).dtype == "text" or (span is not None and span < MOST_CLASSES)
+
+
+def request_of(dataset: Dataset, recipe: Recipe, *, classes: bool) -> dict[str, Any]:
+    """The request that the rules make of a dataset, without its output."""
+    columns, rows = inputs_of(dataset), dataset.rows or 0
+    steps: list[dict[str, Any]] = []
+    absent = [column.name for column in columns if column.missing and column.dtype != "text"]
+    if absent:
+        steps.append({"type": "impute", "columns": absent})
+    if any(column.dtype != "text" for column in columns):
+        steps.append({"type": "standardize"})
+    if any(column.dtype == "text" for column in columns):
+        steps.append({"type": "one_hot"})
+    if not classes:
+        steps.append({"type": "standardize", "of": "target"})
+    request: dict[str, Any] = {
+        "kind": "train",
+        "dataset": dataset.id,
+        "preprocessing": steps,
+        "objective": {"type": "cross_entropy" if classes else "mse"},
+        "optimizer": {"type": "Adam", "lr": recipe.lr},
+        "batch_size": recipe.batch_size or (32 if rows < 10_000 else 256 if rows < 200_000 else 1024),
+    }
+    if rows >= ROWS_FOR_SPLIT:
+        kind = "stratified" if classes else "random"
+        request["split"] = {"type": kind, "validation": VALIDATION}
+        request["early_stopping"] = {"metric": "val_loss", "patience": PATIENCE}
+        request["checkpoint"] = {"publish": "best"}
+    request["architecture"] = recipe.architecture or _mlp(dataset, classes=classes)
+    request["budget"] = {"epochs": recipe.epochs, "max_seconds": 60 * recipe.minutes}
+    request["seed"] = recipe.seed
+    return request
+
+
+def _mlp(dataset: Dataset, *, classes: bool) -> dict[str, Any]:
+    """The catalogue's mlp with the sizes of the data."""
+    width = sum(len(column.classes or ()) if column.dtype == "text" else 1 for column in inputs_of(dataset))
+    outputs = max(2, len(target_of(dataset).classes or ())) if classes else 1
+    return {"catalogue": "mlp", "params": {"in_features": width, "hidden": list(HIDDEN), "num_classes": outputs}}
+
+
+def output_of(
+    request: Mapping[str, Any], model: str, *, alias: str | None, if_better: bool, engine: str | None
+) -> dict[str, Any]:
+    """What a request says of the version that it makes."""
+    output: dict[str, Any] = {"model": model}
+    if alias:
+        output["alias_on_success"] = {alias: _better(request, alias)} if if_better else alias
+    return output if engine is None else {**output, "engine": {"type": engine}}
+
+
+def _better(request: Mapping[str, Any], alias: str) -> str:
+    """The condition that a version is better than that of the alias, by what is held out if anything is."""
+    metric = "accuracy" if request["objective"]["type"] == "cross_entropy" else "r2"
+    metric = f"val_{metric}" if "split" in request else metric
+    return f"{metric} > {alias}.{metric}"
+
+
+def fitted(request: dict[str, Any], mistakes: Iterable[Entry | EntryView]) -> dict[str, Any]:
+    """The request with the sizes of its catalogue's net that the mistakes ask for.
+
+    What the training rows have may be less than what all rows have: a category may be among the held-out ones alone.
+    """
+    architecture = request.get("architecture")
+    params = architecture.get("params") if isinstance(architecture, dict) else None
+    if not isinstance(params, dict) or "in_features" not in params:
+        return request
+    wanted = {}
+    for found in mistakes:
+        row = re.fullmatch(r"\['B', ([0-9]+)\]", found.expected or "")
+        classes = re.fullmatch(r"\[N, ([0-9]+)\]", found.expected or "")
+        if row is not None and found.pointer.startswith("/architecture/inputs/"):
+            wanted["in_features"] = int(row[1])
+        elif classes is not None and found.pointer == "/architecture/root":
+            wanted["num_classes"] = int(classes[1])
+    return {**request, "architecture": {**architecture, "params": {**params, **wanted}}} if wanted else request  # type: ignore[dict-item]  # it has params
