@@ -180,6 +180,7 @@ def _no_metrics(material: Material) -> Absent | None:
 def _metrics(material: Material, wish: Wish) -> Figure:
     told = [(name, curve) for name, curve in material.curves.items() if name not in _LOSSES]
     told.sort(key=lambda one: one[0] == "lr")  # which is no metric: last
+    told = [(name, curve) for name, curve in told if name != "lr" or len({*curve.values}) > 1] or told
     traces = []
     layout: dict[str, Any] = {}
     for place, (name, curve) in enumerate(told):

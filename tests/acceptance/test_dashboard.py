@@ -186,6 +186,15 @@ def test_train_watch_promote_and_predict_by_keyboard_alone(page: Page, server: S
     press(page, "Open typed/1")
     expect(page.get_by_text("No champion: the newest version, 1, answers.")).to_be_visible()
     press(page, "Promote version 1")
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "Version 1 answers whoever asks typed from now on, also when there are newer versions."
+    )
+    expect(page.get_by_role("dialog").get_by_role("button", name="Promote version 1")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="Promote version 1")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
     expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
     expect(page.locator(".note")).to_have_text(re.compile("Version 1 is the champion."))
     tab_to(page, "Ask it", backwards=True)
@@ -288,7 +297,7 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
     page.get_by_label("Choose a file").set_input_files(
         {"name": "mieten.csv", "mimeType": "text/csv", "buffer": text.encode()}
     )
-    expect(page.get_by_label("Numbers have a decimal comma")).to_be_checked()
+    expect(page.get_by_label("Numbers are written as")).to_have_value("1234,56")
     page.get_by_role("button", name="Use this data").click()
     expect(page.get_by_role("region", name="Columns")).to_contain_text("20.5 to 79.5")
     expect(page.get_by_label("Standardize the target")).to_be_checked()
@@ -372,10 +381,12 @@ def test_texts_that_make_a_column_of_numbers_one_of_texts_are_read_as_missing_at
     columns = page.get_by_role("region", name="Columns").get_by_role("row")
     expect(columns.filter(has_text="age")).to_contain_text("text")
     check = page.get_by_role("complementary", name="Check and train")
-    expect(check.get_by_role("button", name="Read “?!” as missing")).to_be_visible()
-    page.locator(".dataset").get_by_role("button", name="Read “k.A.” as missing").click()
+    expect(check).to_contain_text("Still needed: how to read age, size (see Data).")
+    expect(check.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+    page.get_by_role("button", name="Read “k.A.” as missing").click()
     expect(columns.filter(has_text="age")).to_contain_text("1 to 59")
-    check.get_by_role("button", name="Read “?!” as missing").click()
+    expect(check).to_contain_text("Still needed: how to read size (see Data).")
+    page.get_by_role("button", name="Read “?!” as missing").click()
     expect(columns.filter(has_text="size")).to_contain_text("0 to 14.75")
     expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
     expect(page.get_by_label("Fill missing numbers")).to_be_checked()
@@ -383,6 +394,77 @@ def test_texts_that_make_a_column_of_numbers_one_of_texts_are_read_as_missing_at
     with server.client() as client:
         [made] = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == "gaps"]
     assert (made["source"]["missing_texts"], made["source"]["missing"]) == (["k.A.", "?!"], "keep")
+
+
+def test_marks_between_thousands_are_found_and_else_asked_about(page: Page, server: Server) -> None:
+    """Where a choice makes texts of numbers, nothing is trained before somebody has said how these are meant."""
+
+    def chosen(name: str, rows: str) -> None:
+        page.get_by_label("Choose a file").set_input_files(
+            {"name": name, "mimeType": "text/csv", "buffer": f"size;price\n{rows}".encode()}
+        )
+
+    rows = "".join(f"{i},5;{1 + i % 9}.{100 + i},08\n" for i in range(60))
+    train = page.get_by_role("button", name="Train", exact=True)
+    marks = page.get_by_label("Numbers are written as")
+    columns = page.get_by_role("region", name="Columns").get_by_role("row")
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chosen("swiss.csv", rows.replace(".", "\u2019").replace(",", "."))
+    expect(marks).to_have_value("1'234.56")
+    chosen("plain.csv", "1.234;5\n2.500;6\n")
+    expect(marks).to_have_value("1234.56")
+    chosen("marks.csv", rows)
+    expect(marks).to_have_value("1.234,56")
+    marks.select_option("1234,56")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("listitem").filter(has_text="Column 'price' is taken as texts")).to_be_visible()
+    expect(page.get_by_text("Still needed: how to read price (see Data).")).to_be_visible()
+    expect(train).to_be_disabled()
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    page.get_by_role("button", name="Its texts are classes").click()
+    expect(train).to_be_enabled()
+    page.get_by_role("button", name="Use this data").click()
+    page.get_by_role("button", name="Read as numbers like 1.234,56").click()
+    expect(columns.filter(has_text="price")).to_contain_text("1100 to 9153")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_label("Epochs").fill("2")
+    train.click()
+    expect(page.get_by_role("heading", name="Training of marks")).to_contain_text("succeeded")
+
+    with server.client() as client:
+        made = [one["source"] for one in client.get("/v1/datasets").json()["data"] if one["name"] == "marks"]
+    assert {"decimal": ",", "thousands": "."}.items() <= made[0].items()
+
+
+def test_who_trains_a_model_that_is_there_is_told_of_its_champion(page: Page, server: Server) -> None:
+    with server.client() as client:
+        run_job(client, {**examples.CLASSIFY, "output": {"model": "reigning", "alias_on_success": "champion"}})
+        found = client.get("/v1/models/reigning/versions/1").json()["metrics"]["val_accuracy"]
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Examples").click()
+    page.get_by_role("button", name=re.compile("Two clouds")).click()
+    page.get_by_label("Name of the model").fill("reigning")
+    told = page.get_by_text(f"version 1 is its champion (validation accuracy {found:.4g})")
+    expect(told).to_contain_text("The new version takes its place, even if it is worse.")
+    page.get_by_label("Only if it is better").check()
+    expect(told).to_contain_text("takes its place if val_accuracy > champion.val_accuracy.")
+    page.get_by_label("Held out for validation").select_option("nothing")
+    expect(told).to_contain_text("if accuracy > champion.accuracy.")
+    page.get_by_label("Make it the champion when it succeeds").uncheck()
+    expect(told).to_contain_text("It stays the champion.")
+    page.get_by_label("Make it the champion when it succeeds").check()
+    page.get_by_label("Only if it is better").check()
+    page.get_by_label("Epochs").fill("1")
+    page.get_by_label("Learning rate").fill("1e-9")
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+    page.get_by_role("button", name="Train", exact=True).click()
+
+    expect(page.get_by_role("heading", name="Training of reigning")).to_contain_text("succeeded")
+    expect(page.get_by_text("The champion stayed as it was:")).to_be_visible()
+    with server.client() as client:
+        assert client.get("/v1/models/reigning").json()["aliases"] == {"champion": 1}
 
 
 def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:
@@ -544,15 +626,15 @@ def test_versions_are_compared_on_the_numbers_that_they_answer(page: Page, serve
     assert f"{answers[0]:.4g}" == f"{answers[1]:.4g}"
     predictions = page.locator(".compare")
     go(page, server, "#/models/alike?a=1&b=2")
-    expect(predictions).to_contain_text("50 of the first 50 rows are answered otherwise.")
+    expect(predictions).to_contain_text(re.compile("50 of the first 50 rows of ds_.* are answered otherwise"))
     first = page.get_by_role("table", name="Changed predictions").get_by_role("row").nth(1).get_by_role("cell")
     assert [float(text) for text in first.all_inner_texts()[2:]] == [pytest.approx(one, rel=1e-6) for one in answers]
     go(page, server, "#/models/alike?a=1&b=3")
-    expect(predictions).to_contain_text("0 of the first 50 rows are answered otherwise.")
+    expect(predictions).to_contain_text(re.compile("Predictions0 of the first 50 rows of ds_.* are answered otherwise"))
 
     for a, b in ((1, 2), (2, 1)):  # the rows have what both take
         go(page, server, f"#/models/columns?a={a}&b={b}")
-        expect(predictions).to_contain_text("of the first 50 rows are answered otherwise.")
+        expect(predictions).to_contain_text("are answered otherwise.")
         expect(page.get_by_role("table", name="Changed predictions").get_by_role("row").nth(1)).to_contain_text("rooms")
     for a, b in ((2, 3), (3, 2)):
         go(page, server, f"#/models/columns?a={a}&b={b}")
@@ -560,6 +642,85 @@ def test_versions_are_compared_on_the_numbers_that_they_answer(page: Page, serve
         expect(predictions).to_contain_text("Only version 3 takes floor.")
         expect(predictions).to_contain_text("their predictions cannot be compared")
         expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_figures_of_other_rows_are_told_to_be_no_comparison(page: Page, server: Server) -> None:
+    with server.client() as client:
+        for seed, rows in ((1, 1), (1, 1), (2, 1), (1, 2)):
+            split = {"type": "random", "validation": 0.2, "seed": seed}
+            job = {**examples.CLASSIFY, "dataset": {**examples.CLOUDS, "seed": rows}, "split": split}
+            run_job(client, {**job, "budget": {"epochs": 1}, "output": {"model": "measured"}})
+    for b, apart in ((2, False), (3, True), (4, True)):
+        go(page, server, f"#/models/measured?a=1&b={b}")
+        expect(page.locator(".compare")).to_contain_text("of the first 50 rows of ds_")
+        warning = page.locator(".compare .callout")
+        if apart:
+            expect(warning).to_contain_text("These figures come from different rows")
+        else:
+            expect(warning).to_have_count(0)
+
+
+def test_curves_are_the_figures_of_the_server_and_grow_by_its_events(page: Page, server: Server) -> None:
+    """With its axes and words; and a chart is as wide as its place, whenever that changes."""
+    job = {**examples.CLASSIFY, "budget": {"epochs": 1_000_000}, "checkpoint": {"every_s": 3600}}
+    with server.client() as client:
+        job_id = client.post("/v1/jobs", json={**job, "output": {"model": "growing"}}).json()["id"]
+        wait_for(lambda: (client.get(f"/v1/jobs/{job_id}").json()["progress"] or {}).get("step", 0) > 50)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        go(page, server, f"#/jobs/{job_id}")
+        chart = page.locator("[aria-label=Curves] figure").first
+        expect(chart).to_have_attribute("data-drawn", "true")
+        page.wait_for_timeout(1000)  # what had come before the figure was there may have been asked for again
+        asked.clear()
+        before = int(chart.get_attribute("data-points") or 0)
+        wait_for(lambda: len(curve(page)["x"]) > before + 50)
+        assert [url for url in asked if "/figures/loss" in url or url.endswith("/metrics")] == []
+        for width in (1280, 500, 900):
+            page.set_viewport_size({"width": width, "height": 900})
+            wait_for(
+                lambda: page.evaluate(
+                    """() => [...document.querySelectorAll('.plot')].filter(plot => plot.clientWidth).every(plot => {
+                         const drawn = plot.querySelector('.main-svg')?.getBoundingClientRect().width
+                         return drawn === undefined || Math.abs(drawn - plot.clientWidth) <= 1 })"""
+                )
+            )
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("heading", name="Training of growing")).to_contain_text("paused")
+        drawn = client.get(f"/v1/jobs/{job_id}/figures/loss?points=4000").json()
+        client.post(f"/v1/jobs/{job_id}/cancel")
+    axis = drawn["layout"]["yaxis"]
+    shown = """() => { const { data, layout } = document.querySelector('[aria-label=Curves] .plot');
+               return [data.map(({ name, mode }) => [name, mode]), layout.yaxis.title.text, layout.yaxis.type] }"""
+    wanted = [[[one["name"], one["mode"]] for one in drawn["data"]], axis["title"]["text"], axis.get("type", "linear")]
+    wait_for(lambda: page.evaluate(shown) == wanted)
+    seen = curve(page)
+
+    assert seen["x"] == sorted(set(seen["x"]))
+    told = dict(zip(drawn["data"][0]["x"], drawn["data"][0]["y"], strict=True))
+    both = {step: value for step, value in zip(seen["x"], seen["y"], strict=True) if step in told}
+    assert len(both) > 50
+    assert both == {step: told[step] for step in both}
+
+
+def test_mistakes_that_were_not_sent_are_counted_as_not_shown(browser: Browser, server: Server) -> None:
+    with server.client() as client:
+        net = {
+            "schema": "arch/1",
+            "inputs": [{"name": "x", "shape": ["B", 3, 5]}],
+            "root": _LINEAR | {"in_features": 5},
+        }
+        run_job(client, {"kind": "import", "architecture": net, "output": {"model": "deep"}})
+        wrong = client.post("/predict", json={"model": "deep", "inputs": [[["a"] * 5] * 3] * 4}).json()
+    assert wrong["more"] > 0
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/playground/deep")
+        page.get_by_label("Rows as JSON").fill(json.dumps([[["a"] * 5] * 3] * 4))
+        page.get_by_role("button", name="Predict").click()
+        shown = page.get_by_role("alert").get_by_role("listitem")
+        expect(shown).to_have_count(5)
+        more = len(wrong["errors"]) - 5 + wrong["more"]
+        expect(page.get_by_role("alert")).to_contain_text(f"And {more} more, not shown here.")
 
 
 def test_an_answer_has_the_digits_that_the_command_shows(page: Page, server: Server) -> None:
@@ -783,6 +944,23 @@ def test_the_first_page_counts_what_it_says_needs_a_hand(page: Page, server: Ser
     assert int(tile.locator(".tile-number").text_content() or "") >= listed.count()
 
 
+def test_an_import_that_was_mended_needs_no_hand(page: Page, server: Server) -> None:
+    with server.client() as client:
+        file = io.BytesIO()
+        torch.save(nn.Linear(4, 2).state_dict(), file)
+        upload = client.post("/v1/uploads", content=file.getvalue()).json()["id"]
+        job = {"kind": "import", "upload": upload, "output": {"model": "mended"}}
+        failed = client.post("/v1/jobs", json=job, headers={"Prefer": "wait=30"}).json()
+        assert failed["state"] == "failed"
+        listed = page.get_by_role("region", name="Needs a hand").get_by_role("listitem")
+        go(page, server, "#/")
+        expect(listed.filter(has_text="Import of mended failed")).to_be_visible()
+        net = {**_PICTURE, "inputs": [{"name": "x", "shape": ["B", 4]}], "root": _LINEAR}
+        run_job(client, {**job, "architecture": net})
+    expect(listed.filter(has_text="Import of mended failed")).to_have_count(0)
+    expect(listed.first).to_be_visible()
+
+
 def test_the_first_page_counts_beyond_the_newest_jobs(browser: Browser, make_server: Callable[..., Server]) -> None:
     """One runs since before more than a page of others was queued; what is beyond what it asks for has a plus."""
     busy = make_server(job_slots="1")
@@ -832,6 +1010,8 @@ def test_a_champion_that_somebody_moved_back_needs_no_hand(browser: Browser, tmp
                 go(page, quiet, "#/models")
                 go(page, quiet, "#/")
                 expect(page.get_by_text("Nothing needs a hand")).to_be_visible()
+                expect(page.locator(".tile.bad")).to_have_count(0)
+                expect(page.get_by_role("heading", name="Needs a hand")).to_have_count(0)
                 expect(hand).to_have_count(0)
 
                 point(version=1, canary={"version": 2, "percent": 100}, guard={"requests": 10, "latency_s": 1e-9})
@@ -848,20 +1028,6 @@ def test_a_champion_that_somebody_moved_back_needs_no_hand(browser: Browser, tmp
                 history = page.get_by_role("table", name="History of the champion")
                 expect(history.get_by_role("row").nth(1)).to_contain_text("its guard")
                 expect(history.get_by_role("row").last).to_contain_text("not recorded")
-    finally:
-        assert quiet.stop() == 0
-
-
-def test_where_nothing_needs_a_hand_the_first_page_says_so(browser: Browser, tmp_path: Path) -> None:
-    quiet = Server(tmp_path / "store").start()
-    try:
-        with quiet.client() as client:
-            run_job(client, examples.TRAIN)
-        with opened(browser, quiet.url) as page:
-            go(page, quiet, "#/")
-            expect(page.get_by_text("Nothing needs a hand")).to_be_visible()
-            expect(page.locator(".tile.bad")).to_have_count(0)
-            expect(page.get_by_role("heading", name="Needs a hand")).to_have_count(0)
     finally:
         assert quiet.stop() == 0
 
@@ -901,6 +1067,34 @@ def test_a_refused_prediction_says_which_input_is_missing(browser: Browser, serv
         expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(
             ["/inputs/in1 This input is missing."]
         )
+
+
+def test_several_tables_begin_with_a_row_of_each(page: Page, server: Server) -> None:
+    rows = "".join(f"{i},{i % 7},{'red' if i % 2 else 'green'},{3 * i}\n" for i in range(60))
+    net = {
+        "schema": "arch/1",
+        "inputs": [{"name": "sizes", "shape": ["B", 2]}, {"name": "looks", "shape": ["B", 2]}],
+        "root": {
+            "type": "Graph",
+            "inputs": ["sizes", "looks"],
+            "layers": [{"name": "head", "type": "Linear", "in_features": 4, "out_features": 1}],
+            "forward": ["return head(cat((sizes, looks), dim=1))"],
+        },
+    }
+    with server.client() as client:
+        content, headers = f"length,width,colour,weight\n{rows}".encode(), {"Content-Type": "text/csv"}
+        upload = client.post("/v1/uploads", content=content, headers=headers).json()["id"]
+        source = {"type": "csv", "upload": upload, "target": "weight"}
+        source |= {"inputs": {"sizes": ["length", "width"], "looks": ["colour"]}}
+        steps = [{"type": "one_hot", "input": "looks"}]
+        job = {**examples.TRAIN, "architecture": net, "dataset": source, "preprocessing": steps, "optimizer": _ADAM}
+        run_job(client, {**job, "budget": {"epochs": 1}, "output": {"model": "tables"}})
+    go(page, server, "#/playground/tables")
+    asked = json.loads(page.get_by_label("Rows as JSON").input_value())
+    page.get_by_role("button", name="Predict").click()
+
+    expect(page.locator("[data-answer]")).to_be_visible()
+    assert asked == {"sizes": [{"length": 29.5, "width": 3}], "looks": [{"colour": "green"}]}
 
 
 def test_what_was_answered_before_goes_when_the_next_question_fails(browser: Browser, server: Server) -> None:
@@ -1240,7 +1434,7 @@ def test_a_key_of_too_small_a_scope_is_told_which_one_is_needed(browser: Browser
             page.get_by_role("button", name="Use this key").click()
             expect(page.get_by_text("No job yet.")).to_be_visible()
             expect(page.locator("#connection")).to_have_attribute("data-status", "live")
-            page.get_by_role("button", name="Forget key").click()
+            page.get_by_role("button", name="Sign out").click()
             page.get_by_role("button", name="Not now").click()
             expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
     finally:
@@ -1294,17 +1488,50 @@ def test_a_champion_can_be_rolled_back_only_where_it_was_another_version(page: P
             go(page, server, "#/models/back")
             expect(page.get_by_text(f"Version {seed} is the champion and answers.")).to_be_visible()
             expect(page.get_by_role("button", name="Roll back")).to_have_count(int(seed > 1))
+    dialog = page.get_by_role("dialog")
     page.get_by_role("button", name="Roll back").dblclick()
-    expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+    expect(dialog).to_contain_text("Version 2 answers whoever asks back from now on, instead of version 3.")
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    dialog.get_by_role("button", name="Not now").click()
+    expect(page.get_by_text("Version 3 is the champion and answers.")).to_be_visible()
     expect(page.get_by_role("button", name="Roll back")).to_be_focused()
     page.get_by_role("button", name="Roll back").click()
+    dialog.get_by_role("button", name="Roll back to version 2").click()
+    expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+    expect(page.locator("tr.changed")).to_contain_text("Version 2")
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
+    page.get_by_role("button", name="Roll back").click()
+    dialog.get_by_role("button", name="Roll back to version 1").click()
     expect(page.get_by_text("Version 1 is the champion and answers.")).to_be_visible()
     expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
     for shown in (page.locator("tr.selected"), page.get_by_role("region", name="Version 3", exact=True)):
         expect(shown).to_contain_text("Version 3")  # what was looked at stays, wherever the champion goes
     page.get_by_role("button", name="Promote version 2").click()
+    dialog.get_by_role("button", name="Promote version 2").click()
     expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+    expect(page.locator("tr.changed")).to_contain_text("Version 2")
     expect(page.get_by_role("link", name="Version 2")).to_be_focused()
+
+
+def test_a_champion_that_has_moved_since_is_shown_before_it_moves_again(browser: Browser, server: Server) -> None:
+    alias = "/v1/models/elsewhere/aliases/champion"
+    with server.client() as client, opened(browser, server.url, interrupted=True) as page:
+        for _ in range(3):
+            run_job(client, {"kind": "import", "architecture": _wide(1), "output": {"model": "elsewhere"}})
+        client.put(alias, json={"version": 1}, headers={"If-None-Match": "*"})
+        client.put(alias, json={"version": 2}, headers={"If-Match": "*"})
+        go(page, server, "#/models/elsewhere")
+        expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
+        client.put(alias, json={"version": 3}, headers={"If-Match": "*"})
+        page.get_by_role("button", name="Roll back").click()
+        page.get_by_role("dialog").get_by_role("button", name="Roll back to version 1").click()
+        expect(page.get_by_role("region", name="Notices").get_by_role("alert")).to_be_visible()
+        expect(page.get_by_text("Version 3 is the champion and answers.")).to_be_visible()
+        assert client.get(alias).json()["version"] == 3
+        page.get_by_role("button", name="Roll back").click()
+        page.get_by_role("dialog").get_by_role("button", name="Roll back to version 2").click()
+        expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
 
 
 def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: Server) -> None:

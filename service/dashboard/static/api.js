@@ -1,6 +1,6 @@
-// The only door: requests to /v1 with the key of this tab, and their problems as errors.
+// The only door: requests to /v1 with the key of this tab, and their problems as errors; and the stream of events.
 
-import { askForKey } from "./key.js";
+import { field, h, sure } from "./dom.js";
 
 const STORED = "modelyard.key";
 
@@ -16,7 +16,7 @@ export class Problem extends Error {
 }
 
 /** The headers that every request of this tab has. */
-export function credentials() {
+function credentials() {
   const key = sessionStorage.getItem(STORED);
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
@@ -37,6 +37,31 @@ export async function changeKey() {
 
 export const hasKey = () => sessionStorage.getItem(STORED) !== null;
 export const forgetKey = () => sessionStorage.removeItem(STORED);
+
+let asking = null;
+
+/** The key that the person gives, or null where they give none; several requests that wait for one share the dialog.
+ * `wrong` says what is wrong with the one before. */
+function askForKey(wrong) {
+  asking ??= ask(wrong).finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+async function ask(wrong) {
+  const input = h("input", { type: "password", autocomplete: "off", required: true });
+  const given = await sure(
+    "This server wants an API key",
+    [
+      wrong ? h("p", { class: "error-text", role: "alert" }, wrong) : null,
+      h("p", {}, "Whoever runs the server gives you one. It stays in this tab until you close it or sign out."),
+      field("API key", input, { wide: true }),
+    ],
+    "Use this key",
+  );
+  return (given && input.value.trim()) || null;
+}
 
 const declined = new Set();
 
@@ -75,15 +100,16 @@ async function read(answer) {
 const isJson = (answer) => (answer.headers.get("Content-Type") ?? "").includes("json");
 
 /** What an answer that is no success says. */
-export const problemOf = async (answer) => new Problem(answer.status, isJson(answer) ? await answer.json() : null);
+const problemOf = async (answer) => new Problem(answer.status, isJson(answer) ? await answer.json() : null);
 
 /** A resource as JSON, or text where it is text. */
 export const get = async (path, { signal } = {}) => read(await request(path, { signal }));
 
-/** A resource with its ETag: `{body, etag}`. */
-export async function getTagged(path) {
+/** The ETag of a resource. */
+export async function tagOf(path) {
   const answer = await request(path);
-  return { body: await read(answer), etag: answer.headers.get("ETag") };
+  await read(answer);
+  return answer.headers.get("ETag");
 }
 
 /** Send JSON. */
@@ -163,11 +189,118 @@ function follow(href, download) {
   Object.assign(document.createElement("a"), { href, download }).click();
 }
 
-/** Point an alias at a version, whether it exists or not. */
-export async function promote(model, alias, version, reason) {
-  const path = `/v1/models/${encodeURIComponent(model)}/aliases/${encodeURIComponent(alias)}`;
-  const { aliases } = await get(`/v1/models/${encodeURIComponent(model)}`);
-  const condition =
-    aliases[alias] === undefined ? { "If-None-Match": "*" } : { "If-Match": (await getTagged(path)).etag };
-  return send("PUT", path, reason ? { version, reason } : { version }, { headers: condition });
+// -- events -------------------------------------------------------------------------------------------------------------
+
+// One event stream for the page that is shown: read with fetch, so that it can carry a key; closed while the page is
+// hidden; resumed after the last event that was seen, so that none is lost and none comes twice.
+
+const state = {
+  topics: "jobs",
+  handler: null,
+  ready: null,
+  resumed: null,
+  lastId: null,
+  abort: null,
+  generation: 0,
+  listeners: new Set(),
+  status: "connecting",
+};
+
+/**
+ * Listen for a page.
+ *
+ * `ready` is called each time a stream begins that continues no other: whatever the page has read until then may be old,
+ * and it reads it now. What happens from then on comes to `handler`, once each and in order.
+ * `resumed` is called when a stream goes on that was cut: what `handler` asked for meanwhile may have failed.
+ */
+export function watch(topics, handler, ready, resumed = null) {
+  state.generation += 1;
+  Object.assign(state, { topics: ["jobs", ...topics].join(","), handler, ready, resumed, lastId: null });
+  state.abort?.abort();
+  if (!document.hidden) void run(state.generation);
+}
+
+/** Tell `listener` of the connection: "live", "connecting", "lost", "paused", or "refused" with the problem. */
+export function onStatus(listener) {
+  state.listeners.add(listener);
+  listener(state.status);
+}
+
+function tell(status, problem) {
+  if (state.status === status && !problem) return;
+  state.status = status;
+  for (const listener of state.listeners) listener(status, problem);
+}
+
+document.addEventListener("visibilitychange", () => {
+  state.generation += 1;
+  state.abort?.abort();
+  if (document.hidden) tell("paused");
+  else void run(state.generation);
+});
+
+async function run(generation) {
+  let wait = 250;
+  while (generation === state.generation) {
+    const abort = new AbortController();
+    state.abort = abort;
+    try {
+      const headers = { Accept: "text/event-stream" };
+      if (state.lastId !== null) headers["Last-Event-ID"] = state.lastId;
+      const answer = await request(`/v1/events?topics=${state.topics}`, { headers, signal: abort.signal });
+      if (!answer.ok) {
+        const problem = await problemOf(answer);
+        if (refused(problem) && generation === state.generation) {
+          tell("refused", problem); // it would be refused again: the next page, or another key, tries anew
+          return;
+        }
+        throw problem;
+      }
+      tell("live");
+      wait = 250;
+      // Where it begins is settled now: what is read after this, and what the stream brings, leave no gap.
+      if (state.lastId === null) await state.ready?.();
+      else state.resumed?.();
+      await events(answer.body, generation);
+    } catch (error) {
+      if (abort.signal.aborted || generation !== state.generation) return;
+      console.debug("stream:", error.message);
+    }
+    if (generation !== state.generation) return;
+    tell("lost");
+    await new Promise((resolve) => {
+      setTimeout(resolve, wait);
+    });
+    wait = Math.min(wait * 2, 4000);
+  }
+}
+
+async function events(body, generation) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done || generation !== state.generation) return;
+    text = (text + value).replaceAll("\r\n", "\n");
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      take(text.slice(0, end));
+      text = text.slice(end + 2);
+    }
+  }
+}
+
+function take(block) {
+  let id = null;
+  const data = [];
+  for (const line of block.split("\n")) {
+    if (line.startsWith("id:")) id = line.slice(3).trim();
+    else if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+  }
+  if (!data.length) return;
+  const event = JSON.parse(data.join("\n"));
+  try {
+    state.handler?.(event);
+  } finally {
+    if (id !== null) state.lastId = id;
+  }
 }

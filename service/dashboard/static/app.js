@@ -1,7 +1,7 @@
 // The frame: which page an address shows, the navigation, the state of the connection.
 
-import { Problem, forgetKey, hasKey, scopeOf } from "./api.js";
-import { h, replace } from "./dom.js";
+import { Problem, forgetKey, hasKey, scopeOf, onStatus, watch } from "./api.js";
+import { button, h, replace } from "./dom.js";
 import { failure } from "./parts.js";
 import * as imports from "./imports.js";
 import * as jobs from "./jobs.js";
@@ -9,7 +9,6 @@ import * as models from "./models.js";
 import * as playground from "./playground.js";
 import * as start from "./start.js";
 import * as train from "./train.js";
-import { onStatus, watch } from "./stream.js";
 
 const PAGES = [
   ["Start", "#/"],
@@ -35,18 +34,13 @@ const ROUTES = [
 
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
-const forget = h(
-  "button",
-  {
-    type: "button",
-    class: "quiet small",
-    hidden: !hasKey(),
-    onclick: () => {
-      forgetKey();
-      location.reload();
-    },
+const forget = button(
+  "Sign out",
+  () => {
+    forgetKey();
+    location.reload();
   },
-  "Forget key",
+  { class: "small", title: "This tab forgets its key.", hidden: !hasKey() },
 );
 let leave = null;
 let first = true;

@@ -1,12 +1,15 @@
 // Charts by plotly.js, which is fetched when the first one is on screen; each has a table of its values beside it.
+// What they show are the figures that the server draws of a job or a version, and the curves of a job as they grow.
 
-import { h, newId, replace, table } from "./dom.js";
+import { get } from "./api.js";
+import { h, newId, replace, table, tabs } from "./dom.js";
 import { number } from "./format.js";
+import { attempt, later } from "./parts.js";
 
 let loading = null;
 
 /** plotly.js, or null where the server has none. */
-export function plotly() {
+function plotly() {
   const url = document.querySelector('meta[name="plotly"]').content;
   if (!url) return Promise.resolve(null);
   loading ??= new Promise((resolve) => {
@@ -32,10 +35,14 @@ window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () 
 
 /** A chart: `update({data, layout})` draws; what comes faster than it can be drawn is drawn once. */
 export class Chart {
-  constructor(label, { height = 300 } = {}) {
+  constructor(label, { height = 300, waiting = "Loading…" } = {}) {
     this.label = label;
     this.height = height;
-    this.place = h("div", { class: "plot", role: "img", "aria-label": label, id: newId("plot") });
+    this.place = h(
+      "div",
+      { class: "plot", role: "img", "aria-label": label, id: newId("plot") },
+      h("p", { class: "empty" }, waiting),
+    );
     this.place.style.minHeight = `${height}px`; // by the object model, which the policy allows
     this.values = h("div", {});
     this.details = h(
@@ -47,12 +54,7 @@ export class Chart {
     this.root = h("figure", { class: "chart" }, this.place, this.details);
     this.figure = null;
     charts.add(this);
-    let width = 0;
-    new ResizeObserver(([{ contentRect }]) => {
-      if (this.drawn && width && contentRect.width && Math.abs(contentRect.width - width) > 1)
-        window.Plotly.Plots.resize(this.place);
-      width = contentRect.width;
-    }).observe(this.place);
+    new ResizeObserver(() => this.fit()).observe(this.place);
   }
 
   update(figure) {
@@ -84,16 +86,26 @@ export class Chart {
       this.details.open = true;
       return;
     }
+    if (!this.drawn) replace(this.place);
     const { data, layout } = recoloured(this.figure);
+    this.width = this.place.clientWidth;
     await library.react(
       this.place,
       data.map((trace, i) => dressed(trace, i)),
       themed(layout ?? {}, this.height),
-      { displayModeBar: false, responsive: true, showTips: false },
+      { displayModeBar: false, showTips: false },
     );
     if (!this.drawn) performance.mark("drawn");
     this.drawn = true;
     this.root.dataset.drawn = "true";
+    this.fit(); // its place may have changed while it was drawn
+  }
+
+  fit() {
+    const width = this.place.clientWidth;
+    if (!this.drawn || !width || width === this.width) return;
+    this.width = width;
+    window.Plotly.Plots.resize(this.place);
   }
 
   list() {
@@ -114,13 +126,12 @@ function recoloured(figure) {
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-export const palette = () => ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6"].map(css);
+const palette = () => ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6"].map(css);
 
 function dressed(trace, i) {
   const colours = palette();
-  const colour = colours[(trace.colour ?? i) % colours.length];
+  const colour = colours[i % colours.length];
   const made = { ...trace };
-  delete made.colour;
   if (["heatmap", "image", "table", "contour"].includes(trace.type)) {
     if (trace.type !== "image" && !trace.colorscale)
       made.colorscale = [
@@ -212,89 +223,89 @@ function valuesOf({ data, layout }, label) {
   });
 }
 
-/** A job's series as a figure. `series`: Map of name to Map of step to value; `perEpoch`: steps of an epoch, if known. */
-export function curves(series, names, perEpoch = null) {
-  const told = names.some(isHeldOut) && names.some((name) => !isHeldOut(name)) && perEpoch > 1;
-  const data = names
-    .filter((name) => series.has(name))
-    .map((name) => {
-      const points = series.get(name);
-      const steps = thinned(
-        [...points.keys()].sort((a, b) => a - b),
-        points,
-      );
-      return {
-        type: "scatter",
-        mode: steps.length < 3 || (told && isHeldOut(name) && steps.length <= MARKED) ? "lines+markers" : "lines",
-        name: told ? `${name}, ${isHeldOut(name) ? "after each epoch" : "of each step"}` : name,
-        x: steps,
-        y: steps.map((step) => points.get(step)),
-        ...(told && !isHeldOut(name) && steps.length > MARKED ? { line: { width: 1 }, opacity: 0.6 } : {}), // it jumps
-      };
-    });
-  const positive =
-    data.length > 0 &&
-    names.every((name) => name.endsWith("loss")) &&
-    data.every((trace) => trace.y.every((value) => value === null || value > 0));
-  const few = data.every(({ x }) => x.at(-1) - x[0] < 8); // or a half step would have a number
-  const [low, high] = range(data);
-  const wide = positive && high / low >= LOG_FROM;
-  return {
-    data,
-    layout: {
-      xaxis: {
-        title: { text: perEpoch > 1 ? `step (${perEpoch} to an epoch)` : "step" },
-        tickformat: ",d",
-        ...(few ? { dtick: 1 } : {}),
-      },
-      yaxis: { title: { text: axisName(names) }, ...(wide ? logarithmic(low, high) : {}) },
-      showlegend: data.length > 1,
-    },
-  };
+// -- figures of the server ----------------------------------------------------------------------------------------------
+
+const MAIN = ["fit", "decision", "confusion"];
+const POINTS = 4000; // of a curve, when it is asked for
+
+/** The figure that shows best how a job of its kind does: its entry in the listing, or undefined. */
+export async function mainFigure(path) {
+  const { data } = await get(`${path}/figures`);
+  return MAIN.map((name) => data.find((one) => one.name === name && one.available)).find(Boolean);
 }
 
-const isHeldOut = (name) => name.startsWith("val_"); // measured on the held-out rows, at the end of an epoch
-const MARKED = 60;
-const LOG_FROM = 100; // as in the server's figure, so that a loss looks the same in both
-const POWERS_SHOWN = 8;
-
-/** An axis with 1, 2 and 5 of each power as plain numbers; powers of ten where those would be long or many. */
-function logarithmic(low, high) {
-  const powers = Math.log10(high) - Math.log10(low);
-  if (powers <= 3 && low >= 1e-4 && high <= 1e5) return { type: "log", dtick: "D2", tickformat: "~g" };
-  return { type: "log", dtick: Math.ceil(powers / POWERS_SHOWN), exponentformat: "power" };
+/** Ask anew for those curves of which there is something. */
+export async function askAll(path, curves) {
+  const { data } = await get(`${path}/figures`);
+  const there = data.filter(({ available }) => available);
+  await Promise.all(there.map(({ name, url }) => curves.find((one) => one.name === name)?.ask(url)));
 }
 
-function axisName(names) {
-  if (names.every((name) => name.endsWith("loss"))) return "loss";
-  return names.length > 1 ? "value" : names[0];
-}
+/** All figures below a path such as /v1/jobs/ID. */
+export const figures = (path) =>
+  later(async () => {
+    const { data } = await get(`${path}/figures`);
+    const there = data.filter((one) => one.available);
+    if (!there.length) return h("p", { class: "empty" }, data[0]?.reason ?? "There is nothing to draw yet.");
+    return tabs(
+      "Figures",
+      there.map((one) => [
+        one.name,
+        one.title,
+        () => {
+          const chart = new Chart(one.title, { height: 380 });
+          void attempt(async () => chart.update(await get(one.url)));
+          return chart.root;
+        },
+      ]),
+      there[0].name,
+    );
+  });
 
-const DRAWN = 4000;
-
-/** The steps that are drawn: all, or of each stretch those with its least and its greatest value, and the last. */
-function thinned(steps, points) {
-  if (steps.length <= DRAWN) return steps;
-  const stretch = Math.ceil((2 * steps.length) / DRAWN);
-  const found = [];
-  for (let from = 0; from < steps.length; from += stretch) {
-    const part = steps.slice(from, from + stretch);
-    const least = part.reduce((a, b) => (points.get(b) < points.get(a) ? b : a));
-    const greatest = part.reduce((a, b) => (points.get(b) > points.get(a) ? b : a));
-    found.push(...[...new Set([least, greatest])].sort((a, b) => a - b));
+/** A figure of curves as the server draws it, which grows by what the event stream brings of the metrics that it `takes`. */
+export class Curves {
+  constructor(name, title, takes, { hidden = false } = {}) {
+    this.name = name;
+    this.takes = takes;
+    this.chart = new Chart(title, { waiting: "No step has been reported yet." });
+    this.chart.root.hidden = hidden;
+    this.figure = null;
+    this.since = []; // what came since it was asked for
+    this.missing = new Set(); // what the server may leave out: it is asked for it once
   }
-  if (found.at(-1) !== steps.at(-1)) found.push(steps.at(-1));
-  return found;
-}
 
-function range(data) {
-  let low = Infinity;
-  let high = 0;
-  for (const { y } of data)
-    for (const value of y)
-      if (value !== null) {
-        low = Math.min(low, value);
-        high = Math.max(high, value);
-      }
-  return [low, high];
+  async ask(url) {
+    const since = (this.since = []);
+    const figure = await get(`${url}?points=${POINTS}`);
+    this.figure = figure;
+    this.grow(since);
+    this.chart.root.hidden = figure.data.every(({ name, y }) => name === "lr" && new Set(y).size < 2);
+    this.chart.update({ ...figure });
+  }
+
+  /** Add points; false where the server has to draw it anew. */
+  add(series) {
+    const mine = series.filter(({ name }) => this.takes(name));
+    this.since.push(...mine);
+    if (!mine.length) return true;
+    if (!this.figure) return false;
+    const grown = this.grow(mine);
+    this.chart.update({ ...this.figure });
+    return grown;
+  }
+
+  grow(series) {
+    let all = true;
+    for (const { name, steps, epochs, values } of series) {
+      const trace = this.figure.data.find((one) => one.name === name);
+      if (trace ? trace.mode === "markers" || trace.x.length > 2 * POINTS : !this.missing.has(name)) all = false;
+      if (!trace) this.missing.add(name);
+      const from = trace ? steps.findIndex((step) => step > trace.x.at(-1)) : -1;
+      if (from < 0) continue; // a job that goes on after a crash tells some steps again
+      trace.x.push(...steps.slice(from));
+      trace.y.push(...values.slice(from));
+      trace.customdata.push(...epochs.slice(from));
+    }
+    return all;
+  }
 }

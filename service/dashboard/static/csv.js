@@ -53,16 +53,41 @@ export function records(text, delimiter, most = Infinity) {
   return found;
 }
 
-/** The mark that numbers have in rows of cells: a comma where some have one and none has a point, else `usual`. */
-export function decimalOf(rows, delimiter, usual = ".") {
-  const cells = delimiter === "," ? [] : rows.flat();
-  if (!cells.length || cells.some((cell) => /^[+-]?[\d,]*\.\d+(e[+-]?\d+)?$/i.test(cell))) return ".";
-  return cells.some((cell) => /^[+-]?\d*,\d+(e[+-]?\d+)?$/i.test(cell)) ? "," : usual;
+/** A cell with the usual signs for an apostrophe and for a space. */
+export const level = (cell) => cell.replace(/[\u2019\u00a0\u202f\u2009]/g, (sign) => (sign === "\u2019" ? "'" : " "));
+
+/** How numbers are written in these cells, as a source says it: `{decimal, thousands}`; as in `usual` where nothing
+ * shows it plainly: 1,234 may have either. */
+export function marksOf(cells, delimiter, usual = {}) {
+  const [points, sure, maybe] = [new Set(), new Set(), new Set()];
+  for (const cell of cells) {
+    const text = level(cell);
+    const [, mark, point] = /^[+-]?[1-9]\d{0,2}([.,' ])\d{3}(?:\1\d{3})*(?:([.,])\d+)?$/.exec(text) ?? [];
+    const decimal = mark ? point : /^[+-]?\d*([.,])\d+(e[+-]?\d+)?$/i.exec(text)?.[1];
+    if ([mark, decimal].includes(delimiter) || (mark && mark === point)) continue;
+    if (decimal) points.add(decimal);
+    if (mark && !point && /^[^.,]*[.,][^.,]*$/.test(text)) maybe.add(mark);
+    else if (mark) sure.add(mark);
+    if (sure.has(mark) && !point && /[.,]/.test(mark)) points.add(mark === "." ? "," : ".");
+  }
+  if (!points.size && maybe.has(",")) points.add(",");
+  if (points.size > 1) return { decimal: "." };
+  const decimal = [...points][0] ?? usual.decimal ?? ".";
+  const between = new Set(points.size ? [...maybe, ...sure] : sure);
+  between.delete(decimal);
+  if (sure.has(decimal) || between.size > 1) return { decimal };
+  return { decimal, thousands: [...between][0] ?? (decimal === usual.decimal ? usual.thousands : undefined) };
 }
 
 /** The number that a cell is, or null. */
-export function numberIn(cell, decimal = ".") {
-  const text = decimal === "." ? cell : cell.includes(".") ? "" : cell.replace(decimal, ".");
+export function numberIn(cell, { decimal = ".", thousands } = {}) {
+  let text = level(cell);
+  if (thousands && text.includes(thousands)) {
+    const [whole] = text.split(decimal);
+    if (!new RegExp(`^[+-]?[1-9]\\d{0,2}([${thousands}]\\d{3})+$`).test(whole)) return null;
+    text = whole.replaceAll(thousands, "") + text.slice(whole.length);
+  }
+  if (decimal === ",") text = text.includes(".") ? "" : text.replace(",", ".");
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
 }
 

@@ -12,26 +12,15 @@ export function s(tag, props = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
 
-const PROPERTIES = new Set([
-  "value",
-  "checked",
-  "disabled",
-  "hidden",
-  "selected",
-  "open",
-  "required",
-  "readOnly",
-  "indeterminate",
-  "multiple",
-]);
+const PROPERTIES = ["value", "checked", "disabled", "hidden", "open", "required"];
 
 function fill(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === undefined || value === null || value === false) {
-      if (PROPERTIES.has(name) && value === false) element[name] = false;
+      if (PROPERTIES.includes(name) && value === false) element[name] = false;
     } else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "data") Object.assign(element.dataset, value);
-    else if (PROPERTIES.has(name))
+    else if (PROPERTIES.includes(name))
       continue; // after the children: a select has no value before it has options
     else element.setAttribute(name, value === true ? "" : String(value));
   }
@@ -62,28 +51,21 @@ let ids = 0;
 export const newId = (prefix = "e") => `${prefix}-${(ids += 1)}`;
 
 /** A labelled control. `control` is an element with a value; `hint` stands below it. */
-export function field(label, control, { hint, wide = false, inline = false } = {}) {
+export function field(label, control, { hint, wide = false } = {}) {
   if (!control.id) control.id = newId("f");
   const note = hint ? h("p", { class: "hint", id: `${control.id}-hint` }, hint) : null;
   if (note) control.setAttribute("aria-describedby", note.id);
-  return h(
-    "div",
-    { class: `field${wide ? " wide" : ""}${inline ? " inline" : ""}` },
-    h("label", { for: control.id }, label),
-    control,
-    note,
-  );
+  return h("div", { class: `field${wide ? " wide" : ""}` }, h("label", { for: control.id }, label), control, note);
 }
 
-/** A select over `[value, text]` pairs or plain texts. */
+/** A select over `[value, text]` pairs or plain texts; a value that is none of them is one more. */
 export function select(options, value, onchange, props = {}) {
+  const pairs = options.map((option) => [option].flat());
+  if (value && !pairs.some(([key]) => key === value)) pairs.push([value]);
   return h(
     "select",
     { ...props, value, onchange: (event) => onchange(event.target.value) },
-    options.map((option) => {
-      const [key, text] = Array.isArray(option) ? option : [option, option];
-      return h("option", { value: key }, text);
-    }),
+    pairs.map(([key, text = key]) => h("option", { value: key }, text)),
   );
 }
 
@@ -100,6 +82,13 @@ export function check(label, checked, onchange, { hint } = {}) {
   return h("div", { class: "check" }, box, h("div", {}, h("label", { for: box.id }, label), note));
 }
 
+/** A button; what it says may change, and `props` may say what kind it is. */
+export const button = (text, onclick, props = {}) => h("button", { type: "button", onclick, ...props }, text);
+
+/** A text as it is, which scrolls where it is long. */
+export const block = (label, text) =>
+  h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": label }, text);
+
 const FEW = 6;
 
 /** A table that scrolls by itself where the page is narrow, or whose rows are then each a block of lines (`stacked`).
@@ -107,7 +96,6 @@ const FEW = 6;
 export function table(caption, columns, rows, { empty = "Nothing here yet.", shown = false, stacked = false } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
   const heads = columns.map((column) => (typeof column === "string" ? { label: column } : column));
-  const role = (name) => (stacked ? name : null); // a row that is shown as a block is a row all the same
   const scroll = h(
     "div",
     {
@@ -118,18 +106,18 @@ export function table(caption, columns, rows, { empty = "Nothing here yet.", sho
     },
     h(
       "table",
-      { role: role("table") },
+      { role: "table" }, // also where it is shown as blocks
       h("caption", { class: shown ? null : "sr" }, caption),
       h(
         "thead",
-        { role: role("rowgroup") },
+        { role: "rowgroup" },
         h(
           "tr",
-          { role: role("row") },
+          { role: "row" },
           heads.map((head) =>
             h(
               "th",
-              { scope: "col", role: role("columnheader"), class: head.numeric ? "num" : head.hidden ? "act" : null },
+              { scope: "col", role: "columnheader", class: head.numeric ? "num" : head.hidden ? "act" : null },
               head.hidden ? h("span", { class: "sr" }, head.label) : head.label,
             ),
           ),
@@ -137,17 +125,17 @@ export function table(caption, columns, rows, { empty = "Nothing here yet.", sho
       ),
       h(
         "tbody",
-        { role: role("rowgroup") },
+        { role: "rowgroup" },
         rows.map((row) => {
           const cells = Array.isArray(row) ? row : row.cells;
           return h(
             "tr",
-            { role: role("row"), class: row.selected ? "selected" : null, data: row.data },
+            { role: "row", class: row.class?.filter(Boolean).join(" "), data: row.data },
             cells.map((cell, i) =>
               h(
                 "td",
                 {
-                  role: role("cell"),
+                  role: "cell",
                   class: heads[i]?.numeric ? "num" : heads[i]?.hidden ? "act" : null,
                   data: stacked && !heads[i]?.hidden ? { label: heads[i]?.label } : {},
                 },
@@ -199,15 +187,8 @@ export function tabs(label, items, current, onchange = () => {}) {
     if (told) onchange(key);
     replace(panel, items.find(([name]) => name === key)[2]());
   }
-  const root = h(
-    "div",
-    { class: "tabs" },
-    h("div", { role: "tablist", "aria-label": label, class: "tablist" }, buttons),
-    panel,
-  );
   show(current ?? items[0][0], false);
-  root.show = (key) => show(key, false);
-  return root;
+  return h("div", {}, h("div", { role: "tablist", "aria-label": label, class: "tablist" }, buttons), panel);
 }
 
 /** A block of code with a button that copies it. */
@@ -273,4 +254,36 @@ export function dropZone(label, hint, onfile, { accept } = {}) {
     onfile(file);
   }
   return zone;
+}
+
+/** Whether the person says `yes` to what is going to happen. */
+export function sure(title, content, yes) {
+  return new Promise((resolve) => {
+    const id = newId("dialog");
+    const dialog = h(
+      "dialog",
+      {
+        class: "dialog",
+        "aria-labelledby": id,
+        onclose: () => {
+          dialog.remove();
+          resolve(dialog.returnValue === "yes");
+        },
+      },
+      h(
+        "form",
+        { method: "dialog" },
+        h("h2", { id }, title),
+        content,
+        h(
+          "div",
+          { class: "actions" },
+          h("button", { class: "primary", value: "yes" }, yes),
+          button("Not now", () => dialog.close(), { class: "quiet" }),
+        ),
+      ),
+    );
+    document.body.append(dialog);
+    dialog.showModal(); // the first control has the focus, and the one that was pressed gets it back
+  });
 }

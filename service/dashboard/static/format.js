@@ -86,53 +86,29 @@ const steps = (pointer) =>
     .slice(1)
     .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
 
+const TOKENS = /"(?:\\.|[^"\\])*"|[{}[\],:]|[^\s{}[\],:"]+/g;
+
 /** The offsets in a JSON text of the value that an RFC 6901 pointer names: `[start, end]`, or its nearest parent's. */
 export function locate(text, pointer) {
   const wanted = steps(pointer);
-  let place = 0;
+  const around = []; // the objects and lists that are open: where they begin, and at which member they are
   let best = [0, 0];
-  const blank = () => {
-    while (/\s/.test(text[place] ?? "")) place += 1;
+  let depth = -1;
+  const ends = (start, end) => {
+    if (around.length <= depth || !around.every(({ at }, i) => String(at) === wanted[i])) return;
+    best = [start, end];
+    depth = around.length;
   };
-  function string() {
-    const start = place;
-    place += 1;
-    while (place < text.length && text[place] !== '"') place += text[place] === "\\" ? 2 : 1;
-    place += 1;
-    try {
-      return JSON.parse(text.slice(start, place));
-    } catch {
-      return "";
-    }
+  for (const { 0: token, index } of text.matchAll(TOKENS)) {
+    const end = index + token.length;
+    const inner = around.at(-1);
+    if (token === "{" || token === "[") around.push({ start: index, at: token === "[" ? 0 : null });
+    else if (token === "}" || token === "]") ends(around.pop()?.start ?? 0, end);
+    else if (token === "," && inner) inner.at = typeof inner.at === "number" ? inner.at + 1 : null;
+    else if (inner?.at === null) inner.at = token.slice(1, -1);
+    else if (token !== ":") ends(index, end);
   }
-  function value(depth, on) {
-    blank();
-    const start = place;
-    if (text[place] === "{" || text[place] === "[") {
-      const list = text[place] === "[";
-      place += 1;
-      for (let index = 0; place < text.length; index += 1) {
-        blank();
-        if (text[place] === "}" || text[place] === "]") break;
-        let key = String(index);
-        if (!list) {
-          if (text[place] !== '"') return;
-          key = string();
-          blank();
-          place += 1; // the colon
-        }
-        value(depth + 1, on && wanted[depth] === key);
-        blank();
-        if (text[place] === ",") place += 1;
-      }
-      place += 1;
-    } else if (text[place] === '"') string();
-    else while (place < text.length && !/[\s,\]}]/.test(text[place])) place += 1;
-    if (place === start) place += 1; // not JSON: never stand still
-    if (on && depth <= wanted.length && (depth > best[2] || best[2] === undefined)) best = [start, place, depth];
-  }
-  value(0, true);
-  return [best[0], best[1]];
+  return best;
 }
 
 /** What an RFC 6901 pointer names in a value; undefined where there is nothing. */

@@ -1,6 +1,6 @@
 // A drawing of a net: the server's Mermaid flowchart as data, laid out in ranks, as SVG.
 
-import { h, newId, s } from "./dom.js";
+import { button, h, newId, s } from "./dom.js";
 
 const NODE = /^(n\d+)(\(\[|\[\/|\[|\()"(.*)"(?:\]\)|\/\]|\]|\))$/;
 const GROUP = /^subgraph (s\d+)\["(.*)"\]$/;
@@ -35,12 +35,10 @@ export function parse(text) {
 
 /** The same with each inner container as one node, so that a deep net can be taken in. */
 function folded({ nodes, edges }) {
-  const depth = [...nodes.values()].some((node) => node.groups.length >= 2) ? 2 : 0;
-  if (!depth) return { nodes, edges };
   const kept = new Map();
   const place = new Map();
   for (const node of nodes.values()) {
-    const group = node.groups[depth - 1];
+    const group = node.groups[1];
     if (!group) {
       kept.set(node.id, node);
       place.set(node.id, node.id);
@@ -81,21 +79,16 @@ export function drawing(mermaid, label) {
   };
   show(!many);
   if (!many || folded(whole).nodes.size === whole.nodes.size) return place;
-  const button = h(
-    "button",
-    {
-      type: "button",
-      class: "quiet small",
-      "aria-pressed": "false",
-      onclick: () => {
-        const open = button.getAttribute("aria-pressed") !== "true";
-        button.setAttribute("aria-pressed", String(open));
-        show(open);
-      },
-    },
+  const all = button(
     `Show all ${whole.nodes.size} parts`,
+    () => {
+      const open = all.getAttribute("aria-pressed") !== "true";
+      all.setAttribute("aria-pressed", String(open));
+      show(open);
+    },
+    { class: "quiet small", "aria-pressed": "false" },
   );
-  return h("div", {}, button, place);
+  return h("div", {}, all, place);
 }
 
 const CHAR = 7.1;

@@ -1,10 +1,9 @@
 // Import: drop a file, read what is in it, supply what is missing, publish.
 
-import { get, post, upload } from "./api.js";
-import { check, dropZone, field, h, replace, table } from "./dom.js";
+import { get, post, upload, watch } from "./api.js";
+import { button, check, dropZone, field, h, replace, table } from "./dom.js";
 import { bytes, plainName, pretty, shape } from "./format.js";
 import { announce, attempt, badge, card, facts, failure, heading, isOver, problemText, prose } from "./parts.js";
-import { watch } from "./stream.js";
 
 const OUTCOMES = {
   exact: "Every tensor has its place.",
@@ -21,9 +20,7 @@ export async function page(place, { query, onLeave }) {
   const form = { upload: null, file: null, model: "" };
   const steps = h("div", { class: "stack wide-gap" });
   const name = h("input", {
-    type: "text",
     value: "",
-    spellcheck: "false",
     autocomplete: "off",
     oninput: (event) => {
       form.model = event.target.value.trim();
@@ -103,7 +100,7 @@ export async function page(place, { query, onLeave }) {
     replace(
       chosen,
       h("p", {}, `${file.name}, ${bytes(file.size)}`),
-      h("div", { class: "actions" }, h("button", { type: "button", class: "primary", onclick: read }, "Read it")),
+      h("div", { class: "actions" }, button("Read it", read, { class: "primary" })),
     );
     announce("The file is uploaded.");
     chosen.querySelector("button").focus();
@@ -113,13 +110,18 @@ export async function page(place, { query, onLeave }) {
     const report = job.report;
     const done = job.state === "succeeded";
     announce(done ? "The version is published." : "Something is missing; see the report.");
+    if (done) document.getElementById("notes").replaceChildren(); // what failed before is mended
     const banner = done
       ? h(
           "div",
           { class: "callout good", role: "status" },
           h("strong", {}, `Published as ${job.output.model}/${job.output.version}`),
           sent.architecture || sent.forward
-            ? h("p", {}, "How the net computes was yours to say, not the file's. Compare some answers with those you know.")
+            ? h(
+                "p",
+                {},
+                "How the net computes was yours to say, not the file's. Compare some answers with those you know.",
+              )
             : null,
           h(
             "div",
@@ -239,11 +241,10 @@ const list = (title, items) =>
 
 /** What can be said of any file: which part of it is taken, under which names, and with which numbers. */
 function choices(sent, open) {
-  const part = h("input", { type: "text", spellcheck: "false", autocomplete: "off", value: sent.part ?? "" });
+  const part = h("input", { autocomplete: "off", value: sent.part ?? "" });
   const rename = h("textarea", {
     class: "mono",
     rows: "3",
-    spellcheck: "false",
     value: (sent.rename ?? []).map((rule) => `${rule.from} -> ${rule.to}`).join("\n"),
   });
   let nonfinite = sent.allow_nonfinite ?? false;
@@ -302,7 +303,6 @@ function needsCard(report, sent, send) {
     const area = h("textarea", {
       class: "mono",
       rows: need.what === "forward" ? "5" : "9",
-      spellcheck: "false",
       value: text,
     });
     controls[need.what] = area;

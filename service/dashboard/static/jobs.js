@@ -1,8 +1,8 @@
 // Jobs: the list, and one job as it goes.
 
-import { Problem, download, get, perhaps, post } from "./api.js";
-import { Chart, curves } from "./charts.js";
-import { h, replace, select, table, tabs } from "./dom.js";
+import { Problem, download, get, perhaps, post, watch } from "./api.js";
+import { Chart, Curves, askAll, figures, mainFigure } from "./charts.js";
+import { block, button, h, replace, select, table, tabs } from "./dom.js";
 import { ago, at, bytes, digest, number, pretty, seconds, shortJob } from "./format.js";
 import {
   KINDS,
@@ -21,9 +21,7 @@ import {
   nameOf,
   prose,
 } from "./parts.js";
-import { figures, mainFigure } from "./figures.js";
 import { ask } from "./playground.js";
-import { watch } from "./stream.js";
 
 const STATES = ["", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
@@ -75,7 +73,7 @@ export async function list(place, { query, onLeave }) {
             filter.state || filter.kind ? "No job is like that." : "No job yet.",
             h("a", { href: "#/train" }, "Train a model"),
           ),
-      next ? h("button", { type: "button", onclick: () => attempt(() => load(true)) }, "More") : null,
+      next ? button("More", () => attempt(() => load(true))) : null,
     );
   };
   const soon = debounce(() => attempt(load), 300, onLeave);
@@ -150,60 +148,40 @@ function debounce(work, wait, onLeave) {
   return ask;
 }
 
+/** What became of the alias that hung on a condition. */
+const verdictOf = ({ version, promotion: { alias, promoted, detail } }) =>
+  `${promoted ? `Version ${version} became ${alias}` : `The ${alias} stayed as it was`}: ${detail}`;
+
+const SHOWN = { spec: "Request", resolved_spec: "Resolved", report: "Report" };
+const isLoss = (name) => /^(val_)?loss$/.test(name);
+
 export async function page(place, { params: [id], onLeave }) {
   if (!/^job_[0-9a-f]{32}$/.test(id)) throw new Problem(404, { detail: `There is no job ${id}.` });
   let job = await get(`/v1/jobs/${id}`);
-  const series = new Map();
-  const losses = new Chart("Loss", { height: 300 });
-  const others = new Chart("Other metrics", { height: 300 });
-  const rates = new Chart("Learning rate", { height: 220 });
   const figure = h("div", {});
   const head = h("div", {});
   const status = h("div", {});
   const numbers = h("div", {});
   const outcome = h("div", {});
-  const logs = h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Log" });
+  const logs = block("Log");
   const training = job.kind === "train";
+  const curves = training
+    ? [new Curves("loss", "Loss", isLoss), new Curves("metrics", "Metrics", (name) => !isLoss(name), { hidden: true })]
+    : [];
   let drawn = null;
   let state = job.state;
-  let perEpoch = null; // steps
   let unused = null; // columns of the data
 
-  const merge = (list) => {
-    for (const { name, steps, epochs, values } of list) {
-      const second = epochs.indexOf(2);
-      if (name.startsWith("val_") && epochs[0] === 1) perEpoch ??= steps[0];
-      else if (name === "loss" && second > 0 && steps[second] - steps[second - 1] === 1) perEpoch ??= steps[second - 1];
-      if (!series.has(name)) series.set(name, new Map());
-      const points = series.get(name);
-      steps.forEach((step, i) => points.set(step, values[i]));
-    }
-  };
-  const plot = () => {
-    const names = [...series.keys()];
-    const loss = names.filter((name) => /(^|_)loss$/.test(name));
-    const rest = names.filter((name) => !loss.includes(name) && name !== "lr");
-    const rate = series.get("lr");
-    if (loss.length) losses.update(curves(series, loss, perEpoch));
-    others.root.hidden = !rest.length;
-    if (rest.length) others.update(curves(series, rest, perEpoch));
-    rates.root.hidden = !rate || new Set(rate.values()).size < 2;
-    if (!rates.root.hidden) rates.update(curves(series, ["lr"], perEpoch));
-  };
   const drawHead = () => {
     const act = (name, text, { kind = "" } = {}) =>
-      h(
-        "button",
-        {
-          type: "button",
-          class: kind,
-          onclick: () =>
-            attempt(async () => {
-              await post(`/v1/jobs/${id}/${name}`);
-              await refresh();
-            }),
-        },
+      button(
         text,
+        () =>
+          attempt(async () => {
+            await post(`/v1/jobs/${id}/${name}`);
+            await refresh();
+          }),
+        { class: kind },
       );
     const can = [];
     if (["queued", "running"].includes(job.state) && training) can.push(act("pause", "Pause"));
@@ -212,17 +190,11 @@ export async function page(place, { params: [id], onLeave }) {
     if (["failed", "cancelled"].includes(job.state)) can.push(act("retry", "Try again", { kind: "primary" }));
     if (training && !job.output?.version && job.progress?.step) {
       can.push(
-        h(
-          "button",
-          {
-            type: "button",
-            onclick: () =>
-              attempt(async () => {
-                const made = await post(`/v1/jobs/${id}/promote`);
-                location.hash = `#/jobs/${made.id}`;
-              }),
-          },
-          "Publish best so far",
+        button("Publish best so far", () =>
+          attempt(async () => {
+            const made = await post(`/v1/jobs/${id}/promote`);
+            location.hash = `#/jobs/${made.id}`;
+          }),
         ),
       );
     }
@@ -349,6 +321,7 @@ export async function page(place, { params: [id], onLeave }) {
       job.warnings?.length
         ? h("div", { class: "card" }, entries(job.warnings.map((warning) => ({ severity: "warning", ...warning }))))
         : null,
+      job.output?.promotion ? h("p", { class: "callout" }, prose(verdictOf(job.output))) : null,
       job.output?.artifact
         ? h(
             "div",
@@ -357,14 +330,10 @@ export async function page(place, { params: [id], onLeave }) {
               "p",
               {},
               `The file ${job.output.artifact.name} (${bytes(job.output.artifact.size_bytes)}) is ready. `,
-              h(
-                "button",
-                {
-                  type: "button",
-                  class: "small",
-                  onclick: () => attempt(() => download(`/v1/jobs/${id}/artifact`, job.output.artifact.name)),
-                },
+              button(
                 "Download it",
+                () => attempt(() => download(`/v1/jobs/${id}/artifact`, job.output.artifact.name)),
+                { class: "small" },
               ),
             ),
           )
@@ -398,7 +367,7 @@ export async function page(place, { params: [id], onLeave }) {
     if (made) drawn.chart.update(made);
   };
   const soon = debounce(() => attempt(refresh), 200, onLeave);
-  const plotSoon = debounce(plot, 150, onLeave);
+  const curvesSoon = debounce(() => attempt(() => askAll(`/v1/jobs/${id}`, curves)), 300, onLeave);
   const pictureSoon = debounce(() => attempt(picture), 1200, onLeave);
   const logsSoon = debounce(() => attempt(readLogs), 700, onLeave);
 
@@ -428,21 +397,9 @@ export async function page(place, { params: [id], onLeave }) {
         },
       ],
       ...(training ? [["figures", "Figures", () => figures(`/v1/jobs/${id}`)]] : []),
-      [
-        "request",
-        "Request",
-        () => h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Request" }, pretty(job.spec)),
-      ],
-      [
-        "resolved",
-        "Resolved",
-        () =>
-          h(
-            "pre",
-            { class: "logs", tabindex: "0", role: "region", "aria-label": "Resolved request" },
-            pretty(job.resolved_spec),
-          ),
-      ],
+      ...["spec", "resolved_spec", "report"]
+        .filter((member) => job[member])
+        .map((member) => [member, SHOWN[member], () => block(SHOWN[member], pretty(job[member]))]),
       [
         "attempts",
         "Attempts",
@@ -468,29 +425,11 @@ export async function page(place, { params: [id], onLeave }) {
               ["Data digest", job.dataset ? h("code", {}, digest(job.dataset.digest)) : null],
               ["Seed", job.seed],
             ]),
-            job.environment
-              ? h(
-                  "pre",
-                  { class: "logs", tabindex: "0", role: "region", "aria-label": "Environment" },
-                  pretty(job.environment),
-                )
-              : null,
+            job.environment ? block("Environment", pretty(job.environment)) : null,
           ),
       ],
-      ...(job.report
-        ? [
-            [
-              "report",
-              "Report",
-              () =>
-                h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Report" }, pretty(job.report)),
-            ],
-          ]
-        : []),
     ]),
   );
-  others.root.hidden = true;
-  rates.root.hidden = true;
   place.append(
     head,
     outcome,
@@ -504,9 +443,7 @@ export async function page(place, { params: [id], onLeave }) {
             "section",
             { class: "card", "aria-label": "Curves" },
             h("h2", {}, "Curves"),
-            losses.root,
-            others.root,
-            rates.root,
+            curves.map(({ chart }) => chart.root),
           ),
           figure,
         )
@@ -529,9 +466,9 @@ export async function page(place, { params: [id], onLeave }) {
       if (event.job_id !== id) return;
       const data = event.data;
       if (event.type === "metrics") {
-        merge(data.series ?? []);
+        const grown = curves.map((one) => one.add(data.series ?? []));
+        if (!grown.every(Boolean)) curvesSoon();
         job.metrics = { last: { ...job.metrics?.last, ...data.last }, best: { ...job.metrics?.best, ...data.best } };
-        plotSoon();
         drawStatus();
         pictureSoon();
       } else if (event.type === "progress") {
@@ -542,20 +479,21 @@ export async function page(place, { params: [id], onLeave }) {
       } else {
         soon();
         logsSoon();
-        if (["checkpoint", "done"].includes(event.type)) pictureSoon();
+        if (["checkpoint", "done"].includes(event.type)) {
+          curvesSoon(); // their axes may have others by now
+          pictureSoon();
+        }
       }
     },
     async () => {
       await refresh();
-      if (training) {
-        merge((await get(`/v1/jobs/${id}/metrics`)).series);
-        plot();
-        pictureSoon();
-      }
+      curvesSoon();
+      pictureSoon();
       logsSoon();
     },
     () => {
       soon();
+      curvesSoon();
       pictureSoon();
       logsSoon();
     },

@@ -1,9 +1,9 @@
 // Models: the list; one model with its versions, aliases and history; one version; two compared.
 
-import { all, download, get, perhaps, post, promote, send, subject, getTagged } from "./api.js";
-import { code, field, h, replace, select, table, tabs } from "./dom.js";
+import { all, download, get, perhaps, post, send, subject, tagOf, watch } from "./api.js";
+import { figures } from "./charts.js";
+import { block, button, code, field, h, replace, select, sure, table, tabs } from "./dom.js";
 import { ago, answered, at, bytes, digest, number, pretty, shape } from "./format.js";
-import { figures } from "./figures.js";
 import {
   attempt,
   card,
@@ -18,7 +18,6 @@ import {
   noModel,
   notify,
 } from "./parts.js";
-import { watch } from "./stream.js";
 
 const ALIAS = "champion";
 const address = (model) => `/v1/models/${encodeURIComponent(model)}`;
@@ -79,13 +78,20 @@ export async function list(place) {
 }
 
 export async function page(place, { params: [name, chosenNumber], query }) {
-  const state = { model: null, versions: [], history: [], shown: chosenNumber ? Number(chosenNumber) : null };
+  const state = {
+    model: null,
+    versions: [],
+    history: [],
+    known: {},
+    shown: chosenNumber ? Number(chosenNumber) : null,
+  };
   const head = h("div", {});
   const versions = h("div", {});
   const detail = h("div", {});
   const compare = h("div", {});
   const history = h("div", {});
   const beside = h("p", { class: "lead" });
+  const champion = `${address(name)}/aliases/${ALIAS}`;
 
   const load = async () => {
     [state.model, state.versions] = await subject(
@@ -93,26 +99,38 @@ export async function page(place, { params: [name, chosenNumber], query }) {
       `There is no model ${name}.`,
     );
     state.versions.sort((a, b) => b.version - a.version);
-    const past = state.model.aliases[ALIAS] !== undefined && get(`${address(name)}/aliases/${ALIAS}/history?limit=200`);
-    state.history = (past && (await perhaps(past))?.data) || [];
+    const there = state.model.aliases[ALIAS] !== undefined;
+    // What is pressed holds for what is shown: where the alias has moved since, the server refuses it.
+    state.known = there ? { "If-Match": await perhaps(tagOf(champion)) } : { "If-None-Match": "*" };
+    state.history = (there && (await perhaps(get(`${champion}/history?limit=200`)))?.data) || [];
     state.shown ??= state.model.aliases[ALIAS] ?? state.model.latest; // and stays, wherever the champion goes
     draw();
     drawHistory();
   };
   let acting = false;
-  const act = (words, work) => async () => {
+  const act = (verb, version, work) => async () => {
     if (acting) return; // pressed twice: the second one would go further back
     acting = true;
-    await attempt(async () => {
-      await work();
-      notify(words);
-    });
-    await attempt(load); // also where it was refused: the page was old then
+    const headers = state.known; // as it is told, whatever is loaded meanwhile
+    const now = state.model.aliases[ALIAS] ?? state.model.latest;
+    const alone = state.history[0]?.canary ? "alone" : "also when there are newer versions";
+    const then = now === version ? alone : `instead of version ${now}`;
+    const words = `Version ${version} answers whoever asks ${name} from now on, ${then}.`;
+    const what = `${verb} version ${version}`;
+    if (await sure(`${what}?`, h("p", {}, words), what)) {
+      await attempt(async () => {
+        await work({ headers });
+        state.changed = version;
+        notify(`Version ${version} is the champion.`);
+      });
+      await attempt(load); // also where it was refused: the page was old then
+    }
     acting = false;
   };
   const draw = () => {
     const { model } = state;
     const serving = model.aliases[ALIAS] ?? model.latest;
+    const back = before(state);
     const focused = document.activeElement?.dataset?.focus;
     replace(
       head,
@@ -137,23 +155,11 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           "div",
           { class: "actions" },
           h("a", { class: "button primary", href: `#/playground/${name}` }, "Ask it"),
-          canGoBack(state)
-            ? h(
-                "button",
-                {
-                  type: "button",
-                  data: { focus: "rollback" },
-                  onclick: act("Rolled back.", async () => {
-                    const { etag } = await getTagged(`${address(name)}/aliases/${ALIAS}`);
-                    await send(
-                      "POST",
-                      `${address(name)}/aliases/${ALIAS}/rollback`,
-                      {},
-                      { headers: { "If-Match": etag } },
-                    );
-                  }),
-                },
+          back
+            ? button(
                 "Roll back",
+                act("Roll back to", back, (when) => post(`${champion}/rollback`, {}, when)),
+                { data: { focus: "rollback" } },
               )
             : null,
         ),
@@ -175,7 +181,7 @@ export async function page(place, { params: [name, chosenNumber], query }) {
           { label: "Actions", hidden: true },
         ],
         state.versions.map((version) => ({
-          selected: version.version === state.shown,
+          class: [version.version === state.shown && "selected", version.version === state.changed && "changed"],
           data: { version: version.version },
           cells: [
             h(
@@ -196,18 +202,16 @@ export async function page(place, { params: [name, chosenNumber], query }) {
             ago(version.created_at),
             version.aliases.includes(ALIAS) || version.state !== "ready"
               ? ""
-              : h(
-                  "button",
+              : button(
+                  "Promote",
+                  act("Promote", version.version, (when) =>
+                    send("PUT", champion, { version: version.version, reason: "promoted in the dashboard" }, when),
+                  ),
                   {
-                    type: "button",
                     class: "small",
                     data: { focus: `promote-${version.version}` },
                     "aria-label": `Promote version ${version.version}`,
-                    onclick: act(`Version ${version.version} is the champion.`, () =>
-                      promote(name, ALIAS, version.version, "promoted in the dashboard"),
-                    ),
                   },
-                  "Promote",
                 ),
           ],
         })),
@@ -284,10 +288,10 @@ const whoOf = ({ by }) =>
       ? "its guard"
       : (by ?? h("span", { class: "muted" }, "not recorded"));
 
-/** Whether the champion was another version before, or shares its requests with one. */
-function canGoBack({ model, versions, history }) {
-  if (model.aliases[ALIAS] === undefined) return false;
-  if (history[0]?.canary) return true;
+/** The version that answers after a rollback; undefined where there is none to go back to. */
+function before({ model, versions, history }) {
+  if (model.aliases[ALIAS] === undefined) return undefined;
+  if (history[0]?.canary) return model.aliases[ALIAS]; // alone then
   const trail = []; // the versions that lead to the present one: what was rolled back is not among them
   for (const { action, version } of [...history].reverse()) {
     if (action === "delete") trail.length = 0;
@@ -295,14 +299,13 @@ function canGoBack({ model, versions, history }) {
     else trail.push(version);
   }
   const ready = new Set(versions.filter((one) => one.state === "ready").map((one) => one.version));
-  return trail.slice(0, -1).some((version) => version !== model.aliases[ALIAS] && ready.has(version));
+  return trail.slice(0, -1).findLast((version) => version !== model.aliases[ALIAS] && ready.has(version));
 }
 
 async function versionCard(name, version) {
   const path = `${address(name)}/versions/${version.version}`;
   const { lineage } = version;
-  const save = (kind, text, file) =>
-    h("button", { type: "button", onclick: () => attempt(() => download(`${path}/${kind}`, file)) }, text);
+  const save = (kind, text, file) => button(text, () => attempt(() => download(`${path}/${kind}`, file)));
   const base = `${name}-${version.version}`;
   const checked = h("span", { role: "status" });
   return card(
@@ -392,35 +395,22 @@ async function versionCard(name, version) {
               save("weights", "Weights (.pt)", `${base}.pt`),
               save("weights?format=safetensors", "Weights (.safetensors)", `${base}.safetensors`),
               save("bundle", "Bundle (.zip)", `${base}.zip`),
-              h(
-                "button",
-                {
-                  type: "button",
-                  class: "quiet",
-                  onclick: () =>
-                    attempt(async () => {
-                      const found = await post(`${path}/verify`);
-                      checked.textContent = found.ok
-                        ? "All files have the digests of the manifest."
-                        : `Changed on disk: ${found.mismatches.map((one) => one.file).join(", ")}.`;
-                    }),
-                },
+              button(
                 "Verify",
+                () =>
+                  attempt(async () => {
+                    const found = await post(`${path}/verify`);
+                    checked.textContent = found.ok
+                      ? "All files have the digests of the manifest."
+                      : `Changed on disk: ${found.mismatches.map((one) => one.file).join(", ")}.`;
+                  }),
+                { class: "quiet" },
               ),
               checked,
             ),
           ),
       ],
-      [
-        "pre",
-        "Preprocessing",
-        () =>
-          h(
-            "pre",
-            { class: "logs", tabindex: "0", role: "region", "aria-label": "Preprocessing" },
-            pretty(version.preprocessing),
-          ),
-      ],
+      ["pre", "Preprocessing", () => block("Preprocessing", pretty(version.preprocessing))],
     ]),
   );
 }
@@ -444,13 +434,7 @@ function compareCard(name, numbers, query) {
     );
   const made = folded(
     "Compare",
-    h(
-      "div",
-      { class: "row" },
-      field("From", choose("a")),
-      field("To", choose("b")),
-      h("button", { type: "button", onclick: run }, "Compare"),
-    ),
+    h("div", { class: "row" }, field("From", choose("a")), field("To", choose("b")), button("Compare", run)),
     result,
   );
   if (query.get("a")) {
@@ -461,13 +445,11 @@ function compareCard(name, numbers, query) {
 }
 
 async function comparison(name, a, b) {
-  const of = (version) => ({ model: name, version });
-  const [one, other, diff] = await Promise.all([
+  const [one, other, { metrics, same_rows: same, architecture }] = await Promise.all([
     get(`${address(name)}/versions/${a}`),
     get(`${address(name)}/versions/${b}`),
-    post("/v1/architectures/diff", { a: of(a), b: of(b) }),
+    get(`${address(name)}/compare?a=${a}&b=${b}`),
   ]);
-  const metrics = [...new Set([...Object.keys(one.metrics), ...Object.keys(other.metrics)])];
   const predictions = await changed(name, one, other).catch((error) => failure(error));
   return h(
     "div",
@@ -481,25 +463,30 @@ async function comparison(name, a, b) {
         { label: `Version ${b}`, numeric: true },
         { label: "Difference", numeric: true },
       ],
-      metrics.map((metric) => {
-        const [before, after] = [one.metrics[metric], other.metrics[metric]];
-        const change =
-          before === undefined || after === undefined || before === null || after === null ? null : after - before;
+      Object.entries(metrics).map(([metric, { a: before, b: after }]) => {
+        const change = (after ?? NaN) - (before ?? NaN);
         return [
           metricName(metric),
           number(before),
           number(after),
-          change === null ? "–" : `${change > 0 ? "+" : change < 0 ? "−" : ""}${number(Math.abs(change))}`,
+          `${change > 0 ? "+" : change < 0 ? "−" : ""}${number(Math.abs(change))}`,
         ];
       }),
     ),
+    same === false &&
+      h(
+        "p",
+        { class: "callout warn more" },
+        "These figures come from different rows: the versions had other data, or another split of it. ",
+        "So they do not tell which is better.",
+      ),
     h("h3", {}, "Architecture"),
-    diff.equal
+    architecture.equal
       ? h("p", {}, "The same net.")
       : h(
           "ul",
           {},
-          diff.changes.map((change) => h("li", {}, change.detail)),
+          architecture.changes.map((change) => h("li", {}, change.detail)),
         ),
     h("h3", {}, "Predictions"),
     predictions,
@@ -510,15 +497,16 @@ async function comparison(name, a, b) {
 async function changed(name, one, other) {
   const both = [one, other];
   const ids = new Set([other, one].map(({ lineage }) => lineage.dataset?.id).filter(Boolean));
-  const coming = [...ids].map((id) => perhaps(get(`/v1/datasets/${id}/preview?limit=50`)));
-  const previews = (await Promise.all(coming)).filter(Boolean);
+  const coming = [...ids].map(async (id) => ({ id, ...(await perhaps(get(`/v1/datasets/${id}/preview?limit=50`))) }));
+  const previews = (await Promise.all(coming)).filter(({ rows }) => rows);
   if (!previews.length) return h("p", {}, "The data that they were trained on is not here any more.");
   if (both.some(({ signature }) => signature.inputs.length > 1))
     return h("p", {}, "Predictions of versions with several inputs are not compared here.");
-  const rows = previews
-    .map((preview) => both.map((version) => rowsFor(preview, version)))
-    .find((of) => of.every(Boolean));
-  if (!rows) return unlike(one, other);
+  const asked = previews
+    .map((preview) => ({ id: preview.id, rows: both.map((version) => rowsFor(preview, version)) }))
+    .find(({ rows }) => rows.every(Boolean));
+  if (!asked) return unlike(one, other);
+  const { rows } = asked;
   const answers = await Promise.all(
     both.map((version, k) => post(`${address(name)}/versions/${version.version}/predict`, { inputs: rows[k] })),
   );
@@ -531,7 +519,13 @@ async function changed(name, one, other) {
   return h(
     "div",
     {},
-    h("p", {}, `${differing.length} of the first ${rows[0].length} rows are answered otherwise.`),
+    h(
+      "p",
+      {},
+      `${differing.length} of the first ${rows[0].length} rows of `,
+      datasetLink(asked.id),
+      " are answered otherwise. Rows of the training are among them.",
+    ),
     differing.length
       ? table(
           "Changed predictions",

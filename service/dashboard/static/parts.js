@@ -2,7 +2,7 @@
 
 import { changeKey, refused } from "./api.js";
 import { drawing } from "./graph.js";
-import { h, newId, replace, table } from "./dom.js";
+import { button, h, newId, replace, table } from "./dom.js";
 import { number, remedy, shape } from "./format.js";
 
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
@@ -33,7 +33,7 @@ export function notify(text, { error = false } = {}) {
     "div",
     { class: `note${error ? " bad" : ""}`, role: error ? "alert" : null },
     h("span", {}, text),
-    h("button", { type: "button", class: "quiet small", "aria-label": "Dismiss", onclick: () => note.remove() }, "×"),
+    button("×", () => note.remove(), { class: "quiet small", "aria-label": "Dismiss" }),
   );
   document.getElementById("notes").append(note);
   if (!error) {
@@ -67,7 +67,6 @@ export const prose = (text) =>
 export function failure(error) {
   const whole = error.status === 404 || refused(error); // says of no member what is wrong with it
   const placed = whole ? [] : (error.entries ?? []).filter((entry) => entry.pointer);
-  const more = placed.length - CAUSES;
   return h(
     "div",
     { class: "callout bad", role: "alert" },
@@ -82,43 +81,45 @@ export function failure(error) {
             .map(({ pointer, detail, hint }) =>
               h("li", {}, h("code", {}, pointer), " ", prose([detail, hint].filter(Boolean).join(" "))),
             ),
-          more > 0 ? h("li", {}, `And ${number(more)} more.`) : null,
         )
       : null,
+    unlisted(placed.length - CAUSES + (error.body?.more ?? 0)),
     refused(error)
       ? h(
           "div",
           { class: "actions" },
-          h("button", { type: "button", onclick: () => attempt(changeKey) }, "Use another key"),
+          button("Use another key", () => attempt(changeKey)),
         )
       : null,
   );
 }
 
+/** So many mistakes that are told nowhere on the page. */
+export const unlisted = (count) =>
+  count > 0 ? h("p", { class: "error-text more" }, `And ${number(count)} more, not shown here.`) : null;
+
 const CAUSES = 5;
 const TITLES = { 401: "An API key is needed", 403: "This key may not do that", 404: "Not found" };
 
-/** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}` or null. */
+/** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}`, or several. */
 export function entries(list, { go, mend } = {}) {
   return h(
     "ul",
     { class: "entries" },
     list.map((entry) => {
-      const cure = mend?.(entry);
+      const cures = [mend?.(entry) ?? []].flat();
       const bad = entry.severity !== "warning";
       return h(
         "li",
         { class: bad ? "bad" : "warn" },
-        h("p", {}, h("strong", {}, bad ? "Mistake" : "Warning"), " ", prose(entry.detail)),
+        h("p", {}, h("strong", {}, entry.title ?? (bad ? "Mistake" : "Warning")), " ", prose(entry.detail)),
         entry.hint ? h("p", { class: "hint" }, prose(entry.hint)) : null,
         h(
           "div",
           { class: "entry-foot" },
           entry.pointer ? h("code", {}, entry.pointer) : null,
-          go && entry.pointer
-            ? h("button", { type: "button", class: "quiet small", onclick: () => go(entry) }, "Show me")
-            : null,
-          cure ? h("button", { type: "button", class: "small", onclick: cure.act }, cure.words) : null,
+          go && entry.pointer ? button("Show me", () => go(entry), { class: "quiet small" }) : null,
+          cures.map(({ words, act }) => button(words, act, { class: "small" })),
         ),
       );
     }),

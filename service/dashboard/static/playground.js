@@ -1,11 +1,10 @@
 // Playground: a form made from a version's signature, its answer, and the same call for other clients.
 
-import { Problem, all, changeKey, get, hasKey, perhaps, post, save, scopeOf } from "./api.js";
-import { check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
+import { Problem, all, changeKey, get, hasKey, perhaps, post, save, scopeOf, watch } from "./api.js";
+import { block, button, check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
 import { answered, number, pretty, shape } from "./format.js";
 import { attempt, bars, card, entries, facts, failure, heading, later, noModel, unfolding } from "./parts.js";
 import { answeredSheet, isTable, placed, readSheet } from "./sheet.js";
-import { watch } from "./stream.js";
 
 const FEW = 64;
 
@@ -99,11 +98,9 @@ export async function ask({ version, job, reference }) {
 
 /** For a key that may ask and not look, so that nothing is known of any model: its name and the rows are typed. */
 function unseen(name = "", query) {
-  const model = h("input", { type: "text", value: name, required: true, spellcheck: "false", autocapitalize: "off" });
+  const model = h("input", { value: name, required: true, autocapitalize: "off" });
   const which = h("input", {
-    type: "text",
     value: query.get("version") ?? "",
-    spellcheck: "false",
     autocapitalize: "off",
   });
   const reference = () => {
@@ -121,15 +118,11 @@ function unseen(name = "", query) {
       "div",
       { class: "callout" },
       h("strong", {}, "This key may ask models, not look at them"),
-      h(
-        "p",
-        {},
-        "It lacks the scope read, so the page cannot know which models there are and what they take. Type the name and the rows; or use a key of the scope read for a form, whose answers are the same.",
-      ),
+      h("p", {}, "It lacks the scope read, by which the page knows what models take. Type the name and the rows."),
       h(
         "div",
         { class: "actions" },
-        h("button", { type: "button", onclick: () => attempt(changeKey) }, "Use another key"),
+        button("Use another key", () => attempt(changeKey)),
       ),
     ),
     form({
@@ -146,22 +139,27 @@ function unseen(name = "", query) {
 }
 
 /** What one row of a version looks like: `{kind: "table", columns}`, `{kind: "array", shape}` or `{kind: "json"}`. */
-function rowOf(version) {
-  const row = version.preprocessing?.row;
-  const range = version.preprocessing?.training_range;
-  if (row?.layout === "table") {
-    let place = 0; // ranges are those of the columns of numbers
-    const columns = row.columns.map((column) => {
-      if (column.kind !== "number") return column;
-      const at = place++;
-      return { ...column, low: range?.low?.[at], high: range?.high?.[at] };
-    });
-    return { kind: "table", columns };
-  }
-  const inputs = version.signature.inputs;
+function rowOf({ preprocessing, signature: { inputs } }) {
+  const { row, training_range: range } = preprocessing ?? {};
+  if (row?.layout === "table") return { kind: "table", columns: columnsOf(preprocessing) };
   const sizes = row?.row_shape ?? (inputs.length === 1 ? inputs[0].shape.slice(1) : null);
-  if (inputs.length !== 1 || !sizes || !sizes.every(Number.isInteger)) return { kind: "json", inputs };
-  return { kind: "array", shape: sizes, low: range?.low, high: range?.high, name: inputs[0].name };
+  if (inputs.length === 1 && sizes?.every(Number.isInteger))
+    return { kind: "array", shape: sizes, low: range?.low, high: range?.high };
+  const columns = (i) => preprocessing?.inputs?.[i].row?.layout === "table" && columnsOf(preprocessing.inputs[i]);
+  return {
+    kind: "json",
+    inputs: inputs.map(({ name, shape: [, ...takes] }, i) => ({ name, takes, columns: columns(i) })),
+  };
+}
+
+/** The columns of a table, those of numbers with their range. */
+function columnsOf({ row, training_range: range }) {
+  let place = 0; // ranges are those of the columns of numbers
+  return row.columns.map((column) => {
+    if (column.kind !== "number") return column;
+    const at = place++;
+    return { ...column, low: range?.low?.[at], high: range?.high?.[at] };
+  });
 }
 
 async function rowOfJob(job) {
@@ -290,12 +288,12 @@ const isImage = (sizes) =>
   sizes.length === 3 && [1, 3, 4].includes(sizes[0]) && sizes[1] >= 4 && sizes[2] >= 4 && size(sizes) <= 500_000;
 
 const middle = (low, high) =>
-  Number.isFinite(low) && Number.isFinite(high) ? Number(((low + high) / 2).toPrecision(3)) : 0.5;
+  Number.isFinite(low) && Number.isFinite(high) ? Number(((low + high) / 2).toPrecision(5)) : 0.5;
 const seen = (low, high) =>
-  Number.isFinite(low) && Number.isFinite(high) ? `Seen in training: ${number(low)} to ${number(high)}` : null;
+  Number.isFinite(low) && Number.isFinite(high) ? `Seen in training: ${number(low, 6)} to ${number(high, 6)}` : null;
 
 function numberInput(value) {
-  return h("input", { type: "text", inputmode: "decimal", autocomplete: "off", value: String(value), required: true });
+  return h("input", { inputmode: "decimal", autocomplete: "off", value: String(value), required: true });
 }
 
 function readNumber(input, name, { optional = false } = {}) {
@@ -311,11 +309,15 @@ function readNumber(input, name, { optional = false } = {}) {
 function numbersControl({ shape: [count], low, high }) {
   const inputs = Array.from({ length: count }, (_, i) => numberInput(middle(low?.[i], high?.[i])));
   return {
-    element: h(
-      "div",
-      { class: "fields" },
-      inputs.map((input, i) => field(count === 1 ? "x" : `x[${i}]`, input, { hint: seen(low?.[i], high?.[i]) })),
-    ),
+    element: [
+      h(
+        "div",
+        { class: "fields" },
+        inputs.map((input, i) => field(count === 1 ? "x" : `x[${i}]`, input, { hint: seen(low?.[i], high?.[i]) })),
+      ),
+      count > 1 &&
+        h("p", { class: "hint more" }, "The numbers of a row have no names in this model: x[0] is the first of them."),
+    ],
     read: () => inputs.map((input, i) => readNumber(input, `x[${i}]`)),
   };
 }
@@ -331,7 +333,7 @@ function columnsControl({ columns }) {
       return [column, select(options, column.categories[0], () => {}), null];
     }
     if (column.kind !== "number")
-      return [column, h("input", { type: "text", value: "" }), column.kind === "tokens" ? "Free text" : null];
+      return [column, h("input", { value: "" }), column.kind === "tokens" ? "Free text" : null];
     numbers += 1;
     const input = numberInput(middle(column.low, column.high));
     input.required = !column.optional;
@@ -358,37 +360,23 @@ function columnsControl({ columns }) {
   };
 }
 
-function jsonControl({ shape: sizes, inputs, ...given }) {
+function jsonControl({ shape: sizes, inputs, start, words = "A list of rows." }) {
   const zeros = (dims) => (dims.length ? Array.from({ length: dims[0] }, () => zeros(dims.slice(1))) : 0);
-  const known = sizes && size(sizes) <= 4096;
-  const start = given.start
-    ? given.start
-    : known
-      ? [zeros(sizes)]
-      : inputs
-        ? Object.fromEntries(
-            inputs.map((input) => [
-              input.name,
-              input.shape.slice(1).every(Number.isInteger) && size(input.shape.slice(1)) < 512
-                ? [zeros(input.shape.slice(1))]
-                : [],
-            ]),
-          )
-        : [];
-  const area = h("textarea", {
-    class: "mono",
-    rows: given.start ? "5" : "12",
-    spellcheck: "false",
-    value: pretty(start),
-  });
-  const words = sizes
+  const one = (dims) => (dims.every(Number.isInteger) && size(dims) <= 4096 ? [zeros(dims)] : []);
+  const first = ({ name, low, high, categories }) => [name, categories ? categories[0] : middle(low, high)];
+  const rowsOf = ({ takes, columns }) => (columns ? [Object.fromEntries(columns.map(first))] : one(takes));
+  const rows =
+    start ??
+    (inputs ? Object.fromEntries(inputs.map((input) => [input.name, rowsOf(input)])) : sizes ? one(sizes) : []);
+  const area = h("textarea", { class: "mono", rows: start ? "5" : "12", value: pretty(rows, "", 60) });
+  const hint = sizes
     ? `A list of rows of the shape ${shape(sizes)}.`
     : inputs
-      ? `One list of rows for each of ${inputs.map((input) => `${input.name} ${shape(input.shape)}`).join(", ")}.`
-      : (given.words ?? "A list of rows.");
+      ? `One list of rows for each of ${inputs.map(({ name, takes, columns }) => (columns ? name : `${name} ${shape(takes)}`)).join(", ")}.`
+      : words;
   return {
     whole: true,
-    element: field("Rows as JSON", area, { hint: words, wide: true }),
+    element: field("Rows as JSON", area, { hint, wide: true }),
     read: () => {
       try {
         return JSON.parse(area.value);
@@ -512,7 +500,7 @@ function imageControl({ shape: [channels, height, width], low, high }) {
         check("Swap dark and light", false, (value) => {
           options.invert = value;
         }),
-        h("button", { type: "button", class: "quiet", onclick: clear }, "Clear"),
+        button("Clear", clear, { class: "quiet" }),
       ),
     ),
     read: () => {
@@ -540,10 +528,7 @@ function answerOf(found) {
   } else if (values?.length <= 8) {
     const kind = values.length > 2 ? "label many" : "label";
     parts.push(h("p", { class: kind, data: { answer: String(values[0]) } }, answered(values)));
-  } else
-    parts.push(
-      h("pre", { class: "logs", tabindex: "0", role: "region", "aria-label": "Outputs" }, pretty(found.outputs)),
-    );
+  } else parts.push(block("Outputs", pretty(found.outputs)));
   if (outputs && outputs.length > 1)
     parts.push(
       table(
@@ -603,11 +588,7 @@ function callsOf(reference, inputs, version) {
       ? h(
           "div",
           { class: "actions" },
-          h(
-            "button",
-            { type: "button", onclick: () => save(new Blob([body], { type: "application/json" }), file) },
-            `Save ${file}`,
-          ),
+          button(`Save ${file}`, () => save(new Blob([body], { type: "application/json" }), file)),
           h("span", { class: "hint" }, "The rows are in this file; make the call where you save it."),
         )
       : null,

@@ -1,8 +1,8 @@
 // The rows of a CSV file, asked in one request: read as a version takes them, and saved with the answers beside them.
 
 import { save } from "./api.js";
-import { MISSING, decimalOf, header, numberIn, records, textOf, written } from "./csv.js";
-import { h, table } from "./dom.js";
+import { MISSING, header, marksOf, numberIn, records, textOf, written } from "./csv.js";
+import { button, h, table } from "./dom.js";
 import { answered } from "./format.js";
 import { attempt } from "./parts.js";
 
@@ -22,7 +22,8 @@ export async function readSheet(file, row, source = {}) {
   const [first, ...others] = records(text, delimiter, MOST + 2);
   if (!first) throw new Error("The file is empty.");
   const headless =
-    row.kind === "array" && first.cells.every((cell) => numberIn(cell, ",") !== null || numberIn(cell) !== null);
+    row.kind === "array" &&
+    first.cells.every((cell) => numberIn(cell, { decimal: "," }) !== null || numberIn(cell) !== null);
   const head = headless ? first.cells.map((_, i) => `x[${i}]`) : first.cells;
   const all = headless ? [first, ...others] : others;
   const cut = file.size > LARGEST && all.length <= MOST;
@@ -43,22 +44,31 @@ export async function readSheet(file, row, source = {}) {
     throw new Error(`The model takes ${columns.length} numbers a row, the file has ${head.length} columns.`);
   const places = columns.map(({ name }, i) => (named ? head.indexOf(name) : i));
   const numeric = places.filter((_, i) => columns[i].kind === "number");
-  const decimal = decimalOf(
-    lines.map(({ cells }) => numeric.map((at) => cells[at])),
+  const marks = marksOf(
+    lines.flatMap(({ cells }) => numeric.map((at) => cells[at])),
     delimiter,
-    source.decimal,
+    source,
   );
   const gone = new Set(source.missing_texts?.map((text) => text.toLowerCase()));
   const value = ({ kind, optional }, cell) => {
     const missing = gone.has(cell.toLowerCase());
     if (kind !== "number") return optional && (missing || !cell) ? null : cell;
-    return missing || MISSING.has(cell.toLowerCase()) ? null : (numberIn(cell, decimal) ?? cell); // refused by the server
+    return missing || MISSING.has(cell.toLowerCase()) ? null : (numberIn(cell, marks) ?? cell); // refused by the server
   };
   const inputs = lines.map(({ cells }) => {
     const values = columns.map((column, i) => value(column, cells[places[i]]));
     return named ? Object.fromEntries(columns.map(({ name }, i) => [name, values[i]])) : values;
   });
-  return { name: file.name, head, lines, inputs, named, delimiter, decimal, more: cut || all.length > MOST };
+  return {
+    name: file.name,
+    head,
+    lines,
+    inputs,
+    named,
+    delimiter,
+    decimal: marks.decimal,
+    more: cut || all.length > MOST,
+  };
 }
 
 /** Mistakes and warnings with their places in the file. */
@@ -112,7 +122,11 @@ export function answeredSheet(sheet, found) {
       "div",
       { class: "stack" },
       h("p", {}, sheet.more ? `The first ${many}; the file has more.` : `${many}.`),
-      h("div", {}, h("button", { type: "button", onclick: () => attempt(whole) }, "Save the answers as CSV")),
+      h(
+        "div",
+        {},
+        button("Save the answers as CSV", () => attempt(whole)),
+      ),
     ),
     table(
       "Answers to the rows of the file",

@@ -1,35 +1,15 @@
 // Start: what runs, what serves, what needs a hand.
 
-import { all, get, perhaps, post } from "./api.js";
-import { h, replace, table } from "./dom.js";
+import { all, get, perhaps, post, watch } from "./api.js";
+import { button, h, replace, table } from "./dom.js";
 import { ago, number, seconds, shortJob } from "./format.js";
 import { attempt, badge, card, emptyState, heading, isActive, isOver, nameOf, prose } from "./parts.js";
-import { watch } from "./stream.js";
+import { EXAMPLES } from "./train.js";
 
 const QUICK = {
   kind: "train",
-  architecture: {
-    schema: "arch/1",
-    inputs: [{ name: "x", shape: ["B", 1] }],
-    root: {
-      type: "Graph",
-      class_name: "Net",
-      layers: [
-        { name: "hidden", type: "Linear", in_features: 1, out_features: 10 },
-        { name: "predict", type: "Linear", in_features: 10, out_features: 1 },
-      ],
-      forward: ["x = relu(hidden(x))", "return predict(x)"],
-    },
-  },
-  dataset: {
-    type: "polynomial",
-    coefficients: [0, 0, 1],
-    low: -1,
-    high: 1,
-    rows: 100,
-    noise: { type: "uniform", scale: 0.2 },
-    seed: 1,
-  },
+  architecture: { catalogue: "mlp", params: { in_features: 1, hidden: [10], num_classes: 1 } },
+  dataset: EXAMPLES.parabola[2],
   objective: { type: "mse" },
   optimizer: { type: "SGD", lr: 0.2 },
   budget: { epochs: 200 },
@@ -86,12 +66,17 @@ export async function page(place, { onLeave }) {
     if (standings.get(model.model)?.at === model.updated_at) return;
     standings.set(model.model, { at: model.updated_at, found: await standing(model) });
   };
+  const isMended = ({ kind, output, created_at: at }) =>
+    jobs.some(
+      (job) =>
+        job.state === "succeeded" && job.kind === kind && job.output.model === output?.model && job.created_at > at,
+    );
   const draw = () => {
     const active = jobs
       .filter((job) => !isOver(job.state) && job.state !== "paused") // which needs a hand
       .sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state));
     const counted = (of) => `${number(active.filter(({ state }) => of(state)).length)}${beyond?.some(of) ? "+" : ""}`;
-    const trouble = jobs.filter((job) => job.state === "failed" && isRecent(job.finished_at));
+    const trouble = jobs.filter((job) => job.state === "failed" && isRecent(job.finished_at) && !isMended(job));
     const paused = jobs.filter((job) => job.state === "paused");
     const without = models.filter((model) => model.latest !== null && model.aliases.champion === undefined);
     const behind = models.filter(isBehind);
@@ -222,18 +207,14 @@ export async function page(place, { onLeave }) {
     draw();
   };
   const resumeButton = (job) =>
-    h(
-      "button",
-      {
-        type: "button",
-        class: "small",
-        onclick: () =>
-          attempt(async () => {
-            await post(`/v1/jobs/${job.id}/resume`);
-            await refresh();
-          }),
-      },
+    button(
       "Resume",
+      () =>
+        attempt(async () => {
+          await post(`/v1/jobs/${job.id}/resume`);
+          await refresh();
+        }),
+      { class: "small" },
     );
   const soon = () => {
     queued ??= setTimeout(() => {
@@ -313,18 +294,14 @@ function empty() {
     h(
       "div",
       { class: "actions" },
-      h(
-        "button",
-        {
-          type: "button",
-          class: "primary",
-          onclick: () =>
-            attempt(async () => {
-              const job = await post("/v1/jobs", QUICK);
-              location.hash = `#/jobs/${job.id}`;
-            }),
-        },
+      button(
         "Train an example now",
+        () =>
+          attempt(async () => {
+            const job = await post("/v1/jobs", QUICK);
+            location.hash = `#/jobs/${job.id}`;
+          }),
+        { class: "primary" },
       ),
       h("a", { class: "button", href: "#/train" }, "Begin with my data"),
     ),

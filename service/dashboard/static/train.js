@@ -1,9 +1,9 @@
 // Train: data, a net, how to train it, what the server thinks of it, and off it goes.
 // The request is the one truth here: each section shows its part of it and writes to it, so a patch can mend any of it.
 
-import { all, get, post, refused, send, subject, upload, Problem } from "./api.js";
-import { MISSING, decimalOf, header, numberIn, records, textOf } from "./csv.js";
-import { check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
+import { all, get, post, refused, send, subject, upload, Problem, watch } from "./api.js";
+import { MISSING, header, level, marksOf, numberIn, records, textOf } from "./csv.js";
+import { button, check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
 import { ago, bytes, locate, number, patched, plainName, pretty, seconds, shape } from "./format.js";
 import {
   announce,
@@ -15,13 +15,14 @@ import {
   failure,
   heading,
   histogram,
+  metricName,
   net,
   problemText,
   unfolding,
+  unlisted,
 } from "./parts.js";
-import { watch } from "./stream.js";
 
-const EXAMPLES = {
+export const EXAMPLES = {
   parabola: [
     "A parabola with noise",
     "One number in, one out: watch a curve being fitted.",
@@ -64,6 +65,7 @@ const OBJECTIVES = [
   ["cross_entropy", "Classes: cross entropy"],
   ["bce_with_logits", "Yes or no: binary cross entropy"],
 ];
+const CLASSIFY = ["cross_entropy", "bce_with_logits"];
 const ENGINES = [
   ["", "torch, as usual"],
   ["onnxruntime", "ONNX Runtime"],
@@ -107,15 +109,55 @@ function blank() {
   };
 }
 
+/** What becomes of the champion of a model that has one. */
+async function predecessor(models, { model, alias_on_success: alias }) {
+  const champion = models.find((one) => one.model === model)?.aliases.champion;
+  if (champion === undefined) return null;
+  const { metrics } = await get(`/v1/models/${model}/versions/${champion}`);
+  const [figure] = ["val_accuracy", "val_r2", "val_loss"].filter((name) => Number.isFinite(metrics[name]));
+  const beside = figure ? ` (${metricName(figure)} ${number(metrics[figure])})` : "";
+  const then =
+    alias === "champion"
+      ? "The new version takes its place, even if it is worse"
+      : alias?.champion
+        ? `The new version takes its place if ${alias.champion}`
+        : "It stays the champion";
+  return `The model ${model} is there already: version ${champion} is its champion${beside}. ${then}.`;
+}
+
+/** The alias for a version that is better than the champion, by the held-out rows if there are any; as the command. */
+function ifBetter({ objective, split }) {
+  const metric = `${split ? "val_" : ""}${CLASSIFY.includes(objective?.type) ? "accuracy" : "r2"}`;
+  return { champion: `${metric} > champion.${metric}` };
+}
+
+/** Change a request; where its alias hangs on what this page compares, by what it is compared then. */
+function change(body, work) {
+  const { output } = body;
+  const ours = output.alias_on_success?.champion === ifBetter(body).champion;
+  work();
+  if (ours) output.alias_on_success = ifBetter(body);
+}
+
 export async function page(place, { params: [id], onLeave }) {
   const given = id && (await subject(get(`/v1/datasets/${encodeURIComponent(id)}`), `There is no dataset ${id}.`));
-  const draft = { body: blank(), dataset: null, verdict: null, broken: null, mode: null, text: null };
+  const draft = {
+    body: blank(),
+    dataset: null,
+    kept: new Set(), // columns that are one of texts by few cells, and are to be
+    undecided: [], // those that nobody has decided about
+    verdict: null,
+    broken: null,
+    mode: null,
+    text: null,
+  };
   const data = h("div", {});
   const about = h("div", {});
   const editor = h("div", {});
   const judged = h("div", { class: "judged" });
   const training = h("div", {});
   const doctor = h("div", { "aria-live": "polite" });
+  const models = all("/v1/models").catch(() => []);
   const timers = {};
   const aborts = {};
   onLeave(() => {
@@ -146,7 +188,7 @@ export async function page(place, { params: [id], onLeave }) {
       get(`/v1/datasets/${dataset.id}/profile`),
     ]);
     const fill = () => {
-      suggest(draft, dataset, profile);
+      change(draft.body, () => suggest(draft, dataset, profile));
       draft.touched = false;
       draft.broken = null;
       draft.mode = null;
@@ -154,29 +196,30 @@ export async function page(place, { params: [id], onLeave }) {
       drawTraining();
       changed();
     };
-    replace(
-      about,
-      datasetView(dataset, preview, profile, remake),
-      draft.touched
-        ? h(
-            "div",
-            { class: "actions" },
-            h(
-              "button",
-              {
-                type: "button",
-                onclick: (event) => {
-                  fill();
-                  event.target.parentElement.remove();
-                  announce("Filled in.");
-                },
-              },
-              "Fill in a net that suits this data",
-            ),
-          )
-        : null,
-    );
-    if (!draft.touched) suggest(draft, dataset, profile);
+    const keep = (name) => {
+      draft.kept.add(name);
+      show();
+      changed();
+      about.querySelector(".entries button, .scroll").focus({ preventScroll: true });
+    };
+    const show = () =>
+      replace(
+        about,
+        datasetView(dataset, preview, profile, draft, { remake, keep }),
+        draft.touched
+          ? h(
+              "div",
+              { class: "actions" },
+              button("Fill in a net that suits this data", () => {
+                fill();
+                show();
+                announce("Filled in.");
+              }),
+            )
+          : null,
+      );
+    show();
+    if (!draft.touched) change(draft.body, () => suggest(draft, dataset, profile));
     draft.fitted = false;
     if (!draft.body.output.model) draft.body.output.model = plainName(dataset.name ?? "model");
     draft.mode = null;
@@ -201,7 +244,7 @@ export async function page(place, { params: [id], onLeave }) {
     try {
       const dataset = await read(name, source);
       mine = dataset.id;
-      await useDataset(dataset);
+      await use(dataset);
     } catch (error) {
       replace(about, failure(error));
     }
@@ -215,6 +258,10 @@ export async function page(place, { params: [id], onLeave }) {
       mine = made.id;
       about.querySelector(".scroll")?.focus({ preventScroll: true });
     });
+  const use = (dataset) => {
+    draft.kept.clear();
+    return useDataset(dataset);
+  };
   const drawData = async () => {
     const known = (await all("/v1/datasets", 200)).filter((dataset) => dataset.state === "ready" && dataset.name);
     replace(
@@ -236,16 +283,10 @@ export async function page(place, { params: [id], onLeave }) {
                       ago(dataset.created_at),
                       number(dataset.rows),
                       h("span", { class: "clip" }, usedColumns(dataset).join(", ")),
-                      h(
-                        "button",
-                        {
-                          type: "button",
-                          class: "small",
-                          "aria-label": `Use ${dataset.name}`,
-                          onclick: () => attempt(() => useDataset(dataset)),
-                        },
-                        "Use",
-                      ),
+                      button("Use", () => attempt(() => use(dataset)), {
+                        class: "small",
+                        "aria-label": `Use ${dataset.name}`,
+                      }),
                     ]),
                     { stacked: true },
                   )
@@ -263,12 +304,9 @@ export async function page(place, { params: [id], onLeave }) {
                 "div",
                 { class: "choices" },
                 Object.entries(EXAMPLES).map(([key, [title, words, source]]) =>
-                  h(
-                    "button",
-                    { type: "button", class: "choice", onclick: () => attempt(() => make(key, source)) },
-                    h("strong", {}, title),
-                    h("span", {}, words),
-                  ),
+                  button([h("strong", {}, title), h("span", {}, words)], () => attempt(() => make(key, source)), {
+                    class: "choice",
+                  }),
                 ),
               ),
           ],
@@ -315,18 +353,11 @@ export async function page(place, { params: [id], onLeave }) {
                     { class: "empty-state" },
                     h("p", {}, "This net is more than the form can show."),
                     h("p", {}, "Edit it as JSON, or begin with a row of layers."),
-                    h(
-                      "button",
-                      {
-                        type: "button",
-                        onclick: () => {
-                          suggestNet(draft);
-                          setNet(draft.body.architecture);
-                          drawEditor();
-                        },
-                      },
-                      "Begin with a row of layers",
-                    ),
+                    button("Begin with a row of layers", () => {
+                      suggestNet(draft);
+                      setNet(draft.body.architecture);
+                      drawEditor();
+                    }),
                   ),
           ],
           ["json", "JSON", () => jsonEditor(draft, setNet, changed)],
@@ -413,23 +444,18 @@ export async function page(place, { params: [id], onLeave }) {
   };
 
   // -- the doctor ------------------------------------------------------------------------------------------------------
-  const submit = h(
-    "button",
-    {
-      type: "button",
-      class: "primary big",
-      disabled: true,
-      onclick: () =>
-        attempt(async () => {
-          const job = await post("/v1/jobs", draft.body).catch((error) => {
-            if (error.status === 403 && draft.body.output.alias_on_success && error.entries.length)
-              error.entries[0].hint += " Or untick that it becomes the champion.";
-            throw error;
-          });
-          location.hash = `#/jobs/${job.id}`;
-        }),
-    },
+  const submit = button(
     "Train",
+    () =>
+      attempt(async () => {
+        const job = await post("/v1/jobs", draft.body).catch((error) => {
+          if (error.status === 403 && draft.body.output.alias_on_success && error.entries.length)
+            error.entries[0].hint += " Or untick that it becomes the champion.";
+          throw error;
+        });
+        location.hash = `#/jobs/${job.id}`;
+      }),
+    { class: "primary big", disabled: true },
   );
   /** Another request in the place of this one; the object stays, since the fields of the forms write to it. */
   const take = (body) => {
@@ -456,13 +482,19 @@ export async function page(place, { params: [id], onLeave }) {
       !body.output.model && "a name for the model",
     ].filter(Boolean);
     if (draft.broken) missing.push("a net that is JSON");
+    const here = body.dataset === draft.dataset?.id;
+    if (here && draft.undecided.length) missing.push(`how to read ${draft.undecided.join(", ")} (see Data)`);
     if (missing.length) {
       replace(doctor, h("p", { class: "empty" }, `Still needed: ${missing.join(", ")}.`));
       return;
     }
     doctor.setAttribute("aria-busy", "true");
     try {
-      const found = await post("/v1/jobs?dry_run=true", body, { signal });
+      const [found, before] = await Promise.all([
+        post("/v1/jobs?dry_run=true", body, { signal }),
+        models.then((there) => predecessor(there, body.output)).catch(() => null),
+      ]);
+      const told = found.warnings.filter(({ code }) => !here || code !== "nearly-numbers"); // which is decided
       // A net of ours that has the sizes of all rows may have to have those of the training rows.
       const fit = found.warnings.find(
         (warning) =>
@@ -493,13 +525,11 @@ export async function page(place, { params: [id], onLeave }) {
           ["Takes about", found.estimate_s === null ? "–" : seconds(found.estimate_s)],
           ["Memory", bytes(found.memory_bytes)],
         ]),
-        found.warnings.length
-          ? entries(found.warnings, {
+        before && h("p", { class: "callout" }, before),
+        told.length
+          ? entries(told, {
               mend: (entry) =>
-                entry.patch
-                  ? { words: "Mend this", act: () => applyPatch(entry.patch) }
-                  : (body.dataset === draft.dataset?.id && withoutOdd(entry, () => draft.dataset, remake)) ||
-                    byWords(entry),
+                entry.patch ? { words: "Mend this", act: () => applyPatch(entry.patch) } : byWords(entry),
             })
           : h("p", { class: "ok" }, "Nothing to complain about."),
         bad ? h("p", { class: "error-text" }, "Mend the mistakes, then train.") : null,
@@ -513,6 +543,7 @@ export async function page(place, { params: [id], onLeave }) {
           doctor,
           inNet ? h("p", { class: "error-text" }, "The net has to be mended first.") : null,
           entries(others, { mend: byWords }),
+          unlisted(error.body.more),
         );
       } else replace(doctor, failure(error));
     } finally {
@@ -531,7 +562,7 @@ export async function page(place, { params: [id], onLeave }) {
     h("summary", {}, "The whole request as JSON"),
   );
   const drawRequest = () => {
-    const area = h("textarea", { class: "mono", rows: "16", spellcheck: "false", value: pretty(draft.body) });
+    const area = h("textarea", { class: "mono", rows: "16", value: pretty(draft.body) });
     const wrong = h("p", { class: "error-text", role: "alert" });
     replace(
       request,
@@ -541,22 +572,15 @@ export async function page(place, { params: [id], onLeave }) {
         hint: "All that POST /v1/jobs takes: schedulers, early stopping, fine-tuning and more.",
       }),
       wrong,
-      h(
-        "button",
-        {
-          type: "button",
-          onclick: () => {
-            try {
-              take({ ...blank(), ...JSON.parse(area.value) });
-              wrong.textContent = "";
-              applyPatch([]);
-            } catch (error) {
-              wrong.textContent = problemText(error);
-            }
-          },
-        },
-        "Use this request",
-      ),
+      button("Use this request", () => {
+        try {
+          take({ ...blank(), ...JSON.parse(area.value) });
+          wrong.textContent = "";
+          applyPatch([]);
+        } catch (error) {
+          wrong.textContent = problemText(error);
+        }
+      }),
     );
   };
 
@@ -601,12 +625,12 @@ const FORMATS = {
 };
 
 function uploadForm(make) {
-  const form = h("div", {});
+  const form = h("div", { class: "stack" });
   const zone = dropZone(
     "Choose a file",
     "or drop it here: CSV, Parquet, JSON lines, NPZ, or a zip of images",
     (file) => attempt(() => take(file)),
-    { accept: ".csv,.tsv,.parquet,.jsonl,.ndjson,.npz,.zip" },
+    { accept: Object.keys(FORMATS).map((end) => `.${end}`) },
   );
   async function take(file) {
     const type = FORMATS[file.name.split(".").pop().toLowerCase()];
@@ -637,7 +661,7 @@ function uploadForm(make) {
             .slice(1, cut ? -1 : undefined)
             .map(({ cells }) => cells)
         : jsonRows(start, columns);
-    const decimal = { comma: type === "csv" && decimalOf(rows, delimiter) === "," };
+    let marks = type === "csv" ? marksOf(rows.flat(), delimiter) : {};
     const target = { value: columns?.at(-1) ?? "" };
     const odd = unfit(columns ?? [], rows);
     const left = new Set(columns?.every((column) => column === target.value || odd.has(column)) ? [] : odd.keys());
@@ -654,9 +678,9 @@ function uploadForm(make) {
           ),
       );
     const size = { value: "" };
-    const texts = type === "csv" ? oddTexts(columns, rows, decimal.comma) : [];
-    const missing = h("input", { type: "text", value: texts.join("; "), spellcheck: "false", autocomplete: "off" });
-    const name = h("input", { type: "text", value: plainName(file.name), spellcheck: "false" });
+    const texts = type === "csv" ? oddTexts(columns, rows, marks) : [];
+    const missing = h("input", { value: texts.join("; "), autocomplete: "off" });
+    const name = h("input", { value: plainName(file.name) });
     const parts = [field("Name", name)];
     if (columns?.length)
       parts.push(
@@ -673,7 +697,6 @@ function uploadForm(make) {
         field(
           "What is to be predicted",
           h("input", {
-            type: "text",
             oninput: (event) => {
               target.value = event.target.value;
             },
@@ -701,111 +724,117 @@ function uploadForm(make) {
         .split(";")
         .map((one) => one.trim())
         .filter(Boolean);
-    const button = h(
-      "button",
-      {
-        type: "button",
-        class: "primary",
-        onclick: () =>
-          attempt(async () => {
-            button.disabled = true;
-            button.textContent = "Uploading…";
-            try {
-              const { id } = await upload(file);
-              const source =
-                type === "npz"
-                  ? { type, upload: id, inputs: "x", target: "y" }
-                  : type === "images"
-                    ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
-                    : {
-                        type,
-                        upload: id,
-                        inputs: columns?.some((column) => column !== target.value && left.has(column))
-                          ? columns.filter((column) => column !== target.value && !left.has(column))
-                          : "*",
-                        target: target.value,
-                        missing: "keep",
-                        ...(missingTexts().length ? { missing_texts: missingTexts() } : {}),
-                        ...(delimiter && delimiter !== "," ? { delimiter } : {}),
-                        ...(decimal.comma ? { decimal: "," } : {}),
-                      };
-              await make(name.value.trim() || file.name, source);
-            } finally {
-              button.disabled = false;
-              button.textContent = "Use this data";
-            }
-          }),
-      },
+    const go = button(
       "Use this data",
+      () =>
+        attempt(async () => {
+          go.disabled = true;
+          go.textContent = "Uploading…";
+          try {
+            const { id } = await upload(file);
+            const source =
+              type === "npz"
+                ? { type, upload: id, inputs: "x", target: "y" }
+                : type === "images"
+                  ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
+                  : {
+                      type,
+                      upload: id,
+                      inputs: columns?.some((column) => column !== target.value && left.has(column))
+                        ? columns.filter((column) => column !== target.value && !left.has(column))
+                        : "*",
+                      target: target.value,
+                      missing: "keep",
+                      ...(missingTexts().length ? { missing_texts: missingTexts() } : {}),
+                      ...(delimiter && delimiter !== "," ? { delimiter } : {}),
+                      ...(marks.decimal === "," ? { decimal: "," } : {}),
+                      ...(marks.thousands ? { thousands: marks.thousands } : {}),
+                    };
+            await make(name.value.trim() || file.name, source);
+          } finally {
+            go.disabled = false;
+            go.textContent = "Use this data";
+          }
+        }),
+      { class: "primary" },
     );
     const chosen = columns?.length
       ? h("fieldset", { class: "inputs" }, h("legend", {}, "What it is predicted from"), inputs)
       : null;
     if (chosen) drawInputs();
-    const comma = decimal.comma
-      ? h(
-          "div",
-          { class: "checks" },
-          check("Numbers have a decimal comma", true, (taken) => {
-            decimal.comma = taken;
-          }),
-        )
-      : null;
     if (type === "csv")
       parts.push(
+        field(
+          "Numbers are written as",
+          select(
+            MARKS.filter((ways) => !ways.includes(delimiter)).map(([decimal, thousands]) =>
+              written({ decimal, thousands }),
+            ),
+            written(marks),
+            (value) => {
+              marks = { decimal: value.at(-3), thousands: value.length > 7 ? value[1] : null };
+            },
+          ),
+        ),
         field("Texts that mean a missing value", missing, {
-          hint: "Such as n/a or unknown; several with ; between them. Empty cells are missing anyway.",
+          hint: "Such as n/a; unknown. Empty cells are missing anyway.",
         }),
       );
     const read = was
       ? h("p", { class: "hint" }, `The file is not in UTF-8; it is read as ${was}. Look at its names and texts.`)
       : null;
-    replace(form, read, h("div", { class: "row" }, parts), chosen, comma, h("div", { class: "actions" }, button));
-    button.focus();
+    replace(form, read, h("div", { class: "row top" }, parts), chosen, h("div", { class: "actions" }, go));
+    go.focus();
   }
   return h("div", { class: "stack" }, zone, form);
 }
 
 const START = 65_536;
 
+// The decimal marks and those between thousands that a source may say, and a number with them.
+const MARKS = [".", ",", ",.", ".,", ".'", ",'", ", ", ". "];
+const written = ({ decimal = ".", thousands }) => `1${thousands ?? ""}234${decimal}56`;
+
 /** Texts that stand here and there in columns of numbers, such as "n/a": they seem to mean a missing value. */
-function oddTexts(names, rows, comma) {
-  const decimal = comma ? "," : ".";
+function oddTexts(names, rows, marks) {
   const found = new Set();
   names.forEach((_, i) => {
     const cells = rows.map((row) => row[i] ?? "").filter((cell) => !MISSING.has(cell.toLowerCase()));
-    const odd = new Set(cells.filter((cell) => isOdd(cell, decimal)));
+    const odd = new Set(cells.filter((cell) => numberIn(cell, marks) === null));
     const count = cells.filter((cell) => odd.has(cell)).length;
     if (odd.size && odd.size <= 3 && count <= cells.length / 5) for (const text of odd) found.add(text);
   });
   return [...found].filter((text) => !text.includes(";")).slice(0, 8);
 }
 
-const isOdd = (text, decimal) => !MISSING.has(text.toLowerCase()) && numberIn(text, decimal) === null;
-
-/** The remedy for the warning that a few texts make a column of numbers one of texts: that they mean no value. */
-function withoutOdd(entry, current, remake) {
-  if (entry.code !== "nearly-numbers" || !entry.hint?.includes('"missing_texts"')) return null;
-  const { source, columns } = current();
-  const column = columns.find(({ name, role, classes }) => role === "input" && classes && isAbout(entry.detail, name));
-  const texts = column?.classes.filter((text) => isOdd(text, source.decimal)) ?? [];
-  const withThem = (before = []) => [...new Set([...before, ...texts])];
-  const all = withThem(source.missing_texts);
-  if (!texts.length || all.length > MOST_MISSING || all.some((text) => text.length > LONGEST_MISSING)) return null;
+/** How a column may be read that a few cells, or the marks in its numbers, make one of texts; null for other warnings.
+ * `remake` reads the file otherwise, `leave` without a column, `keep` takes the texts of one as they are. */
+function readings(entry, { source, columns }, { remake, leave, keep }) {
+  const column = entry.code === "nearly-numbers" && columns.find(({ name }) => isAbout(entry.detail, name));
+  if (!column) return null;
+  const { name, role } = column;
+  const members = entry.expected && JSON.parse(entry.expected);
+  const texts = members?.missing_texts?.filter((text) => !source.missing_texts?.includes(text)) ?? [];
   const named = texts.slice(0, 3).map((text) => `“${text}”`);
-  const more = texts.length - named.length;
-  return {
-    words: `Read ${named.join(", ")}${more ? ` and ${more} more` : ""} as missing`,
-    act: () => {
-      const dataset = current(); // another one when this was told of the one before
-      return remake(dataset, { missing: "keep", missing_texts: withThem(dataset.source.missing_texts) });
+  const more = texts.length > 3 ? ` and ${texts.length - 3} more` : "";
+  const cures = [
+    members && {
+      words: texts.length
+        ? `Read ${named.join(", ")}${more} as missing`
+        : `Read as numbers like ${written({ ...source, ...members })}`,
+      act: () => remake(members),
     },
+    role === "input" && leave(name),
+    { words: role === "input" ? "Keep its texts" : "Its texts are classes", act: () => keep(name) },
+  ];
+  return {
+    column: name,
+    cures: cures.filter(Boolean),
+    title: "To decide",
+    hint: "As texts, each that differs would be a category of its own.",
+    pointer: "",
   };
 }
-
-// What the server takes as `missing_texts`.
-const MOST_MISSING = 32;
-const LONGEST_MISSING = 64;
 
 /** Whether a warning's sentence begins with this column, as the server quotes it. */
 const isAbout = (detail, name) =>
@@ -833,7 +862,7 @@ function unfit(names, rows) {
   const found = new Map();
   names.forEach((name, i) => {
     const cells = rows.map((row) => row[i] ?? "").filter(Boolean);
-    const texts = new Set(cells.filter((cell) => !/^[+-]?[\d.,]*\d(e[+-]?\d+)?$/i.test(cell)));
+    const texts = new Set(cells.filter((cell) => !/^[+-]?[\d.,' ]*\d(e[+-]?\d+)?$/i.test(level(cell))));
     if (cells.length && NUMBERING.test(name) && cells.every((cell) => /^[+-]?\d+$/.test(cell)))
       found.set(name, "Seems to number the rows.");
     else if (cells.length && cells.every((cell) => DATE.test(cell))) found.set(name, "Dates are no categories.");
@@ -863,11 +892,11 @@ const typeOf = (column) =>
   column.role === "ignored" ? "–" : column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype;
 const ROLES = { ignored: "left out", kept: "for splits" };
 
-function datasetView(dataset, preview, profile, remake) {
+function datasetView(dataset, preview, profile, draft, { remake, keep }) {
   const byName = new Map(profile.columns.map((column) => [column.name, column]));
   const text = (value) =>
     typeof value === "number"
-      ? number(value)
+      ? number(value, 6)
       : Array.isArray(value)
         ? value.length <= 6 && !Array.isArray(value[0])
           ? value.map(text).join(", ")
@@ -876,9 +905,6 @@ function datasetView(dataset, preview, profile, remake) {
           ? "missing"
           : String(value);
   // Numbers are standardized by what is filled in below.
-  const warnings = [...dataset.warnings, ...profile.warnings].filter(
-    (one) => one.code !== "unscaled-inputs" || !one.hint?.includes('"standardize"'),
-  );
   const choosable = canChoose(dataset);
   const before = dataset.columns.filter((column) => column.role === "input").map((column) => column.name);
   const taken = new Set(before);
@@ -890,11 +916,7 @@ function datasetView(dataset, preview, profile, remake) {
   const anew = h(
     "div",
     { class: "actions", hidden: true },
-    h(
-      "button",
-      { type: "button", class: "primary", onclick: () => remake(dataset, only(inputs())) },
-      "Use these columns",
-    ),
+    button("Use these columns", () => remake(dataset, only(inputs())), { class: "primary" }),
     h("p", { class: "hint" }, "The file is read once more."),
   );
   const use = ({ name, role }) =>
@@ -911,15 +933,22 @@ function datasetView(dataset, preview, profile, remake) {
           },
         })
       : null;
-  const withoutIt = (entry) => {
-    const name = OF_A_COLUMN.includes(entry.code) && profile.columns[entry.pointer.split("/")[2]]?.name;
-    return choosable && taken.has(name) && before.length > 1
+  const leave = (name) =>
+    choosable && taken.has(name) && before.length > 1
       ? {
           words: `Leave ${name} out`,
           act: () => remake(dataset, only(before.filter((other) => other !== name))),
         }
       : null;
-  };
+  const withoutIt = (entry) =>
+    leave(OF_A_COLUMN.includes(entry.code) && profile.columns[entry.pointer.split("/")[2]]?.name);
+  const odd = { remake: (changes) => remake(dataset, changes), leave, keep };
+  const warnings = [...dataset.warnings, ...profile.warnings]
+    .filter((one) => one.code !== "unscaled-inputs" || !one.hint?.includes('"standardize"'))
+    .map((one) => ({ severity: "warning", ...one, ...readings(one, dataset, odd) }))
+    .filter(({ column }) => !draft.kept.has(column));
+  draft.undecided = warnings.flatMap(({ column }) => column ?? []);
+  const told = warnings.filter(({ code }) => !draft.undecided.length || code !== "too-many-categories"); // it may be none
   return h(
     "div",
     { class: "dataset" },
@@ -928,12 +957,7 @@ function datasetView(dataset, preview, profile, remake) {
       ["Rows", number(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
-    warnings.length
-      ? entries(
-          warnings.map((warning) => ({ severity: "warning", ...warning })),
-          { mend: (entry) => withoutIt(entry) ?? withoutOdd(entry, () => dataset, remake) },
-        )
-      : null,
+    told.length ? entries(told, { mend: (entry) => entry.cures ?? withoutIt(entry) }) : null,
     h("h3", {}, "Profile"),
     table(
       "Columns",
@@ -1102,9 +1126,7 @@ function netForm(authored, set) {
       rows.querySelectorAll("li")[Math.min(focus, layers.length - 1)]?.querySelector("select")?.focus();
   };
   const rowShape = h("input", {
-    type: "text",
     value: now.inputs[0].shape.slice(1).join(", "),
-    spellcheck: "false",
     onchange: (event) => {
       const given = event.target.value
         .split(/[,×x\s]+/)
@@ -1168,42 +1190,24 @@ function netForm(authored, set) {
           h(
             "div",
             { class: "layer-buttons" },
-            h(
-              "button",
-              {
-                type: "button",
-                class: "quiet small",
-                disabled: i === 0,
-                "aria-label": `Move layer ${i + 1} up`,
-                onclick: () => write(swap(now.root.layers, i, i - 1), i - 1),
-              },
-              "↑",
-            ),
-            h(
-              "button",
-              {
-                type: "button",
-                class: "quiet small",
-                disabled: i === layers.length - 1,
-                "aria-label": `Move layer ${i + 1} down`,
-                onclick: () => write(swap(now.root.layers, i, i + 1), i + 1),
-              },
-              "↓",
-            ),
-            h(
-              "button",
-              {
-                type: "button",
-                class: "quiet small",
-                "aria-label": `Remove layer ${i + 1}`,
-                disabled: layers.length === 1,
-                onclick: () =>
-                  write(
-                    now.root.layers.filter((_, j) => j !== i),
-                    i,
-                  ),
-              },
+            button("↑", () => write(swap(now.root.layers, i, i - 1), i - 1), {
+              class: "quiet small",
+              disabled: i === 0,
+              "aria-label": `Move layer ${i + 1} up`,
+            }),
+            button("↓", () => write(swap(now.root.layers, i, i + 1), i + 1), {
+              class: "quiet small",
+              disabled: i === layers.length - 1,
+              "aria-label": `Move layer ${i + 1} down`,
+            }),
+            button(
               "×",
+              () =>
+                write(
+                  now.root.layers.filter((_, j) => j !== i),
+                  i,
+                ),
+              { class: "quiet small", "aria-label": `Remove layer ${i + 1}`, disabled: layers.length === 1 },
             ),
           ),
         ),
@@ -1220,17 +1224,13 @@ function netForm(authored, set) {
       "div",
       { class: "actions" },
       ["Linear", "ReLU", "Dropout", "Conv2d", "MaxPool2d"].map((type) =>
-        h(
-          "button",
-          {
-            type: "button",
-            class: "small",
-            onclick: () => {
-              const { layers } = now.root;
-              write([...layers.slice(0, -1), layer(type), ...layers.slice(-1)], layers.length - 1);
-            },
-          },
+        button(
           `+ ${type}`,
+          () => {
+            const { layers } = now.root;
+            write([...layers.slice(0, -1), layer(type), ...layers.slice(-1)], layers.length - 1);
+          },
+          { class: "small" },
         ),
       ),
     ),
@@ -1245,9 +1245,8 @@ function swap(list, i, j) {
 
 function jsonEditor(draft, set, changed) {
   const area = h("textarea", {
-    class: "mono tall",
+    class: "mono",
     rows: "18",
-    spellcheck: "false",
     autocapitalize: "off",
     value: draft.broken ? draft.text : pretty(draft.body.architecture),
     oninput: () => {
@@ -1279,18 +1278,11 @@ function catalogueForm(draft, set) {
     const first = h(
       "div",
       { class: "actions" },
-      h(
-        "button",
-        {
-          type: "button",
-          onclick: () => {
-            chosen.params = fitting(draft, nets.find((one) => one.name === chosen.name).params);
-            draw();
-            write();
-          },
-        },
-        "Use this net",
-      ),
+      button("Use this net", () => {
+        chosen.params = fitting(draft, nets.find((one) => one.name === chosen.name).params);
+        draw();
+        write();
+      }),
       h("p", { class: "hint" }, "It replaces the net that you have."),
     );
     first.hidden = Boolean(draft.body.architecture?.catalogue);
@@ -1368,7 +1360,7 @@ function fitting(draft, params) {
 
 function trainingForm(body, changed, redraw) {
   const set = (work) => (value) => {
-    work(value);
+    change(body, () => work(value));
     changed();
   };
   const numeric = (value, props, work) =>
@@ -1386,14 +1378,23 @@ function trainingForm(body, changed, redraw) {
     if (value === undefined) delete owner[name];
     else owner[name] = value;
   };
-  const has = (type) => (body.preprocessing ?? []).some((step) => step.type === type && step.of !== "target");
-  const scaled = () => (body.preprocessing ?? []).some((step) => step.of === "target");
-  const classifies = () => ["cross_entropy", "bce_with_logits"].includes(body.objective?.type);
-  const unscaled = () => (body.preprocessing ?? []).filter((step) => step.of !== "target");
-  const objectives = OBJECTIVES.some(([key]) => key === body.objective?.type)
-    ? OBJECTIVES
-    : [...OBJECTIVES, [body.objective?.type, body.objective?.type]];
-  const optimizers = OPTIMIZERS.includes(body.optimizer?.type) ? OPTIMIZERS : [...OPTIMIZERS, body.optimizer?.type];
+  const classifies = () => CLASSIFY.includes(body.objective?.type);
+  const steps = () => body.preprocessing ?? [];
+  const place = ({ type, of }) => (of === "target" ? 3 : ["impute", "standardize", "one_hot"].indexOf(type));
+  const prepared = (label, step, hint) => {
+    const isIt = (one) => one.type === step.type && (one.of === "target") === (step.of === "target");
+    return check(
+      label,
+      steps().some(isIt),
+      set((on) => {
+        const others = steps().filter((one) => !isIt(one));
+        const later = others.filter((one) => place(one) > place(step));
+        body.preprocessing = on ? [...others.filter((one) => !later.includes(one)), step, ...later] : others;
+        redraw();
+      }),
+      { hint },
+    );
+  };
   const alias = body.output?.alias_on_success;
   const engine = body.output?.engine?.type ?? "";
   return h(
@@ -1405,12 +1406,12 @@ function trainingForm(body, changed, redraw) {
       field(
         "Objective",
         select(
-          objectives,
+          OBJECTIVES,
           body.objective?.type,
           set((value) => {
             const before = classifies();
             body.objective = { type: value };
-            if (classifies()) body.preprocessing = unscaled();
+            if (classifies()) body.preprocessing = steps().filter((step) => step.of !== "target");
             if (before !== classifies()) redraw();
           }),
         ),
@@ -1419,7 +1420,7 @@ function trainingForm(body, changed, redraw) {
       field(
         "Optimizer",
         select(
-          optimizers,
+          OPTIMIZERS,
           body.optimizer?.type,
           set((value) => {
             body.optimizer = { type: value, lr: body.optimizer?.lr };
@@ -1440,9 +1441,6 @@ function trainingForm(body, changed, redraw) {
             ["0.1", "10 %"],
             ["0.2", "20 %"],
             ["0.3", "30 %"],
-            ...(body.split && ![0.1, 0.2, 0.3].includes(body.split.validation)
-              ? [[String(body.split.validation), "as it is"]]
-              : []),
           ],
           String(body.split?.validation ?? 0),
           set((value) => {
@@ -1454,7 +1452,7 @@ function trainingForm(body, changed, redraw) {
       field(
         "Answers are computed by",
         select(
-          ENGINES.some(([key]) => key === engine) ? ENGINES : [...ENGINES, [engine, engine]],
+          ENGINES,
           engine,
           set((value) => {
             if (value) body.output.engine = { type: value };
@@ -1466,9 +1464,7 @@ function trainingForm(body, changed, redraw) {
       field(
         "Name of the model",
         h("input", {
-          type: "text",
           value: body.output?.model ?? "",
-          spellcheck: "false",
           autocomplete: "off",
           oninput: (event) => {
             body.output.model = event.target.value.trim();
@@ -1480,65 +1476,47 @@ function trainingForm(body, changed, redraw) {
     h(
       "div",
       { class: "checks" },
-      check(
+      prepared(
         "Standardize numbers",
-        has("standardize"),
-        set((on) => {
-          const steps = body.preprocessing ?? [];
-          const filling = steps.filter((step) => step.type === "impute"); // which comes first
-          body.preprocessing = on
-            ? [...filling, { type: "standardize" }, ...steps.filter((step) => step.type !== "impute")]
-            : body.preprocessing.filter((step) => step.type !== "standardize" || step.of === "target");
-          redraw();
-        }),
-        { hint: "To mean 0 and spread 1; part of the version, so predict does it too." },
+        { type: "standardize" },
+        "To mean 0 and spread 1; part of the version, so predict does it too.",
       ),
       classifies()
         ? null
-        : check(
+        : prepared(
             "Standardize the target",
-            scaled(),
-            set((on) => {
-              body.preprocessing = [...unscaled(), ...(on ? [{ type: "standardize", of: "target" }] : [])];
-              redraw();
-            }),
-            { hint: "Answers come in its own units all the same." },
+            { type: "standardize", of: "target" },
+            "Answers come in its own units all the same.",
           ),
-      check(
+      prepared(
         "Fill missing numbers",
-        has("impute"),
-        set((on) => {
-          body.preprocessing = on
-            ? [{ type: "impute" }, ...(body.preprocessing ?? [])]
-            : body.preprocessing.filter((step) => step.type !== "impute");
-          redraw();
-        }),
-        { hint: "With the mean of the training rows; part of the version, so predict does it too." },
+        { type: "impute" },
+        "With the mean of the training rows; part of the version, so predict does it too.",
       ),
-      check(
-        "Encode texts as one-hot",
-        has("one_hot"),
-        set((on) => {
-          body.preprocessing = on
-            ? [...(body.preprocessing ?? []), { type: "one_hot" }]
-            : body.preprocessing.filter((step) => step.type !== "one_hot");
-          redraw();
-        }),
-      ),
+      prepared("Encode texts as one-hot", { type: "one_hot" }),
       check(
         "Make it the champion when it succeeds",
         Boolean(alias),
-        set((on) => {
+        (on) => {
           if (on) body.output.alias_on_success = "champion";
           else delete body.output.alias_on_success;
-        }),
-        {
-          hint:
-            typeof alias === "object" && alias
-              ? `If ${Object.values(alias)[0]}.`
-              : "Its answers are then what others get.",
+          redraw();
+          changed();
         },
+        { hint: "Its answers are then what others get." },
       ),
+      alias
+        ? check(
+            "Only if it is better",
+            typeof alias === "object",
+            (on) => {
+              body.output.alias_on_success = on ? ifBetter(body) : "champion";
+              redraw();
+              changed();
+            },
+            { hint: typeof alias === "object" ? `If ${Object.values(alias)[0]}.` : "Than the champion that there is." },
+          )
+        : null,
     ),
   );
 }
