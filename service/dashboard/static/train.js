@@ -896,7 +896,7 @@ function datasetView(dataset, preview, profile, draft, { remake, keep }) {
   const byName = new Map(profile.columns.map((column) => [column.name, column]));
   const text = (value) =>
     typeof value === "number"
-      ? number(value, 6)
+      ? number(value, 7)
       : Array.isArray(value)
         ? value.length <= 6 && !Array.isArray(value[0])
           ? value.map(text).join(", ")
