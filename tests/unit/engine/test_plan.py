@@ -41,6 +41,34 @@ def assert_same(wanted: Any, got: Any) -> None:
         assert torch.equal(wanted, got)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("row", [[32, 32, 32], [6, 28, 28], [3, 61, 47], [8, 1700, 3], [1, 2, 40_001]])
+@pytest.mark.parametrize("rows", [1, 7, 31])
+def test_pools_of_pairs_give_the_bits_and_the_layout_of_torchs(rows, row, layout):
+    layer = {"type": "MaxPool2d", "kernel_size": 2}
+    module, plan = both(built.document({"type": "Sequential", "layers": [layer]}, ["B", *row]))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, *row, generator=generator).round(decimals=1)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        x.view(-1)[torch.randint(x.numel(), (9,), generator=generator)] = value
+    x = x.contiguous(memory_format=layout)
+    with torch.inference_mode():
+        wanted, got = module(x), plan(x)
+
+    assert torch.equal(wanted.nan_to_num(7.5), got.nan_to_num(7.5))
+    assert got.stride() == wanted.stride() or min(got.shape[1:]) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"stride": 1}, {"padding": 1}, {"dilation": 2}, {"ceil_mode": True}, {"kernel_size": [2, 3]}, {"kernel_size": 3}],
+    ids=str,
+)
+def test_pools_of_anything_else_give_the_bits_of_torchs(other):
+    layer = {"type": "MaxPool2d", "kernel_size": 2, **other}
+    assert_equal(built.document({"type": "Sequential", "layers": [layer]}, ["B", 8, 61, 61]), torch.randn(3, 8, 61, 61))
+
+
 @pytest.mark.parametrize(("layer", "row"), built.EVERY_SAMPLE)
 def test_a_plan_gives_the_bits_of_every_layer(layer, row):
     whole = layer["type"] in ("Embedding", "EmbeddingBag")
