@@ -623,7 +623,7 @@ class DataPlane:
             return None
         if shadowed(located.found) and promise is not None and not isinstance(promise, asyncio.Future):
             return None
-        raw = located.loaded.check(tensors, limits=self._limits)
+        raw = self._taken(located, partial(Loaded.check, tensors=tensors, limits=self._limits), arrived)
         wanted = _wanted(outputs, located.loaded.signature)
         if promise is not None and len(raw[0]) * located.loaded.answered > INLINE_NUMBERS:
             return None  # what is answered may take long to write
@@ -666,7 +666,8 @@ class DataPlane:
             return
         seconds = time.monotonic() - ticket.arrived
         if isinstance(error, InvalidInput):
-            self.trials.doubt(found, ticket.located.loaded, ticket.work, seconds)
+            canary, work, limits = ticket.located.loaded, ticket.work, self._limits
+            self.trials.doubt(found, lambda own: own.after(canary, work, limits=limits), seconds)
         elif not isinstance(error, (ServiceError, NotPlainError)):
             self.trials.judge(found, failed=True, seconds=seconds)
 
@@ -701,7 +702,7 @@ class DataPlane:
             _in_time(deadline)
             located = self._locate(_reference(reference, model))
             _in_time(deadline)
-            return located, located.loaded.decode(inputs, limits=self._limits)
+            return located, self._taken(located, partial(Loaded.decode, inputs=inputs, limits=self._limits), arrived)
 
         located, raw = await self._before(ready, deadline)
         charge(len(raw[0]))
@@ -733,6 +734,7 @@ class DataPlane:
             DeadlinePassed, Overloaded, InvalidInput, NotFound, BatchTooLarge, ModelQuarantined: as they say.
         """
         arrived = time.monotonic()
+        take = partial(Loaded.check, tensors=tensors, limits=self._limits)
         ticket = self.begin_arrays(
             reference, tensors, arrived=arrived, outputs=outputs, deadline=deadline, priority=priority
         )
@@ -740,13 +742,24 @@ class DataPlane:
 
             def ready() -> tuple[Located, tuple[Any, ...]]:
                 located = self._locate(reference)
-                return located, located.loaded.check(tensors, limits=self._limits)
+                return located, self._taken(located, take, arrived)
 
             located, raw = await self._before(ready, deadline)
             wanted = _wanted(outputs, located.loaded.signature)
             ticket = self._wait(located, raw, arrived=arrived, deadline=deadline, priority=priority)
             ticket = ticket._replace(wanted=wanted)
         return self.inferred(ticket, await self._settled(ticket))
+
+    def _taken(self, located: Located, take: Callable[[Loaded], tuple[Any, ...]], arrived: float) -> tuple[Any, ...]:
+        """The rows of a request as the version takes them."""
+        try:
+            return take(located.loaded)
+        except InvalidInput:
+            limits = self._limits
+            self.trials.doubt(
+                located.found, lambda own: own.alone(take(own), limits=limits), time.monotonic() - arrived
+            )
+            raise
 
     async def _before(
         self, ready: Callable[[], tuple[Located, tuple[Any, ...]]], deadline: float | None

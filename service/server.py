@@ -222,7 +222,7 @@ class Server(uvicorn.Server):
 
     async def _listen(self, sockets: list[socket.socket] | None) -> None:
         """Listen with TLS as uvicorn does, which has no word for how long a client may take to shake hands: asyncio
-        gives it a minute, and half a one to say goodbye."""
+        gives it a minute. What is left to be sent at the end keeps asyncio's half minute."""
         config = self.config
         kind: Any = config.http_protocol_class
         make = partial(kind, config=config, server_state=self.server_state, app_state=self.lifespan.state)
@@ -237,7 +237,6 @@ class Server(uvicorn.Server):
                     ssl=config.ssl,
                     backlog=config.backlog,
                     ssl_handshake_timeout=self._handshake_timeout_s,
-                    ssl_shutdown_timeout=self._handshake_timeout_s,
                 )
                 self.servers.append(server)
         except OSError as error:

@@ -278,7 +278,10 @@ def _found(
 
 def _ask(proposal: Mapping[str, Any] | None) -> str:
     if proposal is None:
-        return "The file holds tensors alone. Send `architecture`: a document, a digest or a net of the catalogue."
+        return (
+            "The file holds tensors alone. Send `architecture`: a document with `schema`, `inputs` and `root`, a "
+            "digest, or a net of the catalogue."
+        )
     return (
         f"The file holds tensors alone. Keys and shapes are those of {proposal['catalogue']} in the catalogue: send "
         "the proposal as `architecture`. What has no weights, such as an activation, leaves no trace in a file, so "
@@ -408,7 +411,11 @@ def _matched(
     if any(items for items, _ in wrong):
         told = ", ".join(f"{len(items)} {word}" for items, word in wrong if items)
         report.outcome = "refused"
-        detail = f"The tensors do not fit the architecture: {told}. Mend the document, or send `rename` rules."
+        such = ""
+        if report.mismatched:
+            one = report.mismatched[0]
+            such = f" {one['key']}, for one, is {one['got']} in the file and {one['expected']} in the net."
+        detail = f"The tensors do not fit the architecture: {told}.{such} Mend the document, or send `rename` rules."
         report.needs.append(translate.Need("architecture", detail))
         return None
     return sources

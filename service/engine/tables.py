@@ -231,7 +231,16 @@ def chosen(
 
 def name_mistakes(names: Sequence[str], *, at: str, where: str, hint: str | None = None) -> list[Entry]:
     """What is wrong with the names of a file's columns; `where` says where in the file they stand."""
-    found = [
+    found = []
+    nameless = [i + 1 for i, name in enumerate(names) if not name]
+    if nameless:
+        several = len(nameless) > 1
+        which = f"columns {', '.join(map(str, nameless))[:60]} have" if several else f"column {nameless[0]} has"
+        way = "Delete empty columns where the file was made."
+        if len(nameless) >= len(names) - 1 > 0:
+            way = "The first line must have the names of the columns: take out what stands above them."
+        found.append(Entry(f"{at}/upload", "bad-column-name", f"{where}: {which} no name.", hint=way))
+    found += [
         Entry(
             f"{at}/upload",
             "bad-column-name",
@@ -239,7 +248,7 @@ def name_mistakes(names: Sequence[str], *, at: str, where: str, hint: str | None
             hint=hint or "Names have 1 to 200 printable characters.",
         )
         for i, name in enumerate(names)
-        if not name or len(name) > MAX_TEXT or not name.isprintable()
+        if name and (len(name) > MAX_TEXT or not name.isprintable())
     ]
     twice = sorted({name for name in names if name and names.count(name) > 1}) if len(set(names)) < len(names) else ()
     for name in twice:

@@ -120,6 +120,9 @@ _WATCHERS: Final = 100
 _WATCH_S: Final = 0.25
 """So often those who watch the server's health are told whether it has changed."""
 
+_SMALL_MESSAGE_S: Final = 5.0
+"""So long a call has for a message without tensors, at most: who has no key may make such calls too."""
+
 _LOOK_S: Final = 0.5
 """So often it is looked whether messages are late, while any is awaited."""
 
@@ -163,7 +166,8 @@ class Front:
         room: for large messages; None has no end.
         spans: traces the calls of the protocol.
         handshake_s: seconds that a new connection has until it speaks HTTP/2, and TLS where that is spoken.
-        body_s: seconds that a call has until its message is here; a stream may be silent for longer.
+        body_s: seconds that a call has until its message is here, fewer where that brings no tensors; a stream may be
+            silent for longer.
         body_bytes_per_s: so many bytes of the largest message give a call that may bring it a second more.
     """
 
@@ -190,7 +194,7 @@ class Front:
         self._watchers = 0
         self._handshake_s = handshake_s
         self._message_s = {"ModelInfer": body_s + max_bytes / body_bytes_per_s}
-        self._small_message_s = body_s
+        self._small_message_s = min(body_s, _SMALL_MESSAGE_S)
         self._awaited: dict[asyncio.Task[Any], float] = {}  # calls without their message, and until when each may be
         self._looking = False
         self._inference = messages.load("open_inference.proto")

@@ -280,10 +280,18 @@ class Loaded:
             other.predictor.preprocessor.document.rows,
         ):
             raise InvalidInput("This version takes other inputs.")
+        return self.inference(self.alone(work, limits=limits), alias=None, queue_s=0.0)
+
+    def alone(self, work: Work, *, limits: Limits) -> Slice:
+        """The answer to one request, by a forward pass of its own.
+
+        Raises:
+            InvalidInput: the net cannot take its rows.
+        """
         (answer,), _ = self.run([work], limits=limits)
         if isinstance(answer, Exception):
             raise answer
-        return self.inference(answer, alias=None, queue_s=0.0)
+        return answer
 
     def inference(self, answer: Slice, *, alias: str | None, queue_s: float) -> Inference:
         """A request's part of the answers, with who gave them."""

@@ -90,18 +90,30 @@ class Trials:
             self._watches[key] = None
             self._submit(partial(self._retreat, key, through, found.version, reason))
 
-    def doubt(self, found: Resolved, canary: Loaded, work: Work, seconds: float) -> None:
-        """A version has refused rows: of a canary that is a failure where the alias's own version takes them."""
-        watched = _watched(found)
-        if watched is None or found.version == watched[1].version:
+    def doubt(self, found: Resolved | None, again: Callable[[Loaded], object], seconds: float) -> None:
+        """A version has refused rows: of a canary that is a failure where the alias's own version takes them.
+
+        Args:
+            found: who has refused them.
+            again: asks another version the same; raises where that refuses too.
+            seconds: from the request to the refusal.
+        """
+        watched = None if found is None else _watched(found)
+        if found is None or watched is None or found.version == watched[1].version:
             return
         if self._room.acquire(blocking=False):
-            done = self._thread.submit(self._ask_again, found, watched[1], canary, work, seconds)
+            try:
+                done = self._thread.submit(self._ask_again, found, watched[1], again, seconds)
+            except RuntimeError:  # the server ends
+                self._room.release()
+                return
             done.add_done_callback(lambda _: self._room.release())
 
-    def _ask_again(self, found: Resolved, through: AliasRecord, canary: Loaded, work: Work, seconds: float) -> None:
+    def _ask_again(
+        self, found: Resolved, through: AliasRecord, again: Callable[[Loaded], object], seconds: float
+    ) -> None:
         try:
-            self._runtime.get(through.model, through.version).after(canary, work, limits=self._limits)
+            again(self._runtime.get(through.model, through.version))
         except Exception:
             return  # the rows are wrong, or the canary is not alone in failing
         self.judge(found, failed=True, seconds=seconds)

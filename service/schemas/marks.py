@@ -70,6 +70,8 @@ def marks_of(cells: Iterable[str], *, without: Collection[str] = (), decimal: st
             if mark in ".," and point is None and text.count(mark) == 1 and mark not in without:
                 maybe.setdefault(mark, cell.strip())
                 continue
+            if point is None and mark in _OTHER and _OTHER[mark] in without:
+                continue  # points alone where commas part the values: an address or a number of a part
             sure.setdefault(mark, cell.strip())
             if point is not None or mark in ".,":
                 decimals.setdefault(point or _OTHER[mark], cell.strip())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ from service.errors import (
     ModelQuarantined,
     NotFound,
     PreconditionFailed,
+    ServiceError,
     ValidationFailed,
     VersionInUse,
     shorten,
@@ -269,7 +271,7 @@ class Aliases:
             NotFound: there is no such alias.
             Conflict: there is no earlier version to go back to.
         """
-        self._prepared(model, alias, prepare)
+        self._prepared(model, alias, prepare, if_match=if_match)
         with self._database.write() as connection:
             records.live(connection, model)
             present = alias_in(connection, model, alias)
@@ -295,7 +297,8 @@ class Aliases:
         Returns:
             The alias as it is now; None when somebody changed it first, or there is nothing to go back to.
         """
-        self._prepared(seen.model, seen.alias, prepare)
+        with suppress(ServiceError):  # without room for the other version, this one goes all the same
+            self._prepared(seen.model, seen.alias, prepare, if_match=seen.etag)
         with self._database.write() as connection:
             present = alias_in(connection, seen.model, seen.alias)
             if present is None or present.etag != seen.etag or version not in _watched(present):
@@ -305,13 +308,20 @@ class Aliases:
             except Conflict:
                 return None
 
-    def _prepared(self, model: str, alias: str, prepare: Prepare) -> None:
-        """Have the version prepared that the alias would go back to, or the one before it where that is damaged."""
+    def _prepared(self, model: str, alias: str, prepare: Prepare, *, if_match: str | None) -> None:
+        """Have the version prepared that the alias would go back to, or the one before it where that is damaged.
+
+        Where only a canary ends, the alias stays at what answers already.
+        """
         tried = None
         while True:
             with self._database.read() as connection:
                 present = alias_in(connection, model, alias)
-                earlier = None if present is None else _before(connection, present)
+                if present is None or present.routing.canary is not None:
+                    return
+                if if_match is not None:
+                    check_if_match(if_match, present.etag)
+                earlier = _before(connection, present)
             if earlier is None or earlier == tried:
                 return
             tried = earlier

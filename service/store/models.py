@@ -261,7 +261,7 @@ class ModelStore:
             records.remember_number(connection, manifest.model, manifest.version, now=manifest.created_at)
             connection.execute(
                 sa.update(models)
-                .where(models.c.name == manifest.model, models.c.state == "new")
+                .where(models.c.name == manifest.model, models.c.state != "live")  # deleted: it was made anew since
                 .values(state="live", updated_at=now)
             )
             connection.execute(

@@ -13,6 +13,7 @@ from tests.live import Server, run_job, wait_for
 from tests.problems import assert_problem
 
 IMAGE = [[[[1.0] * 5] * 5]]
+LINEAR = {"type": "Sequential", "layers": [{"type": "Linear", "in_features": 2, "out_features": 1}]}
 
 
 def version_of(client: httpx.Client, model: str, scale: float) -> int:
@@ -170,6 +171,39 @@ def test_a_canary_that_refuses_what_the_alias_takes_is_taken_back_and_what_both_
     assert wait_for(lambda: canary(7) is None)
     change = client.get("/v1/models/words/aliases/live/history").json()["data"][0]
     assert (change["by"], "of the last 10 answers failed" in change["reason"]) == ("guard", True)
+
+
+def test_a_canary_that_does_without_fewer_values_is_taken_back_too(client: httpx.Client) -> None:
+    """It refuses its rows before there is a forward pass."""
+    for missing in ("keep", "refuse"):
+        lines = "".join(f"{'' if missing == 'keep' and i % 5 == 0 else i},{2 * i},{3 * i}\n" for i in range(40))
+        content, headers = f"a,b,y\n{lines}".encode(), {"Content-Type": "text/csv"}
+        upload = client.post("/v1/uploads", content=content, headers=headers).json()["id"]
+        source = {"type": "csv", "upload": upload, "inputs": ["a", "b"], "target": "y", "missing": missing}
+        net = {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 2]}], "root": LINEAR}
+        steps = [{"type": "impute", "columns": ["a"]}] if missing == "keep" else []
+        job = {**examples.TRAIN, "architecture": net, "dataset": source, "budget": {"epochs": 1}}
+        run_job(client, {**job, "preprocessing": [*steps, {"type": "standardize"}], "output": {"model": "gaps"}})
+    guard = {"requests": 10, "error_rate": 0.5}
+    made = point(client, "gaps", {"version": 1, "canary": {"version": 2, "percent": 100}, "guard": guard})
+    gap = {"model": "gaps@live", "inputs": [{"a": None, "b": 2}]}
+
+    assert made.status_code == 201, made.text
+    assert client.post("/predict", json=gap).status_code == 422
+    assert wait_for(lambda: client.post("/predict", json=gap).status_code == 200)
+    assert client.get("/v1/models/gaps/aliases/live").json()["canary"] is None
+
+
+def test_a_roll_back_that_is_refused_loads_nothing(client: httpx.Client) -> None:
+    for scale in (1, 2):
+        version_of(client, "stale", scale)
+        point(client, "stale", {"version": scale})
+        assert client.post(f"/v1/models/stale/versions/{scale}/unload").is_success
+    refused = client.post("/v1/models/stale/aliases/live/rollback", headers={"If-Match": '"a0"'})
+    loaded = client.get("/v1/loaded").json()["data"]
+
+    assert refused.status_code == 412
+    assert [one for one in loaded if one["model"] == "stale"] == []
 
 
 def test_deadlines_that_clients_choose_move_no_alias(client: httpx.Client) -> None:

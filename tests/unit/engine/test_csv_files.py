@@ -111,7 +111,7 @@ HOSTILE = {
     "a long row": ("a,b\n1,2,3\n", "ragged-row", "line 2: 3 values"),
     "an empty line inside": ("a,b\n1,2\n\n3,4\n", "ragged-row", "line 3: an empty line"),
     "a duplicate header": ("a,b,a\n1,2,3\n", "duplicate-column", "columns 1 and 3: the name 'a' stands twice"),
-    "a header without a name": ("a,,c\n1,2,3\n", "bad-column-name", "line 1, column 2"),
+    "a header without a name": ("a,,c\n1,2,3\n", "bad-column-name", "line 1: column 2 has no name"),
     "a missing number": ("a,b\n1,\n", "missing-value", "line 2, column 'b'"),
     "a missing text": ("a,b\n1,x\n2, \n", "missing-value", "line 3, column 'b'"),
     "a word for a missing number": (

@@ -25,6 +25,7 @@ from service.schemas.marks import Marks, is_number, marks_of, read_as
         pytest.param(["12,5"], ",", Marks(), id="a comma that parts values is no decimal one"),
         pytest.param(["1,234.5", "12.5"], ",", Marks(".", ",", "1,234.5"), id="quoted commas between thousands"),
         pytest.param(["8,553"], ",", Marks(".", ",", "8,553"), id="a quoted comma is one between thousands"),
+        pytest.param(["192.168.100.101", "0.5", "7"], ",", Marks(), id="an address where commas part the values"),
         pytest.param(["192.168.10.2", "1.2.2024", "a 1.234,5", "0.123.456", ""], ";", Marks(), id="no numbers"),
     ],
 )

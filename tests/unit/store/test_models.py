@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -341,6 +342,21 @@ def test_a_start_sweeps_what_nobody_knows(models: ModelStore, stage: Any, root: 
     assert leftovers(root) == []
     assert [path.name for path in (root / "models" / "net").iterdir()] == ["1"]
     assert not (root / ".partial-generation").exists()
+
+
+def test_a_database_from_before_a_model_was_made_anew_takes_its_versions_up(models: ModelStore, stage: Any, root: Path):
+    """There the model is deleted; the folder has a version of a later model of the name."""
+    publish(models, stage)
+    models.delete_model("net", force=True)
+    with sqlite3.connect(root / "modelyard.sqlite3") as present, sqlite3.connect(root / "old.sqlite3") as old:
+        present.backup(old)
+    kept = publish(models, stage)
+    with Database(f"sqlite:///{root}/old.sqlite3") as database:
+        database.own()
+        renewed = ModelStore(root, database)
+
+        assert renewed.rebuild() == [kept]
+        assert renewed.version("net", 2).state == "ready"
 
 
 def test_a_lost_database_does_not_cost_the_versions(models: ModelStore, stage: Any, root: Path):
