@@ -403,7 +403,7 @@ class NotFound(ServiceError):
 
     def at(self, pointer: str) -> NotFound:
         """The same, told of the place in the request that names what is not there."""
-        hint = self.errors[0].hint if self.errors else None
+        hint = self.errors[0].hint if self.errors else self.hint
         return NotFound(self.message, errors=[Entry(pointer, self.code, self.message, hint=hint)])
 
 

@@ -420,10 +420,13 @@ class Aliases:
 
 
 def no_alias(model: str, alias: str, known: Mapping[str, int]) -> NotFound:
-    """That the model has no such alias, with the nearest of those that are `known`."""
+    """That the model has no such alias, with the nearest of those that are `known`, else some of them."""
+    hint = nearest_hint(alias, known)
+    if hint is None and known:
+        hint = f"It has {', '.join(sorted(known)[:8])}{' and more' if len(known) > 8 else ''}."
     return NotFound(
         f"The model {model!r} has no alias {alias!r}.",
-        errors=[Entry("/alias", "not-found", "There is no such alias.", hint=nearest_hint(alias, known))],
+        errors=[Entry("/alias", "not-found", "There is no such alias.", hint=hint)],
     )
 
 

@@ -117,8 +117,23 @@ def visible(connection: Connection, name: str, number: int) -> Row[Any]:
     row = connection.execute(row_of(name, number)).first()
     if row is None or row.state not in VISIBLE:
         was = "was deleted" if row is not None and row.state == "deleted" else "does not exist"
-        raise NotFound(f"Version {number} of {name!r} {was}.")
+        raise NotFound(f"Version {number} of {name!r} {was}.", hint=_there(connection, name))
     return row
+
+
+def _there(connection: Connection, name: str) -> str | None:
+    """Which versions a model has; the newest, where these are many."""
+    query = sa.select(versions.c.number).where(versions.c.model == name, versions.c.state.in_(VISIBLE))
+    found = list(connection.execute(query.order_by(versions.c.number.desc()).limit(_NAMED + 1)).scalars())
+    if not found:
+        return None
+    if len(found) > _NAMED:
+        return f"The newest version is {found[0]}."
+    several = "versions are" if len(found) > 1 else "version is"
+    return f"Its {several} {', '.join(str(each) for each in reversed(found))}."
+
+
+_NAMED: Final = 8
 
 
 def remember_number(connection: Connection, name: str, number: int, *, now: str) -> None:
