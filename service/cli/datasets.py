@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import shlex
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -64,7 +66,9 @@ def add(
     session: Session,
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines, Parquet, npz, npy, or a zip of pictures.")],
     target: Annotated[str | None, typer.Option(help="The column, or the array, that is to be learnt.")] = None,
-    inputs: Annotated[str | None, typer.Option(help="Columns, parted by commas; by default all others.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option(help="Columns, parted by commas; by default all others. Repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name to find it by; by default that of the file.")] = None,
     type: Annotated[str | None, typer.Option(help="What kind of source it is; by default after the suffix.")] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Empty cells are missing values.")] = False,
@@ -87,10 +91,10 @@ def add(
         raise typer.Exit(exits.USAGE)
     source: dict[str, Any] = {"type": kind}
     if kind in TABLES.values():
-        source |= {"inputs": inputs.split(",") if inputs else "*"}
+        source |= {"inputs": names_of(inputs) or "*"}
         source |= {"missing": "keep"} if missing else {}
     elif inputs:
-        source["inputs"] = inputs
+        source["inputs"] = inputs[-1]
     if target is not None:
         source["target"] = target
     reading = asked(kind, delimiter, decimal, thousands, encoding, missing_text)
@@ -100,6 +104,26 @@ def add(
         dataset = session.client.datasets.add(source, name=name or file.stem[:63].lower(), wait_s=60)
         undo.pop_all()
     _show(session, dataset)
+
+
+def names_of(values: Iterable[str] | None) -> list[str]:
+    """The columns that an option names, which may be repeated: parted by commas, in quotes where a name has one."""
+    cells = (
+        cell.strip() for value in values or () for line in csv.reader([value], skipinitialspace=True) for cell in line
+    )
+    return list(dict.fromkeys(cell for cell in cells if cell))
+
+
+def as_option(names: Iterable[str]) -> str:
+    """Names of columns as an option takes them, and a shell."""
+    cells = ('"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name for name in names)
+    return shlex.quote(",".join(cells))
+
+
+def missing_options(texts: Iterable[str]) -> str:
+    """Texts that mean a missing value as options that a shell takes."""
+    quoted = (f"'{text}'" if shlex.quote(text) == text else shlex.quote(text) for text in texts)
+    return " ".join(f"--missing-text {text}" for text in quoted)
 
 
 def asked(
@@ -137,6 +161,8 @@ def read_table(file: Path, kind: str, reading: Reading) -> Table:
     table = table_of(file, kind, reading)
     tell_encoding(table.name, table.was)
     tell_marks(table.name, table.found)
+    if table.skipped is not None:
+        say(f"{table.name} begins with {table.skipped}: lines are counted from the next one.")
     return table
 
 

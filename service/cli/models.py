@@ -79,11 +79,26 @@ def versions(session: Session, model: Reference, limit: Limit = 50, after: After
 @talks
 def compare(
     session: Session,
-    a: Annotated[str, typer.Argument(metavar="A", help="A version: name, name@alias or name/3.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A version: name, name@alias or name/3; or a model's name.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one; of the same model its number is enough.")],
+    c: Annotated[
+        str | None,
+        typer.Argument(metavar="[C]", help="After a model's name and a number, another.", show_default=False),
+    ] = None,
 ) -> None:
-    """Compare two versions: their metrics, and what differs in their nets."""
+    """Compare two versions: their metrics, and what differs in their nets.
+
+    For example: modelyard models compare houses 1 3
+    """
     client = session.client
+    name = a.partition("/")[0].partition("@")[0]
+    if c is not None:
+        if name != a or not (b.isdecimal() and c.isdecimal()):
+            say("Of three, the first is a model's name and the others are numbers of its versions: houses 1 3")
+            raise typer.Exit(exits.USAGE)
+        a, b = f"{name}/{b}", f"{name}/{c}"
+    elif b.isdecimal():
+        b = f"{name}/{b}"
     first, second = client.versions.resolve(a), client.versions.resolve(b)
     difference = client.architectures.diff(
         {"model": first.model, "version": first.version}, {"model": second.model, "version": second.version}

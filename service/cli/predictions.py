@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -11,13 +12,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from service.cli import exits
-from service.cli.datasets import Decimal, Delimiter, Encoding, MissingText, Thousands, asked, tell_encoding, tell_marks
+from service.cli.datasets import (
+    Decimal,
+    Delimiter,
+    Encoding,
+    MissingText,
+    Thousands,
+    asked,
+    missing_options,
+    tell_encoding,
+    tell_marks,
+)
 from service.cli.output import Format, plain, say, stopped, table, write_csv
 from service.cli.session import MARKS, Session, exit_code, more_told, talks
 from service.cli.session import lines as lines_told
@@ -41,6 +53,9 @@ _CELL: Final = re.compile(r"/inputs/(?:([^/0-9][^/]*)/)?([0-9]+)(?:/(.*))?")
 _MORE: Final = re.compile(r"([0-9]+) (more .*)")
 _GAP: Final = re.compile(r"(Column .*) has no value(?: in ([0-9]+) rows, of which this is the first)?; (.*)", re.DOTALL)
 """The warning that a column has no value in some rows: the column, how many rows if several, what was taken for it."""
+_LOOSE: Final = re.compile(r"[+-]?[0-9][0-9.,' ]*")
+"""A cell that is rather a number of other marks than a text for a missing value."""
+_NOT_ALLOWED: Final = "This key may not read how the training's file was written; one of the scope read may."
 _FOREIGN: Final = (".parquet", ".xlsx", ".xls", ".ods", ".npz", ".npy", ".zip")
 
 
@@ -75,8 +90,13 @@ def predict(
     thousands: Thousands = None,
     encoding: Encoding = None,
     bom: Annotated[
-        bool, typer.Option("--bom", help="Begin -o csv with the mark by which Excel knows UTF-8, for its umlauts.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--bom/--no-bom",
+            help="Begin -o csv with the mark by which Excel knows UTF-8, for its umlauts. By default where FILE has "
+            "it, or is not in UTF-8.",
+        ),
+    ] = None,
 ) -> None:
     """Ask a model.
 
@@ -85,8 +105,8 @@ def predict(
     Rows are raw: the version scales and encodes them itself. Columns of a CSV file are found by their names, others are
     passed through; numbers may have a decimal comma where another character parts the values. What was a missing value
     in the training's file is one here too. -o csv writes each row with its prediction, with the delimiter and the
-    decimal mark of the file, so that the spreadsheet that wrote it opens it, for Excel with --bom; -o json answers
-    what the HTTP interface does.
+    decimal mark of the file, so that the spreadsheet that wrote it opens it, for Excel with --bom, which is the default
+    for files that are not in UTF-8 or begin with its mark; -o json answers what the HTTP interface does.
     """
     from service.errors import Forbidden, InvalidInput
 
@@ -97,7 +117,7 @@ def predict(
         say("--bom is for -o csv.")
         raise typer.Exit(exits.USAGE)
     reading = asked("csv", delimiter, decimal, thousands, encoding, missing_text)
-    text = inputs if inputs is not None else _read(file, reading)
+    text, of_spreadsheet = (inputs, False) if inputs is not None else _read(file, reading)
     kind = "json" if inputs is not None else form or _form(file, text)
     unseen = False
     if kind == "csv":
@@ -120,12 +140,15 @@ def predict(
         if refused.more:
             say(more_told(refused.more))
         _tell_ways(given)
+        if unseen:
+            _tell_missing(refused.errors, given)
         raise typer.Exit(exit_code(refused)) from None
     _tell_warnings(answers, given)
-    _show(session.format, given, answers, bom=bom)
+    _show(session.format, given, answers, bom=of_spreadsheet if bom is None else bom)
 
 
-def _read(file: Path | None, reading: Reading) -> str:
+def _read(file: Path | None, reading: Reading) -> tuple[str, bool]:
+    """The text of a file, and whether a spreadsheet wrote it, which would take UTF-8 for something else."""
     from service.client.dialects import text_of
 
     if file is None or str(file) == "-":
@@ -137,7 +160,12 @@ def _read(file: Path | None, reading: Reading) -> str:
         name, content = file.name, file.read_bytes()
     text, was = text_of(content, reading.encoding)
     tell_encoding(name, was)
-    return text
+    return text, _of_spreadsheet(content, reading.encoding or was)
+
+
+def _of_spreadsheet(content: bytes, encoding: str | None) -> bool:
+    name = "utf-8" if encoding is None else codecs.lookup(encoding).name
+    return content.startswith(codecs.BOM_UTF8) or name not in ("utf-8", "ascii")
 
 
 def _form(file: Path | None, text: str) -> str:
@@ -217,6 +245,7 @@ def _rows_by_head(text: str, reading: Reading) -> _Given:
     if not lines:
         return _Given([])
     marks = _marks(delimiter, lines, reading)
+    _refuse_either(delimiter, chain.from_iterable(lines), reading, _NOT_ALLOWED)
     number, decimal = partial(_number, marks=marks, missing=_missing(reading.missing_texts)), marks.decimal or "."
     head, rows = _head(lines, number)
     head = [name.strip() for name in head]
@@ -272,9 +301,13 @@ def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
 def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str]]]:
     """What parts the values of a CSV text, and its lines that are not empty, each with its number; a quoted cell may go
     over several."""
-    from service.client.dialects import delimiter_of
+    from service.client.dialects import delimiter_of, told_delimiter
 
-    delimiter = reading.delimiter or delimiter_of(text[: text.find("\n") + 1] or text)
+    first = text[: text.find("\n") + 1] or text
+    told = told_delimiter(first)
+    if told is not None:  # an empty line in its place, so that lines keep their numbers
+        text = "\n" + text[len(first) :]
+    delimiter = reading.delimiter or told or delimiter_of(first)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     places, lines, begins = [], [], 1
     for line in reader:
@@ -305,6 +338,8 @@ def _marks(
     if source is None or found.members() or not _may_have_others(delimiter, cells, reading):
         return found
     of_training = source()
+    if told and not of_training:
+        _refuse_either(delimiter, cells, reading, "The data that it was trained on are not known any more.")
     usual = Marks(of_training.get("decimal", "."), of_training.get("thousands"))
     return marked(delimiter, cells, reading, usual=usual).marks
 
@@ -314,6 +349,42 @@ def _may_have_others(delimiter: str, cells: Sequence[str], reading: Reading) -> 
     from service.schemas.marks import marks_of
 
     return reading.decimal is None and delimiter != "," and marks_of(cells, without=(delimiter,)).decimal is None
+
+
+def _refuse_either(delimiter: str, cells: Iterable[str], reading: Reading, why: str) -> None:
+    """End the command where a mark may be a decimal one or stand between thousands, and nothing tells which."""
+    from service.client.dialects import marked
+    from service.schemas.marks import Marks, is_number
+
+    known = list(cells)
+    if reading.thousands is not None or not _may_have_others(delimiter, known, reading):
+        return
+    if marked(delimiter, known, reading).marks.thousands is not None:
+        return
+    either = [
+        cell for cell in known if "." in cell and is_number(cell, Marks(",", ".")) and is_number(cell, Marks("."))
+    ]
+    if either:
+        say(why)
+        _tell_ways(_Given([], delimiter=delimiter, odd=either))
+        raise typer.Exit(exits.INVALID)
+
+
+def _tell_missing(refused: Iterable[Entry], given: _Given) -> None:
+    """Say how to name the texts among numbers that mean no value, to a key that may not read those of the training."""
+    texts: dict[str, str] = {}
+    for entry in refused:
+        found = _CELL.fullmatch(entry.pointer)
+        row = given.rows[int(found[2])] if found is not None and entry.expected == "a number" else None
+        if found is None or not isinstance(row, dict):
+            continue
+        cell = str(row.get((found[3] or "").replace("~1", "/").replace("~0", "~"), "")).strip()
+        if cell and _LOOSE.fullmatch(cell) is None:
+            texts.setdefault(cell.lower(), cell)
+    if texts:
+        means = "that means" if len(texts) == 1 else "these mean"
+        way = f"If {means} no value, pass {missing_options(texts.values())}"
+        say(f"{way}: this key may not read which texts did in the training's file.")
 
 
 def _tell_ways(given: _Given) -> None:
@@ -510,7 +581,8 @@ def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool
             told = ([*(_short(cell) for _, cell in before), *line.values()] for before, line in pairs[:_SHOWN])
             table(head, told)
             if left_out:
-                say(f"{left_out} more columns of the file are not shown. All of them: -o csv")
+                are = "column of the file is" if left_out == 1 else "columns of the file are"
+                say(f"{left_out} more {are} not shown. All of them: -o csv")
             if len(pairs) > _SHOWN:
                 say(f"… and {len(pairs) - _SHOWN} more. All of them: -o csv")
             first = answers[0]

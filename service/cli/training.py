@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -27,7 +26,10 @@ from service.cli.datasets import (
     Encoding,
     MissingText,
     Thousands,
+    as_option,
     asked,
+    missing_options,
+    names_of,
     read_table,
     sending,
     uploading,
@@ -78,10 +80,16 @@ def train(
     target: Annotated[str | None, typer.Option(help="The column that is to be learnt.")] = None,
     model: Annotated[str | None, typer.Option(help="The model that gets a new version.")] = None,
     inputs: Annotated[
-        str | None,
-        typer.Option("--inputs", "--include", help="Columns to learn from, parted by commas; by default all."),
+        list[str] | None,
+        typer.Option(help="Learn from these columns only, parted by commas; by default from all. Repeatable."),
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="Columns to leave out, parted by commas.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Learn from these columns too, which the rules would leave out. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Columns to leave out, parted by commas. Repeatable.")
+    ] = None,
     task: Annotated[str, typer.Option(help="auto, classes or numbers: what the target is.")] = "auto",
     arch: Annotated[
         str, typer.Option(help="auto, catalogue:NAME, or a file with an architecture document.", metavar="ARCH")
@@ -131,6 +139,8 @@ def train(
     class, has not improved for 30 epochs; for 500 epochs or 5 minutes at most. The best epoch becomes the champion;
     with --if-better only if it beats the one before. --dry-run shows the request, to be kept and changed.
 
+    A name of a column that has a comma stands in quotes of its own: --exclude '"Region, Land",Town'.
+
     A few odd cells in a column of numbers end the command: --missing-text TEXT takes such a cell for a missing value.
     """
     from service.client.dialects import TABLES
@@ -150,7 +160,8 @@ def train(
                 say('--if-better is for tables. A request says it itself: {"champion": "val_r2 > champion.val_r2"}.')
                 raise typer.Exit(exits.USAGE)
             of_tables = {
-                **{"--target": target, "--inputs": inputs, "--exclude": exclude, "--batch-size": batch_size},
+                **{"--target": target, "--inputs": inputs, "--include": include, "--exclude": exclude},
+                **{"--batch-size": batch_size},
                 **{"--missing-text": missing_text, "--delimiter": delimiter, "--decimal": decimal},
                 **{"--thousands": thousands, "--encoding": encoding},
                 **{"--task": task != "auto", "--arch": arch != "auto", "--alias": alias != DEFAULT_ALIAS},
@@ -181,6 +192,13 @@ def train(
             if if_better and not alias:
                 say("--if-better needs an alias that it may move; leave out --alias ''.")
                 raise typer.Exit(exits.USAGE)
+            only, added, left = names_of(inputs), names_of(include), names_of(exclude)
+            if only and added:
+                say("--inputs names the only columns to learn from; name those of --include among them.")
+                raise typer.Exit(exits.USAGE)
+            if both := [name for name in added if name in left]:
+                say(f"--include and --exclude both name {', '.join(map(repr, both))}.")
+                raise typer.Exit(exits.USAGE)
             session.places = {"/source/upload": path.name, "/dataset": path.name, **_OPTIONS, "": ""}
             kind = TABLES[path.suffix.lower()]
             reading = asked(kind, delimiter, decimal, thousands, encoding, missing_text)
@@ -188,8 +206,9 @@ def train(
                 table = read_table(path, kind, reading)
                 recipe = Recipe(
                     target=str(target),
-                    inputs=inputs.split(",") if inputs else None,
-                    exclude=exclude.split(",") if exclude else (),
+                    inputs=only or None,
+                    include=added,
+                    exclude=left,
                     task=cast("Task", task),
                     epochs=epochs,
                     minutes=minutes,
@@ -328,9 +347,17 @@ def _learns(dataset: Dataset, request: dict[str, Any]) -> str:
     if request["objective"]["type"] == "cross_entropy":
         few = "as a class, since its whole numbers are near each other (else: --task numbers)"
         what = f"as one of {len(target.classes)} classes" if target.classes else few
-    names = [column.name for column in dataset.columns if column.role == "input"]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return stopped(f"Learns {target.name} {what}, from {', '.join(names[:_NAMED])}{more}")
+    columns = [column for column in dataset.columns if column.role == "input"]
+    kinds = {
+        "numbers": [column.name for column in columns if column.dtype != "text"],
+        "texts": [column.name for column in columns if column.dtype == "text"],
+    }
+    told = [
+        f"{', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''} ({kind})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    return f"Learns {target.name} {what}, from {' and '.join(told)}."
 
 
 def _tell_failure(metrics: Mapping[str, float | None]) -> None:
@@ -419,26 +446,32 @@ class _Spoken:
 
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Columns are left out."""
-        told = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
-        say(f"Left out: {told}. To learn from one of these too, list it in --inputs beside all the others.")
+        from service.client.recipes import DATES, left_out_told
 
-    def absent(self, names: Sequence[str], known: Sequence[str]) -> NoReturn:
-        """Columns that are to be left out are none."""
+        may = [name for name, reason in reasons.items() if reason != DATES]
+        way = f" To learn from {', '.join(may)} too, pass --include {as_option(may)}." if may else ""
+        say(f"{left_out_told(reasons)}{way}")
+
+    def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
+        """Columns that are to be left out, or not to be, are none."""
         from service.client.recipes import near
         from service.errors import listed
 
-        say(f"--exclude names no input: {listed(names)}. {near(names, known)}")
+        say(f"--{option} names no input: {listed(names)}. {near(names, known)}")
         raise typer.Exit(exits.INVALID)
 
     def odd(self, found: Sequence[Odd]) -> NoReturn:
         """A few cells make texts of columns of numbers."""
         for one in found:
-            way = f"pass --exclude {shlex.quote(one.column.name)}, or name it in --inputs to take its values as texts."
+            name = as_option([one.column.name])
+            way = f"pass --exclude {name}, or --include {name} to take its values as texts."
             if one.column.role == "target":
                 way = "pass --task classes, if its values are classes."
             hint = f"{as_options(one.hint)} " if one.hint else ""
             if not hint and one.column.role == "input":
-                hint = f"If that means no value, pass --missing-text {_quoted(one.shown)}. "
+                texts = one.texts or (str(ast.literal_eval(one.shown)).strip(),)
+                means = "that means" if len(texts) == 1 else "these mean"
+                hint = f"If {means} no value, pass {missing_options(texts)}. "
             numbers = f"{one.cells - one.odd} of {one.cells} values are numbers; line {one.line} has {one.shown}"
             others = f", others have {one.others}" if one.others else ""
             mend = "Else mend" if hint.startswith(("If", "Is", "Are")) else "Mend"
@@ -449,12 +482,6 @@ class _Spoken:
         """The target is to be learnt as a number, and holds texts."""
         say(f"--task numbers: {target!r} holds texts; leave out --task numbers.")
         raise typer.Exit(exits.INVALID)
-
-
-def _quoted(shown: str) -> str:
-    """A text that a message shows in quotes, as a shell takes it."""
-    text = str(ast.literal_eval(shown)).strip()
-    return f"'{text}'" if shlex.quote(text) == text else shlex.quote(text)
 
 
 def _architecture(arch: str) -> Any:

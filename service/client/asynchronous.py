@@ -105,6 +105,7 @@ class AsyncClient:
         target: str | None = None,
         *,
         inputs: Sequence[str] | None = None,
+        include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         task: recipes.Task = "auto",
         architecture: Body | None = None,
@@ -129,7 +130,8 @@ class AsyncClient:
             data: the path of a file (CSV, TSV, JSON lines, Parquet), a pandas table, a list of objects by column name,
                 or a pair of inputs and targets: numpy arrays, torch tensors, pandas tables, lists.
             target: the column that is to be learnt.
-            inputs: columns to learn from; by default all others that are fit for it.
+            inputs: the only columns to learn from; by default all others that are fit for it.
+            include: columns to learn from all the same that would be left out.
             exclude: columns to leave out.
             task: "auto", "classes" or "numbers": what the target is.
             architecture: a document; by default the catalogue's mlp.
@@ -173,6 +175,7 @@ class AsyncClient:
         recipe = recipes.Recipe(
             target=learnt,
             inputs=inputs,
+            include=include,
             exclude=exclude,
             task=task,
             architecture=calls.document(architecture),
@@ -223,15 +226,16 @@ class AsyncClient:
             await anyio.sleep(1.0)
             found = await self.datasets.get(found.id)
         known = [column.name for column in recipes.inputs_of(found)]
-        absent = [one for one in recipe.exclude if one not in known]
-        if absent:
-            words.absent(absent, known)
+        for option, names in (("exclude", recipe.exclude), ("include", recipe.include)):
+            absent = [one for one in names if one not in known]
+            if absent:
+                words.absent(option, absent, known)
         odd = recipes.odd_columns(found, recipe.taken)
         if odd:
             words.odd(odd)
         about = [one for one in found.warnings if not any(recipes.is_about(one, column) for column in recipe.exclude)]
         words.warned(about)
-        reasons = {} if recipe.inputs else recipes.unfit(found, recipe.exclude)
+        reasons = {} if recipe.inputs else recipes.unfit(found, {*recipe.include, *recipe.exclude})
         if reasons:
             words.left_out(reasons)
         left_out = {*recipe.exclude, *reasons}

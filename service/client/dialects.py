@@ -27,6 +27,7 @@ _NONE: Final = Marks()
 _LOOKED_AT: Final = 1000
 """Lines of a file whose numbers show their marks."""
 _PIECE: Final = 1 << 20
+_SEP: Final = re.compile(r'\ufeff?"?sep=([,;\t|])"?\r?\n?', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,8 @@ class Dialect:
 class Table:
     """A file as the server takes it: what its source says, and its bytes, in UTF-8.
 
-    `was` is the encoding of a file that is in another one, `found` has the marks that nobody asked for.
+    `was` is the encoding of a file that is in another one, `found` has the marks that nobody asked for, `skipped` is a
+    first line that only named what parts the values, which the content lacks.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Table:
     media_type: str | None = None
     was: str | None = None
     found: Marks = _NONE
+    skipped: str | None = None
 
 
 def reading_of(
@@ -112,24 +115,35 @@ def table_of(path: Path, kind: str, reading: Reading) -> Table:
         return Table(path.name, {"type": kind}, path)
     was = reading.encoding or encoding_of(path)
     with path.open(encoding=was or "utf-8-sig", newline="") as lines:
+        first = lines.readline(65536)
+        lines.seek(0)
         dialect = dialect_of(lines, reading)
     source: dict[str, Any] = {"type": kind, **dialect.members()}
     if reading.missing_texts:
         source |= {"missing": "keep", "missing_texts": list(reading.missing_texts)}
-    if was is None:
+    skipped = first.strip().removeprefix("\ufeff") if told_delimiter(first) else None
+    if was is None and skipped is None:
         return Table(path.name, source, path, found=dialect.found)
-    content = path.read_bytes().decode(was).removeprefix("\ufeff").encode()
-    return Table(path.name, source, content, "text/csv", None if reading.encoding else was, dialect.found)
+    text = path.read_bytes().decode(was or "utf-8").removeprefix("\ufeff")
+    content = (text if skipped is None else text[len(first.removeprefix("\ufeff")) :]).encode()
+    return Table(path.name, source, content, "text/csv", None if reading.encoding else was, dialect.found, skipped)
 
 
 def dialect_of(lines: TextIO, reading: Reading) -> Dialect:
     """How a CSV text is written, from its first line on: what is asked for, else what the first lines show."""
-    delimiter = reading.delimiter or delimiter_of(lines.readline(65536))
+    first = lines.readline(65536)
+    delimiter = reading.delimiter or told_delimiter(first) or delimiter_of(first)
     try:
         rows = islice(csv.reader(lines, delimiter=delimiter), _LOOKED_AT)
         return marked(delimiter, chain.from_iterable(rows), reading)
     except csv.Error:  # the server says what is wrong, and where
         return marked(delimiter, (), reading)
+
+
+def told_delimiter(first: str) -> str | None:
+    """What parts the values by a first line that says nothing else, such as Excel's sep=; before the names."""
+    found = _SEP.fullmatch(first)
+    return None if found is None else found[1]
 
 
 def delimiter_of(first: str) -> str:

@@ -5,12 +5,14 @@ Plain functions over what the server says of the table; the two faces of the cli
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn, Protocol
 
+from service.client import refusals
 from service.client.answers import Dataset
 from service.client.dialects import Table
 from service.errors import DatasetRefused, Entry, listed, shorten
@@ -31,6 +33,8 @@ MOST_CLASSES: Final = 20
 """Whole numbers that span fewer values than this are taken for classes."""
 MOST_CATEGORIES: Final = 50
 """A column with more different texts is left out: that is no category."""
+DATES: Final = "dates"
+"""The reason for which a column of dates is left out: as texts these tell a net nothing."""
 FEW_ROWS: Final = 10
 """From so many rows on, texts of which no row has the same as another are no categories."""
 _IDS: Final = re.compile(r"(?i:(?:^|[_ .-])(?:id|index|row|no|nr)\.?|nummer)$|(?<=[a-z])I[dD]$")
@@ -42,6 +46,8 @@ _NEARLY: Final = re.compile(
     r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*?)(?:; others: (.*))?\)\.$", re.DOTALL
 )
 """Within the warning `nearly-numbers`: how many cells of how many, the first of them, and other texts."""
+_MOST_TEXTS: Final = 10
+"""More different odd cells than these are hardly all words for a missing value."""
 _BY_MARKS: Final = ("Write plain numbers", "Are these numbers with marks", "Is ")
 """How its hint begins where all cells are numbers to a reader's eye."""
 
@@ -50,11 +56,13 @@ _BY_MARKS: Final = ("Write plain numbers", "Are these numbers with marks", "Is "
 class Recipe:
     """What is to be learnt of a table, and how; what is not said, the rules say.
 
-    `exclude` are columns to leave out, `architecture` a document, or None for the catalogue's mlp.
+    `inputs` are the only columns to learn from, `include` such as the rules would leave out, `exclude` columns to leave
+    out; `architecture` is a document, or None for the catalogue's mlp.
     """
 
     target: str
     inputs: Sequence[str] | None = None
+    include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     task: Task = "auto"
     architecture: Any = None
@@ -67,14 +75,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in ("auto", "classes", "numbers"):
             raise ValueError("task is auto, classes or numbers")
-        for name, columns in (("inputs", self.inputs), ("exclude", self.exclude)):
+        for name, columns in (("inputs", self.inputs), ("include", self.include), ("exclude", self.exclude)):
             if isinstance(columns, str):
                 raise ValueError(f"{name} is a list of columns, as in {name}=[{columns!r}]")
+        if self.inputs and self.include:
+            raise ValueError("inputs are the only columns to learn from; name those of include among them")
+        if both := [one for one in self.include if one in self.exclude]:
+            raise ValueError(f"include and exclude both name {listed(both)}")
 
     @property
     def taken(self) -> tuple[str, ...]:
         """The columns that somebody has named: they are as they are."""
-        return (*self.exclude, *(self.inputs or ()), *([self.target] if self.task == "classes" else []))
+        return (*self.exclude, *self.include, *(self.inputs or ()), *([self.target] if self.task == "classes" else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +100,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """A column of numbers that a few cells, or marks in its numbers, make one of texts."""
+    """A column of numbers that a few cells, or marks in its numbers, make one of texts.
+
+    `texts` are these cells, each spelling once, where they may mean that there is no value; `marks` are what a source
+    would say of such numbers.
+    """
 
     column: ColumnView
     cells: int
@@ -97,6 +113,8 @@ class Odd:
     shown: str
     others: str | None
     hint: str | None
+    texts: tuple[str, ...]
+    marks: Mapping[str, str]
 
 
 class Words(Protocol):
@@ -108,8 +126,8 @@ class Words(Protocol):
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Columns are left out, each with the reason."""
 
-    def absent(self, names: Sequence[str], known: Sequence[str]) -> NoReturn:
-        """Columns that are to be left out are none."""
+    def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
+        """Columns that are to be left out, or not to be, are none; `option` is the recipe's word for them."""
 
     def odd(self, found: Sequence[Odd]) -> NoReturn:
         """Columns are nearly of numbers."""
@@ -125,6 +143,10 @@ class AsWarnings:
         """How a file was read, where that was only found."""
         if table.was is not None:
             warnings.warn(f"{table.name} is not in UTF-8; it is read as {table.was} (else: encoding=…)", stacklevel=3)
+        if table.skipped is not None:
+            warnings.warn(
+                f"{table.name} begins with {table.skipped}: lines are counted from the next one", stacklevel=3
+            )
         if table.found.members():
             told = ", ".join(f"{name}={mark!r}" for name, mark in table.found.members().items())
             warnings.warn(f"{table.name} has numbers such as {table.found.shown}, read with {told}", stacklevel=3)
@@ -136,12 +158,13 @@ class AsWarnings:
 
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Columns are left out."""
-        told = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
-        warnings.warn(f"Left out: {told}. To learn from these too, name all inputs in `inputs`.", stacklevel=4)
+        may = [name for name, reason in reasons.items() if reason != DATES]
+        way = f" To learn from one of these too, name it in `include`: {listed(may)}." if may else ""
+        warnings.warn(f"{left_out_told(reasons)}{way}", stacklevel=4)
 
-    def absent(self, names: Sequence[str], known: Sequence[str]) -> NoReturn:
-        """Columns that are to be left out are none."""
-        raise ValueError(f"exclude names no input: {listed(names)}. {near(names, known)}")
+    def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
+        """Columns that are to be left out, or not to be, are none."""
+        raise ValueError(f"{option} names no input: {listed(names)}. {near(names, known)}")
 
     def odd(self, found: Sequence[Odd]) -> NoReturn:
         """Columns are nearly of numbers."""
@@ -151,16 +174,35 @@ class AsWarnings:
                 "nearly-numbers",
                 f"Column {shorten(one.column.name)}: {one.cells - one.odd} of {one.cells} values are numbers; line "
                 f"{one.line} has {one.shown}{f', others have {one.others}' if one.others else ''}.",
-                hint=f"{one.hint or 'Mend it.'} Or leave the column out with `exclude`, or name it in `inputs` to take "
-                "its values as texts; a target's are classes with task='classes'.",
+                hint=f"{_remedy(one)} Or leave the column out with `exclude`, or name it in `include` to take its "
+                "values as texts; a target's are classes with task='classes'.",
             )
             for one in found
         ]
-        raise DatasetRefused("A column of numbers has cells that are none.", errors=entries)
+        told = "A column of numbers has cells that are not numbers."
+        raise refusals.worded(DatasetRefused(told, errors=entries))
 
     def texts(self, target: str) -> NoReturn:
         """The target is to be learnt as a number, and holds texts."""
         raise ValueError(f"task='numbers': {target!r} holds texts")
+
+
+def _remedy(one: Odd) -> str:
+    """What to do about odd cells, in Python's words."""
+    if one.texts:
+        means = "that means" if len(one.texts) == 1 else "these mean"
+        return f"If {means} no value, pass missing_texts={list(one.texts)!r}."
+    if one.marks:
+        return f"Pass {', '.join(f'{name}={mark!r}' for name, mark in one.marks.items())}."
+    return one.hint or "Mend it."
+
+
+def left_out_told(reasons: Mapping[str, str]) -> str:
+    """Which columns are left out and why, and that dates are better made numbers."""
+    told = f"Left out: {', '.join(f'{name} ({reason})' for name, reason in reasons.items())}."
+    if DATES in reasons.values():
+        told += " A net learns nothing from dates as texts: make a number of them, such as the month or an age in days."
+    return told
 
 
 def near(names: Sequence[str], known: Sequence[str]) -> str:
@@ -211,8 +253,23 @@ def odd_columns(dataset: Dataset, taken: Collection[str]) -> list[Odd]:
             if told is None or (told[1] == told[2] and not (warning.hint or "").startswith(_BY_MARKS)):
                 continue
             hint = None if (warning.hint or "").startswith("Mend it in the file") else warning.hint
-            found.append(Odd(column, int(told[2]), int(told[1]), told[3], told[4], told[5], hint))
+            texts, marks = _members(warning)
+            found.append(Odd(column, int(told[2]), int(told[1]), told[3], told[4], told[5], hint, texts, marks))
     return found
+
+
+def _members(warning: EntryView) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What the warning's members of a source take for missing values, and which marks they say that numbers have."""
+    try:
+        members = json.loads(warning.expected or "{}")
+    except ValueError:
+        return (), {}
+    spellings: dict[str, str] = {}
+    for text in members.get("missing_texts", ()):  # in any case they are the same
+        spellings.setdefault(text.lower(), text)
+    texts = tuple(spellings.values())
+    marks = {name: members[name] for name in ("decimal", "thousands") if name in members}
+    return (texts if len(texts) <= _MOST_TEXTS else ()), marks
 
 
 def unfit(dataset: Dataset, exclude: Collection[str]) -> dict[str, str]:
@@ -224,7 +281,7 @@ def unfit(dataset: Dataset, exclude: Collection[str]) -> dict[str, str]:
 def _unfit(column: ColumnView, rows: int) -> str | None:
     different = len(column.classes or ())
     if column.classes and all(map(_DATE.fullmatch, column.classes)):
-        return "dates"
+        return DATES
     if different == rows >= FEW_ROWS:
         return "another text in each row"
     if different > MOST_CATEGORIES:

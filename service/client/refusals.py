@@ -158,7 +158,8 @@ def worded(error: E) -> E:
     for entry in error.errors[:_TOLD]:
         place = f"{entry.pointer}: " if entry.pointer else ""
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
-        lines.append(f"{place}{entry.detail}{expected}" + (f" {entry.hint}" if entry.hint else ""))
+        got = f" Got {entry.got}." if entry.got not in (None, "null") and str(entry.got) not in entry.detail else ""
+        lines.append(f"{place}{entry.detail}{expected}{got}" + (f" {entry.hint}" if entry.hint else ""))
     more = max(0, len(error.errors) - _TOLD) + error.more
     if more:
         lines.append(f"And {more} more mistake{'' if more == 1 else 's'}, not shown.")

@@ -316,6 +316,32 @@ class TestTraining:
         assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
         yard.train("py-prices", path, "preis", encoding="cp1252", decimal="comma", thousands=".", epochs=1, alias=None)
 
+    def test_odd_cells_are_told_in_the_text_of_the_error_with_a_remedy_in_python(
+        self, yard: Client, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "odd.csv"
+        odd = {3: "k.A.", 9: "#NV"}
+        path.write_text("x,y\n" + "".join(f"{odd.get(n, n)},{3 * n + 0.5}\n" for n in range(60)))
+        with pytest.raises(DatasetRefused) as refused:
+            yard.train("py-odd", path, "y", epochs=1, alias=None)
+
+        told = str(refused.value)
+        assert told.startswith("A column of numbers has cells that are not numbers.\n")
+        assert "Column 'x': 58 of 60 values are numbers; line 5 has 'k.A.', others have '#NV'." in told
+        assert "If these mean no value, pass missing_texts=['k.A.', '#NV']." in told
+        job = yard.train("py-odd", path, "y", epochs=1, alias=None, missing_texts=["k.A.", "#NV"])
+        yard.jobs.wait(job, timeout_s=60)
+        with pytest.raises(InvalidInput, match=r"Column 'x' takes numbers\. Expected a number\. Got 'old'\."):
+            yard.predict(job, [{"x": "old"}])
+
+    def test_a_column_that_the_rules_leave_out_is_included_at_a_wish(self, yard: Client) -> None:
+        job = yard.train("py-ids", FLOWERS, "kind", include=["id"], epochs=1, alias=None)  # and no warning
+
+        columns = yard.datasets.get(job.dataset["id"]).columns if job.dataset else []
+        assert [column.name for column in columns if column.role == "input"] == ["petal", "site", "id"]
+        with pytest.raises(ValueError, match="include and exclude both name 'id'"):
+            yard.train("py-ids", FLOWERS, "kind", include=["id"], exclude=["id"])
+
     def test_what_is_refused_leaves_nothing_behind(self, yard: Client) -> None:
         before = {one.id for one in yard.uploads.list(limit=200).data}
         odd = [*FLOWERS[:30], {**FLOWERS[30], "kind": None}]

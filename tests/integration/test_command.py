@@ -283,6 +283,9 @@ class TestFromDataToPredictions:
         assert answer["labels"] == [json.loads(line)["prediction"] for line in lines] == ["setosa", "setosa"]
         assert "setosa" in table.stdout
         assert "By flowers/1." in table.stderr
+        for more, told in ((",7", "1 more column of the file is not"), (",7,8", "2 more columns of the file are not")):
+            wide = "\n".join(line + more for line in head.splitlines())
+            assert told in run("predict", "flowers", "-", stdin=wide).stderr
 
     def test_a_file_longer_than_one_request_is_asked_in_pieces(self, run: Command, flower_job: Any) -> None:
         row = "5.1,3.5,1.4,0.2,west"
@@ -334,8 +337,8 @@ class TestFromDataToPredictions:
         path.write_text("customer_id,x,y\n" + "".join(f"{place},{place / 50},{place / 25}\n" for place in range(60)))
         done = run("train", path, *("--target", "y", "--model", "numbered", "--epochs", 5, "--alias", "", "--wait"))
 
-        assert "Left out: customer_id (numbers the rows). To learn from" in done.output
-        assert "Learns y as a number, from x." in done.output
+        assert "Left out: customer_id (numbers the rows). To learn from customer_id too, pass --inc" in done.output
+        assert "Learns y as a number, from x (numbers)." in done.output
         assert "Ask it with: modelyard predict numbered/1 FILE.csv" in done.output
 
     def test_a_name_that_ends_in_a_point_gets_no_second_one(self, run: Command, tmp_path: Path) -> None:
@@ -345,8 +348,8 @@ class TestFromDataToPredictions:
         (tmp_path / "new.csv").write_text("Größe\n1\n")
         refused = run("predict", "points/1", tmp_path / "new.csv", code=7)
 
-        assert "Left out: Prüf-Nr. (numbers the rows). To learn from" in done.output
-        assert "Learns Preis as a number, from Größe ca.\n" in done.output
+        assert "Left out: Prüf-Nr. (numbers the rows). To learn from Prüf-Nr. too, pass --include 'Pr" in done.output
+        assert "Learns Preis as a number, from Größe ca. (numbers).\n" in done.output
         assert "points/1 takes: Größe ca.\n" in refused.stderr
         assert ".." not in done.stderr + refused.stderr
 
@@ -355,10 +358,12 @@ class TestFromDataToPredictions:
         before = ready_datasets(run)
         job = run.json(*common, "--exclude", "sepal_length,petal_width", "--wait", operation="GET /v1/jobs/{job_id}")
         refused = run(*common, "--exclude", "stem,garden", code=7)
-        named = run(*common, "--include", "petal_length,garden", "--dry-run").stderr
+        named = run(*common, "--inputs", "petal_length, garden", "--inputs", "petal_width", "--dry-run").stderr
+        left = run(*common, "--exclude", "sepal_length", "--exclude", "petal_width,garden", "--dry-run").stderr
         near = run(*common, "--exclude", "petal_widht,gardn", code=7)
 
-        assert "Learns species as one of 3 classes, from petal_length, garden." in named
+        assert "Learns species as one of 3 classes, from petal_length, petal_width (numbers) and garden (te" in named
+        assert "Learns species as one of 3 classes, from sepal_width, petal_length (numbers)." in left
         known = "'sepal_length', 'sepal_width', 'petal_length', 'petal_width', 'garden'"
         assert refused.stderr == f"--exclude names no input: 'stem'. Inputs: {known}.\n"
         assert near.stderr == (
@@ -438,6 +443,13 @@ class TestFromDataToPredictions:
         assert "Pass --thousands point. Else mend the file;" in refused
         assert asked.stdout.splitlines()[1].startswith("1.000;1.000,50;")
         assert as_trained == told  # 8.553 alone may be either: it is what the training's file had
+        with Client(run.url) as client:
+            used = json.loads(run("models", "show", "grouped/1", "-o", "json").stdout)["lineage"]["dataset"]["id"]
+            client.datasets.delete(used)
+        assert run("predict", "grouped/1", wide, code=7).stderr == (
+            "The data that it was trained on are not known any more.\n"
+            "If 8.553 is a number, say how it is written: --decimal point, or --decimal comma --thousands point.\n"
+        )
         assert (
             "If 8.553 is a number, say how it is written: --decimal point, or --decimal comma --thousands point."
             in (none)
@@ -507,11 +519,12 @@ class TestFromDataToPredictions:
 
         assert run(*common, code=7).stderr == (
             f"column 'area_m2': {told} If that means no value, pass --missing-text 'ca. {lines[9].split(',')[0]}'. "
-            "Else mend the file; or pass --exclude area_m2, or name it in --inputs to take its values as texts.\n"
+            "Else mend the file; or pass --exclude area_m2, or --include area_m2 to take its values as texts.\n"
         )
         run("models", "show", "ca", code=4)
         assert "ca. " not in run(*common, "--exclude", "area_m2").stderr
         assert "is taken as texts" in run(*common, "--inputs", "area_m2,rooms").stderr
+        assert "from rooms (numbers) and area_m2, site (texts)." in run(*common, "--include", "area_m2").stderr
         as_target = ("train", path, "--target", "area_m2", "--model", "ca")
         assert run(*as_target, code=7).stderr.endswith("or pass --task classes, if its values are classes.\n")
 
@@ -573,7 +586,10 @@ class TestFromDataToPredictions:
         assert f"latin.csv is not in UTF-8; it is read as windows-1252. {way}" in done.stderr
         assert shown["signature"]["columns"] == ["area_m2", "rooms", "Straße"]
         assert asked.stderr == f"wide.csv is not in UTF-8; it is read as utf-16. {way}"
-        assert asked.stdout.startswith("area_m2,rooms,Straße,price,prediction\n30,1,n,")
+        assert asked.stdout.startswith("\ufeffarea_m2,rooms,Straße,price,prediction\n30,1,n,")
+        assert run("predict", "latin/1", wide, "-o", "csv", "--no-bom").stdout == asked.stdout.removeprefix("\ufeff")
+        wide.write_bytes(text.encode("utf-8-sig"))
+        assert run("predict", "latin/1", wide, "-o", "csv").stdout == asked.stdout
         assert [column["name"] for column in json.loads(added.stdout)["columns"]][2] == "Stra▀e"
         assert added.stderr == ""
         assert "no text in CHARMAP: byte 18 is not. Name what it is in with --encoding.\n" in (
@@ -594,13 +610,63 @@ class TestFromDataToPredictions:
         path = tmp_path / "sales.csv"
         rows = [f"{n % 12 + 1:02d}.05.2024,K-{n},{n % 9},{('a', 'b')[n % 2]}" for n in range(40)]
         path.write_text("\n".join(["day,customer,size,kind", *rows]) + "\n")
-        done = run("train", path, *("--target", "kind", "--model", "sales", "--epochs", 1, "--wait"))
+        common = ("train", path, "--target", "kind", "--model", "sales", "--epochs", 1)
+        done = run(*common, "--wait")
+        added = run(*common, "--include", "customer", "--include", "day", "--dry-run")
+        wrong = run(*common, "--include", "custmer", code=7).stderr
 
         assert (
-            "Left out: day (dates), customer (another text in each row). To learn from one of these too, list it in "
-            "--inputs beside all the others.\n"
+            "Left out: day (dates), customer (another text in each row). A net learns nothing from dates as texts: "
+            "make a number of them, such as the month or an age in days. To learn from customer too, pass --include "
+            "customer.\n"
         ) in done.stderr
-        assert "Learns kind as one of 2 classes, from size." in done.stderr
+        assert "Learns kind as one of 2 classes, from size (numbers)." in done.stderr
+        assert "Left out" not in added.stderr
+        assert "Learns kind as one of 2 classes, from size (numbers) and day, customer (texts)." in added.stderr
+        assert wrong == "--include names no input: 'custmer'. Did you mean 'customer'?\n"
+        run(*common, "--include", "day", "--exclude", "day", code=2)
+        run(*common, "--include", "day", "--inputs", "day", code=2)
+
+    def test_names_with_commas_stand_in_quotes_and_options_are_repeated(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "lands.csv"
+        rows = [f"{('a', 'b')[n % 2]};{n % 7};{n % 5};{n % 3 + 0.5}" for n in range(40)]
+        path.write_text("\n".join(["Region, Land;Stadt;Jahr;Preis", *rows]) + "\n")
+        common = ("train", path, "--target", "Preis", "--model", "lands", "--dry-run")
+
+        assert "from Jahr (numbers)." in run(*common, "--exclude", '"Region, Land", Stadt').stderr
+        assert "from Region, Land (texts)." in run(*common, "--exclude", "Stadt", "--exclude", "Jahr").stderr
+        options = ("--inputs", '"Region, Land"', "--inputs", "Jahr", "-o", "json")
+        added = json.loads(run("datasets", "add", path, "--target", "Preis", *options).stdout)
+        assert added["source"]["inputs"] == ["Region, Land", "Jahr"]
+
+    def test_all_spellings_of_no_value_make_one_ready_line(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "spelt.csv"
+        odd = {3: "k.A.", 9: "unbekannt", 20: "#NV", 21: "K.A."}
+        path.write_text("x,y\n" + "".join(f"{odd.get(n, n)},{3 * n + 0.5}\n" for n in range(60)))
+        common = ("train", path, "--target", "y", "--model", "spelt", "--epochs", 1)
+        refused = run(*common, code=7).stderr
+        options = ("--missing-text", "k.A.", "--missing-text", "unbekannt", "--missing-text", "#NV")
+
+        told = "--missing-text 'k.A.' --missing-text 'unbekannt' --missing-text '#NV'"
+        assert f"If these mean no value, pass {told}. Else mend the file;" in refused
+        run(*common, *options, "--dry-run")
+
+    def test_a_first_line_that_only_names_the_delimiter_is_skipped(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "excel.csv"
+        lines = [f"{n};{n % 2},5;{n * 3},5" for n in range(60)]
+        path.write_bytes("\r\n".join(["sep=;", "größe;x;preis", *lines, ""]).encode("cp1252"))
+        done = run("train", path, *("--target", "preis", "--model", "excel", "--epochs", 1, "--wait"))
+        added = json.loads(run("datasets", "add", path, "--target", "preis", "-o", "json").stdout)
+        asked = run("predict", "excel", path, "-o", "csv").stdout
+        path.write_text("sep=;\ngröße;x\n1;1,5\nold;2\n")
+        refused = run("predict", "excel", path, code=7).stderr
+
+        assert "excel.csv begins with sep=;: lines are counted from the next one.\n" in done.stderr
+        assert "Learns preis as a number, from größe, x (numbers)." in done.stderr
+        assert [column["name"] for column in added["columns"]] == ["größe", "x", "preis"]
+        assert (added["source"]["delimiter"], added["rows"]) == (";", 60)
+        assert asked.startswith("\ufeffgröße;x;preis;prediction\n0;0,5;0,5;")
+        assert "Line 4 ('old'): Column 'größe' takes numbers." in refused
 
     def test_a_net_that_learnt_nothing_is_told(self, run: Command, homes: Path) -> None:
         done = run("train", homes, *("--target", "price", "--model", "wild", "--epochs", 2, "--lr", 5000, "--wait"))
@@ -856,6 +922,9 @@ class TestWhatIsThere:
         assert version["classes"] == list(SPECIES)
         assert compared["architecture"]["equal"]
         assert verified["ok"]
+        ways = [("flowers/1", "1"), ("flowers", "1", "1"), ("flowers@champion", "1")]
+        assert len({run("models", "compare", *way).stdout for way in ways}) == 1
+        assert "numbers of its versions" in run("models", "compare", "flowers/1", "1", "1", code=2).stderr
         assert "The nets are equal." in run("models", "compare", "flowers", "flowers/1").stdout
         assert "champion" in run("models", "show", "flowers").stdout
         listed = next(csv.DictReader(io.StringIO(run("models", "versions", "flowers", "-o", "csv").stdout)))
@@ -897,7 +966,7 @@ class TestWhatIsThere:
             "moved@sure names an alias already; leave out --alias champion.\n"
         )
         assert run("models", "show", "moved/9", code=4).stderr == (
-            "Version 9 of 'moved' does not exist. There are moved/1, moved/2, moved/3.\n"
+            "Version 9 of 'moved' does not exist. Its versions are 1, 2, 3.\n"
         )
         run("models", "rollback", "moved", code=5)
         run("models", "delete", "moved/1", "--yes", code=5)
@@ -1014,6 +1083,21 @@ class TestKeysOfALesserScope:
         (tmp_path / "less.csv").write_text("site,door,area_m2\nn,2,70\n")
         assert run("predict", "homes", tmp_path / "less.csv", key=predict, code=7).stderr.splitlines()[1:] == [
             "Line 2, column 'rooms': This column is missing. Add it."
+        ]
+        grouped, odd = tmp_path / "grouped.csv", tmp_path / "odd.csv"
+        grouped.write_text("site;rooms;area_m2\nn;2;1.493\n")
+        assert run("predict", "homes", grouped, key=predict, code=7).stderr == (
+            "This key may not read how the training's file was written; one of the scope read may.\n"
+            "If 1.493 is a number, say how it is written: --decimal point, or --decimal comma --thousands point.\n"
+        )
+        said = ((predict, "--decimal", "point"), (predict, "--thousands", "none"), (admin,))
+        plain = [run("predict", "homes", grouped, *way, "-o", "json", key=key).stdout for key, *way in said]
+        assert plain[0] == plain[1] == plain[2]
+        odd.write_text("site,rooms,area_m2\nn,2,70\nn,2,k.A.\nn,2,71\nn,2,K.A.\n")
+        assert run("predict", "homes", odd, key=predict, code=7).stderr.splitlines()[1:] == [
+            "Lines 3 ('k.A.'), 5 ('K.A.'): Column 'area_m2' takes numbers. Expected a number.",
+            "If that means no value, pass --missing-text 'k.A.': this key may not read which texts did in the "
+            "training's file.",
         ]
         assert run("jobs", "list", key=predict, code=6).stderr == (
             "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
@@ -1144,7 +1228,7 @@ class TestExitCodes:
             f"There is no job {none!r}. See what there is with: modelyard jobs list\n"
         )
         assert run("models", "show", "flowers/99", code=4).stderr == (
-            "Version 99 of 'flowers' does not exist. There is flowers/1.\n"
+            "Version 99 of 'flowers' does not exist. Its version is 1.\n"
         )
         assert run("predict", "flowers", tmp_path / "near.csv", code=7).stderr.splitlines()[:2] == [
             "The file has no columns 'sepal_length' and 'petal_width'.",

@@ -20,6 +20,7 @@ from service.client.dialects import dialect_of, reading_of, table_of, text_of
             "a;b\n1.234,5;2\n", {"delimiter": ";", "decimal": ",", "thousands": "."}, id="points between thousands"
         ),
         pytest.param("a;b\n1.234;2\n", {"delimiter": ";"}, id="a point that may be either"),
+        pytest.param("sep=;\na,b,c;d\n1,5;2\n", {"delimiter": ";", "decimal": ","}, id="a delimiter that is named"),
         pytest.param('a;b\n"open;1,5\n', {"delimiter": ";"}, id="a quote that is left open"),
     ],
 )
@@ -55,3 +56,14 @@ def test_a_file_is_sent_in_utf8(tmp_path: Path) -> None:
     assert text_of(text.encode("cp850"), "cp850") == (text, None)
     with pytest.raises(UnicodeDecodeError):
         text_of(b"\x81\xff")
+
+
+def test_a_first_line_that_only_names_the_delimiter_is_not_sent(tmp_path: Path) -> None:
+    path, text = tmp_path / "a.csv", "größe\tpreis\r\n1,5\t2\r\n"
+    for encoding in ("utf-8", "utf-8-sig", "cp1252", "utf-16"):
+        path.write_bytes(f'"sep=\t"\r\n{text}'.encode(encoding))
+        table = table_of(path, "csv", reading_of())
+
+        assert (table.content, table.source["delimiter"], table.skipped) == (text.encode(), "\t", '"sep=\t"')
+    path.write_text("sep=x\n1\n")
+    assert table_of(path, "csv", reading_of()).content == path
