@@ -6,7 +6,6 @@ by rules that stand in its help and in docs/guide/client.md. Knows no torch.
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -469,7 +468,7 @@ class _Spoken:
                 way = "pass --task classes, if its values are classes."
             hint = f"{as_options(one.hint)} " if one.hint else ""
             if not hint and one.column.role == "input":
-                texts = one.texts or (str(ast.literal_eval(one.shown)).strip(),)
+                texts = one.texts or (one.shown.strip("'\"").strip(),)
                 means = "that means" if len(texts) == 1 else "these mean"
                 hint = f"If {means} no value, pass {missing_options(texts)}. "
             numbers = f"{one.cells - one.odd} of {one.cells} values are numbers; line {one.line} has {one.shown}"

@@ -242,6 +242,8 @@ class AsyncClient:
         if left_out:
             made["inputs"] = [column for column in known if column not in left_out]
             await self.datasets.delete(found.id)
+            if not made["inputs"]:
+                raise recipes.nothing_left(known)
             found = await self.datasets.add(made, name=name, wait_s=600)
         if recipe.task == "numbers" and recipes.target_of(found).dtype == "text":
             words.texts(recipe.target)

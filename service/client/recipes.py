@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 from service.client import refusals
 from service.client.answers import Dataset
 from service.client.dialects import Table
-from service.errors import DatasetRefused, Entry, listed, shorten
+from service.errors import DatasetRefused, Entry, ValidationFailed, listed, shorten
 from service.schemas.document import nearest_hint
 from service.schemas.views import ColumnView, EntryView
 
@@ -203,6 +203,12 @@ def left_out_told(reasons: Mapping[str, str]) -> str:
     if DATES in reasons.values():
         told += " A net learns nothing from dates as texts: make a number of them, such as the month or an age in days."
     return told
+
+
+def nothing_left(columns: Sequence[str]) -> ValidationFailed:
+    """The error where all columns are left out."""
+    detail = f"No column is left to learn from: there {'is' if len(columns) == 1 else 'are'} {listed(columns)}."
+    return ValidationFailed(detail, errors=[Entry("/source/inputs", "missing", detail, hint="Leave fewer out.")])
 
 
 def near(names: Sequence[str], known: Sequence[str]) -> str:

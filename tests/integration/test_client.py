@@ -26,6 +26,7 @@ from service.errors import (
     JobFailed,
     NotFound,
     PreconditionFailed,
+    ValidationFailed,
 )
 from service.schemas import examples
 from service.schemas.jobs import TrainSpec
@@ -211,6 +212,14 @@ class TestJobs:
         told, names = anyio.run(look)
         assert told == ["done", "True"]
         assert len(names) == len(set(names)) >= 1
+
+
+def test_where_all_columns_are_left_out_nothing_is_trained_and_nothing_stays(yard: Client) -> None:
+    rows = [{"area": 40.0 + n, "price": 3.0 * n} for n in range(40)]
+    with pytest.raises(ValidationFailed, match="No column is left to learn from: there is 'area'"):
+        yard.train("empty", rows, "price", exclude=["area"])
+
+    assert "empty" not in [dataset.name for dataset in yard.datasets.list(limit=200).data]
 
 
 @pytest.fixture(scope="module")
