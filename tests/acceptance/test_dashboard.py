@@ -266,7 +266,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser:
 
         page.get_by_role("tab", name="JSON").click()
         editor = page.get_by_label("Architecture document")
-        editor.fill(editor.input_value().replace("ReLU", "Relu"))
+        editor.fill(editor.input_value().replace("ReLU", "Relu", 1))
         expect(page.get_by_text("One mistake in the net.")).to_be_visible()
         page.get_by_role("button", name="Show me").first.click()
         assert (
@@ -307,7 +307,7 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
 
     go(page, server, "#/playground/mieten")
     expect(page.get_by_label("Fläche")).to_have_accessible_description(
-        re.compile(r"Seen in training: 2\d\.5 to 7\d\.5")
+        re.compile(r"Seen in training: 2\d,5 to 7\d,5\. Written like 1234,56")
     )
     expect(page.get_by_label("Baujahr")).to_have_accessible_description(
         re.compile(r"Seen in training: 19\d\d to 19\d\d")
@@ -342,7 +342,7 @@ def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(pag
 
     asked: Any = sent.value.post_data_json
     assert asked["output"] == {"model": "casa"}
-    assert (asked["budget"], asked["seed"]) == ({"epochs": 7}, 9)
+    assert (asked["budget"], asked["seed"]) == ({"epochs": 7, "max_seconds": 300}, 9)
     assert asked["optimizer"] == {"type": "SGD", "lr": 0.002}
     expect(page.get_by_role("heading", name="Training of casa")).to_contain_text("succeeded")
     with server.client() as client:  # without a champion it would need a hand on the first page
@@ -505,6 +505,66 @@ def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, ser
     assert version["signature"]["columns"] == ["length", "id"]
 
 
+def test_numbers_with_a_unit_are_told_and_classes_of_one_row(page: Page, server: Server) -> None:
+    """Beside what else is left out, and why; what is typed is then read as the file writes numbers."""
+    rows = "".join(
+        f"{i};{i},5;{1 + i % 9}.{100 + i},08;{1 + i % 9}.{100 + i},50 €;{'rare' if i == 7 else 'AB'[i % 2]};;\n"
+        for i in range(60)
+    )
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chooser = page.get_by_label("Choose a file")
+    names = "nr;size;cost;price;kind"
+    chooser.set_input_files(
+        {"name": "title.csv", "mimeType": "text/csv", "buffer": f"Report;;;;;;\n{names};;\n{rows}".encode()}
+    )
+    expect(page.get_by_label("Texts that mean a missing value")).to_have_value("")
+    expect(page.get_by_label("What is to be predicted")).to_have_value("Report")
+    chooser.set_input_files({"name": "ends.csv", "mimeType": "text/csv", "buffer": f"{names};;\n{rows}".encode()})
+    expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
+    chooser.set_input_files(
+        {"name": "euros.csv", "mimeType": "text/csv", "buffer": f"{names}\n{rows.replace(';;', '')}".encode()}
+    )
+    expect(page.get_by_role("checkbox", name="price")).not_to_be_checked()
+    page.get_by_role("button", name="Use this data").click()
+    told = page.get_by_role("complementary", name="Check and train")
+    expect(told).to_contain_text("price is left out. These look like numbers with a unit (€): take the unit out of")
+    expect(told).to_contain_text("Only one row is of the class rare.")
+    expect(told).to_contain_text("nr Seems to number the rows.")
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.get_by_role("heading", name="Training of euros")).to_contain_text("succeeded")
+
+    go(page, server, "#/playground/euros")
+    cost = page.get_by_label("cost")
+    expect(cost).to_have_accessible_description(re.compile("Written like 1.234,56"))
+    answer = page.locator(".answer")
+    for typed, read in (("8.153,08", 8153.08), ("8.153", 8153), ("8153,5", 8153.5)):
+        cost.fill(typed)
+        with page.expect_request("**/predict") as sent:
+            page.get_by_role("button", name="Predict").click()
+        asked: Any = sent.value.post_data_json
+        assert asked["inputs"][0]["cost"] == read
+    cost.fill("11.5")
+    page.get_by_role("button", name="Predict").click()
+    expect(answer).to_contain_text("cost needs a number written like 1.234,56, not 11.5.")
+    cost.fill("88.153,5")
+    page.get_by_role("button", name="Predict").click()
+    expect(answer).to_contain_text(re.compile(r"Expected: 11\d\d\.08 to 91\d\d\.08\. Here: 88153\.5\."))
+
+
+def test_where_nothing_says_how_numbers_are_written_an_ambiguous_one_is_refused(page: Page, server: Server) -> None:
+    go(page, server, "#/playground/quadratic")
+    box = page.get_by_label("x", exact=True)
+    box.fill("0,153")
+    with page.expect_request("**/predict") as sent:
+        page.get_by_role("button", name="Predict").click()
+    asked: Any = sent.value.post_data_json
+    assert asked["inputs"] == [[0.153]]
+    box.fill("8,153")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".answer")).to_contain_text("x needs a number written like 1234.56, not 8,153.")
+
+
 def test_a_number_that_may_be_missing_may_be_left_empty(page: Page, server: Server) -> None:
     """And what the server took instead is told beside the answer."""
     rows = "\n".join(f"{i},{'' if i % 9 == 0 else i / 10},{3 * i}" for i in range(60))
@@ -635,7 +695,8 @@ def test_versions_are_compared_on_the_numbers_that_they_answer(page: Page, serve
     for a, b in ((1, 2), (2, 1)):  # the rows have what both take
         go(page, server, f"#/models/columns?a={a}&b={b}")
         expect(predictions).to_contain_text("are answered otherwise.")
-        expect(page.get_by_role("table", name="Changed predictions").get_by_role("row").nth(1)).to_contain_text("rooms")
+        heads = page.get_by_role("table", name="Changed predictions").get_by_role("columnheader")
+        assert set(heads.all_inner_texts()) == {"Row", "area", "rooms", f"Version {a}", f"Version {b}"}
     for a, b in ((2, 3), (3, 2)):
         go(page, server, f"#/models/columns?a={a}&b={b}")
         expect(predictions).to_contain_text("Only version 2 takes rooms.")
@@ -652,7 +713,7 @@ def test_figures_of_other_rows_are_told_to_be_no_comparison(page: Page, server: 
             run_job(client, {**job, "budget": {"epochs": 1}, "output": {"model": "measured"}})
     for b, apart in ((2, False), (3, True), (4, True)):
         go(page, server, f"#/models/measured?a=1&b={b}")
-        expect(page.locator(".compare")).to_contain_text("of the first 50 rows of ds_")
+        expect(page.locator(".compare")).to_contain_text("of the first 50 rows of ")
         warning = page.locator(".compare .callout")
         if apart:
             expect(warning).to_contain_text("These figures come from different rows")
@@ -893,6 +954,20 @@ def test_of_a_file_with_several_sets_of_weights_one_is_taken(page: Page, server:
     with server.client() as client:
         takes = client.get("/v1/models/koeln-groesse-e/versions/1").json()["signature"]["inputs"]
     assert [one["shape"] for one in takes] == [["B", 4]]
+
+
+def test_a_net_that_is_proposed_stands_below_its_sentence(page: Page, server: Server) -> None:
+    file = io.BytesIO()
+    torch.save(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict(), file)
+    go(page, server, "#/import")
+    page.get_by_label("Choose a .pt").set_input_files(
+        {"name": "proposed.pth", "mimeType": "application/octet-stream", "buffer": file.getvalue()}
+    )
+    page.get_by_role("button", name="Read it").click()
+    expect(page.get_by_label(re.compile("^The net"))).to_have_value(re.compile("mlp"))
+    expect(page.get_by_role("main")).to_contain_text("in the catalogue: it stands below. What has no weights")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.get_by_text("Published as proposed/1")).to_be_visible()
 
 
 def test_hostile_names_are_text(page: Page, server: Server) -> None:

@@ -1,4 +1,4 @@
-// The only door: requests to /v1 with the key of this tab, and their problems as errors; and the stream of events.
+// The only door: requests to /v1 with this tab's key, their problems as errors, and the stream of events.
 
 import { field, h, sure } from "./dom.js";
 
@@ -15,7 +15,6 @@ export class Problem extends Error {
   }
 }
 
-/** The headers that every request of this tab has. */
 function credentials() {
   const key = sessionStorage.getItem(STORED);
   return key ? { Authorization: `Bearer ${key}` } : {};
@@ -27,7 +26,6 @@ export const refused = (error) => [401, 403].includes(error.status);
 /** The scope that a refusal says is needed, or null. */
 export const scopeOf = (error) => /scope `?(\w+)/.exec(error.entries?.[0]?.hint ?? "")?.[1] ?? null;
 
-/** Ask for another key, and begin anew with it. */
 export async function changeKey() {
   const key = await askForKey(null);
   if (key === null) return;
@@ -65,7 +63,7 @@ async function ask(wrong) {
 
 const declined = new Set();
 
-/** fetch, with the key; where the server wants one, the person is asked for it and the request is sent again. */
+/** fetch, with the key; the person is asked for one where the server wants it. */
 export async function request(path, { headers = {}, ...init } = {}) {
   for (;;) {
     const sent = credentials().Authorization;
@@ -99,20 +97,17 @@ async function read(answer) {
 
 const isJson = (answer) => (answer.headers.get("Content-Type") ?? "").includes("json");
 
-/** What an answer that is no success says. */
 const problemOf = async (answer) => new Problem(answer.status, isJson(answer) ? await answer.json() : null);
 
 /** A resource as JSON, or text where it is text. */
 export const get = async (path, { signal } = {}) => read(await request(path, { signal }));
 
-/** The ETag of a resource. */
 export async function tagOf(path) {
   const answer = await request(path);
   await read(answer);
   return answer.headers.get("ETag");
 }
 
-/** Send JSON. */
 export async function send(method, path, body, { headers = {}, signal } = {}) {
   const json =
     body === undefined
@@ -123,7 +118,6 @@ export async function send(method, path, body, { headers = {}, signal } = {}) {
 
 export const post = (path, body, options) => send("POST", path, body, options);
 
-/** Send a file as it is. */
 export const upload = async (file) =>
   read(
     await request("/v1/uploads", {
@@ -156,7 +150,7 @@ export async function perhaps(promise) {
   }
 }
 
-/** What a page is about, as it comes, or that it is not there in `words`: also what cannot be the id of anything. */
+/** What a page is about; where that is not there, a problem in `words`. */
 export async function subject(coming, words) {
   try {
     return await coming;
@@ -167,7 +161,7 @@ export async function subject(coming, words) {
   }
 }
 
-/** Save what a path answers as a file; by a link of its own, or where a key is needed through memory. */
+/** Save what a path answers as a file: by a link, or with a key through memory. */
 export async function download(path, name) {
   if (!hasKey()) {
     follow(path, name);
@@ -178,7 +172,6 @@ export async function download(path, name) {
   save(await answer.blob(), name);
 }
 
-/** Save what this page has as a file. */
 export function save(blob, name) {
   const address = URL.createObjectURL(blob);
   follow(address, name);
@@ -220,7 +213,7 @@ export function watch(topics, handler, ready, resumed = null) {
   if (!document.hidden) void run(state.generation);
 }
 
-/** Tell `listener` of the connection: "live", "connecting", "lost", "paused", or "refused" with the problem. */
+/** Tell `listener` of the connection, and of the problem where it is "refused". */
 export function onStatus(listener) {
   state.listeners.add(listener);
   listener(state.status);

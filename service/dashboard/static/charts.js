@@ -1,5 +1,5 @@
-// Charts by plotly.js, which is fetched when the first one is on screen; each has a table of its values beside it.
-// What they show are the figures that the server draws of a job or a version, and the curves of a job as they grow.
+// Charts by plotly.js, which is fetched for the first one; each has a table of its values beside it.
+// They show the figures that the server draws, and a job's curves as they grow.
 
 import { get } from "./api.js";
 import { h, newId, replace, table, tabs } from "./dom.js";
@@ -113,7 +113,7 @@ export class Chart {
   }
 }
 
-// Plotly's usual colours, with which figures come, and the page's in their place: these have contrast on both grounds.
+// Plotly's usual colours, for which the page puts its own: these have contrast on both grounds.
 const USUAL = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"];
 
 function recoloured(figure) {
@@ -241,7 +241,6 @@ export async function askAll(path, curves) {
   await Promise.all(there.map(({ name, url }) => curves.find((one) => one.name === name)?.ask(url)));
 }
 
-/** All figures below a path such as /v1/jobs/ID. */
 export const figures = (path) =>
   later(async () => {
     const { data } = await get(`${path}/figures`);
@@ -262,7 +261,7 @@ export const figures = (path) =>
     );
   });
 
-/** A figure of curves as the server draws it, which grows by what the event stream brings of the metrics that it `takes`. */
+/** A figure of curves, which grows by the events of the metrics that it `takes`. */
 export class Curves {
   constructor(name, title, takes, { hidden = false } = {}) {
     this.name = name;

@@ -1,9 +1,9 @@
-// CSV texts, read as the server reads them, and written. Knows no page and no model.
+// CSV texts, read as the server reads them, and written.
 
 /** What is missing among numbers anyway, as the server has it. */
 export const MISSING = new Set(["", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."]);
 
-/** A text file's content, and what it is written in where that is not UTF-8: Excel's plain CSV is in Windows-1252. */
+/** A text file's content, and its encoding where that is not UTF-8: Excel's plain CSV is in Windows-1252. */
 export async function textOf(file) {
   const content = await file.arrayBuffer();
   const [first, second] = new Uint8Array(content, 0, Math.min(2, content.byteLength));
@@ -14,7 +14,7 @@ export async function textOf(file) {
   return { text: new TextDecoder("windows-1252").decode(content), was: "windows-1252" };
 }
 
-/** The names in the first line of a CSV text, and what parts them; what stands in quotes parts nothing. */
+/** The names in the first line of a CSV text, and what parts them. */
 export function header(text) {
   const bare = text.split(/\r?\n/, 1)[0].replace(/"[^"]*"/g, "");
   const delimiter = [",", ";", "\t", "|"].sort((a, b) => bare.split(b).length - bare.split(a).length)[0];
@@ -53,7 +53,7 @@ export function records(text, delimiter, most = Infinity) {
   return found;
 }
 
-/** A cell with the usual signs for an apostrophe and for a space. */
+/** A cell with usual signs. */
 export const level = (cell) => cell.replace(/[\u2019\u00a0\u202f\u2009]/g, (sign) => (sign === "\u2019" ? "'" : " "));
 
 /** How numbers are written in these cells, as a source says it: `{decimal, thousands}`; as in `usual` where nothing
@@ -67,11 +67,12 @@ export function marksOf(cells, delimiter, usual = {}) {
     if ([mark, decimal].includes(delimiter) || (mark && mark === point)) continue;
     if (decimal) points.add(decimal);
     if (mark && !point && /^[^.,]*[.,][^.,]*$/.test(text)) maybe.add(mark);
-    else if (mark) sure.add(mark);
+    else if (mark && (point || mark !== "." || delimiter !== ",")) sure.add(mark);
     if (sure.has(mark) && !point && /[.,]/.test(mark)) points.add(mark === "." ? "," : ".");
   }
   if (!points.size && maybe.has(",")) points.add(",");
   if (points.size > 1) return { decimal: "." };
+  if (delimiter === ",") usual = {};
   const decimal = [...points][0] ?? usual.decimal ?? ".";
   const between = new Set(points.size ? [...maybe, ...sure] : sure);
   between.delete(decimal);
@@ -79,7 +80,6 @@ export function marksOf(cells, delimiter, usual = {}) {
   return { decimal, thousands: [...between][0] ?? (decimal === usual.decimal ? usual.thousands : undefined) };
 }
 
-/** The number that a cell is, or null. */
 export function numberIn(cell, { decimal = ".", thousands } = {}) {
   let text = level(cell);
   if (thousands && text.includes(thousands)) {
@@ -90,6 +90,18 @@ export function numberIn(cell, { decimal = ".", thousands } = {}) {
   if (decimal === ",") text = text.includes(".") ? "" : text.replace(",", ".");
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
 }
+
+/** The number that somebody types, or null: by a source's marks, else by those that it shows plainly. */
+export function numberOf(text, source) {
+  const marks = marksOf([text], null);
+  const plain =
+    source.decimal === "," || source.thousands
+      ? marks.decimal === (source.decimal ?? ".")
+      : !/^[+-]?[1-9]\d{0,2},\d{3}$/.test(text);
+  return numberIn(text, source) ?? (plain ? numberIn(text, marks) : null);
+}
+
+export const likeThis = ({ decimal = ".", thousands }) => `1${thousands ?? ""}234${decimal}56`;
 
 /** Rows as a CSV text; numbers with the decimal mark, texts as they are, nothing for null. */
 export function written(rows, delimiter, decimal) {

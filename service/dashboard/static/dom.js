@@ -1,4 +1,4 @@
-// Elements out of plain data. Text only ever becomes a text node: no markup is parsed here, whoever wrote the text.
+// Elements out of plain data. Text only ever becomes a text node: no markup is parsed here.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -7,7 +7,6 @@ export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
 
-/** The same in SVG. */
 export function s(tag, props = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
@@ -39,7 +38,6 @@ export function add(element, children) {
   return element;
 }
 
-/** Put other children in an element's place of children. */
 export function replace(element, ...children) {
   element.replaceChildren();
   return add(element, children);
@@ -47,7 +45,6 @@ export function replace(element, ...children) {
 
 let ids = 0;
 
-/** An id that no other element has. */
 export const newId = (prefix = "e") => `${prefix}-${(ids += 1)}`;
 
 /** A labelled control. `control` is an element with a value; `hint` stands below it. */
@@ -69,7 +66,6 @@ export function select(options, value, onchange, props = {}) {
   );
 }
 
-/** A check box with its label. */
 export function check(label, checked, onchange, { hint } = {}) {
   const box = h("input", {
     type: "checkbox",
@@ -191,32 +187,20 @@ export function tabs(label, items, current, onchange = () => {}) {
   return h("div", {}, h("div", { role: "tablist", "aria-label": label, class: "tablist" }, buttons), panel);
 }
 
-/** A block of code with a button that copies it. */
 export function code(text, label) {
-  const button = h(
-    "button",
-    {
-      type: "button",
-      class: "quiet small copy",
-      onclick: async () => {
-        await navigator.clipboard?.writeText(text);
-        button.textContent = "Copied";
-        setTimeout(() => {
-          button.textContent = "Copy";
-        }, 1500);
-      },
-    },
-    "Copy",
-  );
+  const copy = async ({ target }) => {
+    await navigator.clipboard.writeText(text);
+    target.textContent = "Copied";
+    setTimeout(() => replace(target, "Copy"), 1500);
+  };
   return h(
     "div",
     { class: "code" },
-    navigator.clipboard ? button : null,
+    navigator.clipboard && button("Copy", copy, { class: "quiet small copy" }),
     h("pre", { tabindex: "0", role: "region", "aria-label": label }, text),
   );
 }
 
-/** A place to drop a file on, or to choose one with. */
 export function dropZone(label, hint, onfile, { accept } = {}) {
   const input = h("input", {
     type: "file",

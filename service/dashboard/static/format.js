@@ -10,7 +10,7 @@ export function number(value, digits = 4) {
   return size !== 0 && (size < 1e-4 || size >= 1e7) ? short.toExponential() : String(short);
 }
 
-/** What a version answers: numbers as `modelyard predict` shows them, with all digits that a float32 has. */
+/** What a version answers: numbers with all digits that a float32 has. */
 export const answered = (values) =>
   [values]
     .flat(9)
@@ -38,7 +38,6 @@ export function seconds(value) {
   return `${(value / 3600).toFixed(1)} h`;
 }
 
-/** How long ago, in words. */
 export function ago(text) {
   if (!text) return "–";
   const passed = (Date.now() - Date.parse(text)) / 1000;
@@ -88,7 +87,7 @@ const steps = (pointer) =>
 
 const TOKENS = /"(?:\\.|[^"\\])*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 
-/** The offsets in a JSON text of the value that an RFC 6901 pointer names: `[start, end]`, or its nearest parent's. */
+/** Where in a JSON text the value that a pointer names stands, or its nearest parent: `[start, end]`. */
 export function locate(text, pointer) {
   const wanted = steps(pointer);
   const around = []; // the objects and lists that are open: where they begin, and at which member they are
@@ -111,7 +110,6 @@ export function locate(text, pointer) {
   return best;
 }
 
-/** What an RFC 6901 pointer names in a value; undefined where there is nothing. */
 const lookup = (value, pointer) => steps(pointer).reduce((found, part) => found?.[part], value);
 
 /** A copy of a value after a JSON Patch (RFC 6902: add, remove, replace). */
@@ -131,7 +129,7 @@ export function patched(value, patch) {
   return copy;
 }
 
-/** What a hint says to do at an error's place in `root`, where it is that plain: `{words, patch}`, else null. */
+/** What a hint plainly says to do at an error's place in `root`: `{words, patch}`, else null. */
 export function remedy(entry, root) {
   const { pointer, hint = "" } = entry;
   const name = /^Did you mean '([^']+)'\?/.exec(hint)?.[1];
@@ -158,7 +156,6 @@ export function remedy(entry, root) {
   return null;
 }
 
-/** The name that a model may have after a file is called so. */
 export const plainName = (text) =>
   text
     .toLowerCase()

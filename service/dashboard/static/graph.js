@@ -62,7 +62,6 @@ function folded({ nodes, edges }) {
   return { nodes: kept, edges: links };
 }
 
-/** An element that shows the net. */
 export function drawing(mermaid, label) {
   const whole = parse(mermaid);
   const many = whole.nodes.size > MANY;
@@ -160,7 +159,7 @@ function svg({ nodes, edges }, label) {
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label }, parts);
 }
 
-/** A value's shape, once, below the node that it comes from: on the side to which its edge does not go. */
+/** A value's shape, once, below its node: on the side to which its edge does not go. */
 function edgeTexts(links) {
   const texts = new Map();
   for (const { from, points, label: text } of links) {
@@ -204,7 +203,7 @@ function ranked(nodes, edges) {
   return ranks;
 }
 
-/** Boxes by id; long edges get places of their own in the ranks that they cross, so that they run around the nodes. */
+/** Boxes by id; long edges get places in the ranks that they cross, to run around the nodes. */
 function placed(nodes, edges, ranks) {
   const rows = [];
   const put = (rank, item) => {

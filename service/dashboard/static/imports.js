@@ -315,7 +315,7 @@ function needsCard(report, sent, send) {
     return h(
       "div",
       { class: "stack" },
-      h("p", {}, prose(need.detail)),
+      h("p", {}, prose(need.detail.replace("send the proposal as `architecture`", "it stands below"))),
       field(label, area, {
         wide: true,
         hint:

@@ -117,7 +117,7 @@ export async function list(place, { query, onLeave }) {
   await load();
 }
 
-/** Do `work` soon after it was asked for, and never twice at a time: an older answer must not come after a newer one. */
+/** Do `work` soon, and never twice at a time: an older answer must not come after a newer one. */
 function debounce(work, wait, onLeave) {
   let timer = null;
   let working = false;
@@ -148,7 +148,6 @@ function debounce(work, wait, onLeave) {
   return ask;
 }
 
-/** What became of the alias that hung on a condition. */
 const verdictOf = ({ version, promotion: { alias, promoted, detail } }) =>
   `${promoted ? `Version ${version} became ${alias}` : `The ${alias} stayed as it was`}: ${detail}`;
 
@@ -249,7 +248,7 @@ export async function page(place, { params: [id], onLeave }) {
                     "Took, from start to end",
                     job.started_at ? seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000) : "–",
                   ]
-                : ["Left", progress ? seconds(progress.eta_s) : "–"],
+                : ["Left", seconds(progress?.eta_s)],
               ["Rows a second", progress ? number(Math.round(progress.samples_per_s ?? 0)) : "–"],
               ["Attempts", number(job.attempts.length)],
             ]),
@@ -287,7 +286,7 @@ export async function page(place, { params: [id], onLeave }) {
                 { class: "tile" },
                 h("span", { class: "tile-number" }, number(value)),
                 h("span", { class: "tile-label" }, metricName(name)),
-                best[name]
+                best[name] && !(isLoss(name) && best[name].value > value)
                   ? h(
                       "span",
                       { class: "tile-note" },

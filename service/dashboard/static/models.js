@@ -119,9 +119,8 @@ export async function page(place, { params: [name, chosenNumber], query }) {
     const what = `${verb} version ${version}`;
     if (await sure(`${what}?`, h("p", {}, words), what)) {
       await attempt(async () => {
-        await work({ headers });
-        state.changed = version;
-        notify(`Version ${version} is the champion.`);
+        state.changed = (await work({ headers })).version;
+        notify(`Version ${state.changed} is the champion.`);
       });
       await attempt(load); // also where it was refused: the page was old then
     }
@@ -493,7 +492,7 @@ async function comparison(name, a, b) {
   );
 }
 
-/** What both versions answer to the first rows of data that has what both take: the newer one's, else the other's. */
+/** What both versions answer to the first rows of data that has what both take. */
 async function changed(name, one, other) {
   const both = [one, other];
   const ids = new Set([other, one].map(({ lineage }) => lineage.dataset?.id).filter(Boolean));
@@ -516,6 +515,9 @@ async function changed(name, one, other) {
       ({ values: [before, after] }) => before.length !== after.length || !before.every((v, k) => near(v, after[k])),
     );
   const given = (i) => (rows.some((of) => Array.isArray(of[i])) ? rows[1][i] : { ...rows[0][i], ...rows[1][i] });
+  const names = Object.keys(given(0));
+  const few = names.length <= 6 && !Array.isArray(given(0));
+  const { name: dataset } = await get(`/v1/datasets/${asked.id}`);
   return h(
     "div",
     {},
@@ -523,28 +525,26 @@ async function changed(name, one, other) {
       "p",
       {},
       `${differing.length} of the first ${rows[0].length} rows of `,
-      datasetLink(asked.id),
+      datasetLink(asked.id, dataset ?? asked.id),
       " are answered otherwise. Rows of the training are among them.",
     ),
     differing.length
       ? table(
           "Changed predictions",
-          ["Row", "Input", `Version ${one.version}`, `Version ${other.version}`],
+          ["Row", ...(few ? names : ["Input"]), `Version ${one.version}`, `Version ${other.version}`],
           differing.slice(0, 10).map(({ i, values }) => [
             i + 1,
-            h(
-              "span",
-              { class: "clip" },
-              JSON.stringify(given(i), (_, value) =>
-                typeof value === "number" ? Number(value.toPrecision(5)) : value,
-              ),
-            ),
+            ...(few
+              ? Object.values(given(i)).map(answered)
+              : [h("span", { class: "clip" }, JSON.stringify(given(i), rounded))]),
             ...values.map(answered),
           ]),
         )
       : null,
   );
 }
+
+const rounded = (_, value) => (typeof value === "number" ? Number(value.toPrecision(5)) : value);
 
 /** A preview's rows as a version takes them, or null where it takes others. */
 function rowsFor({ columns, rows }, { signature, preprocessing }) {
@@ -564,7 +564,6 @@ function rowsFor({ columns, rows }, { signature, preprocessing }) {
   );
 }
 
-/** Why two versions cannot be asked the same rows. */
 function unlike(...both) {
   const takes = both.map(
     ({ signature, preprocessing }) =>

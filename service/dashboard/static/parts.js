@@ -11,14 +11,12 @@ export const isOver = (state) => ["succeeded", "failed", "cancelled"].includes(s
 
 export const KINDS = { train: "Training", import: "Import", evaluate: "Evaluation", export: "Export" };
 
-/** What a job does, in words. */
 export const nameOf = ({ kind, output }) => `${KINDS[kind]}${output?.model ? ` of ${output.model}` : ""}`;
 
 /** A job's state as a word with a mark; colour is never all that tells. */
 export const badge = (state) =>
   h("span", { class: `badge ${state}` }, h("span", { class: "dot", "aria-hidden": "true" }), state);
 
-/** A sentence for those who cannot see what changed. */
 export function announce(text) {
   const place = document.getElementById("announce");
   place.textContent = "";
@@ -42,7 +40,6 @@ export function notify(text, { error = false } = {}) {
   }
 }
 
-/** Do something that may fail, and say so in the corner. */
 export async function attempt(work) {
   try {
     return await work();
@@ -56,6 +53,15 @@ export const problemText = (error) =>
   [error.message, ...(error.entries ?? []).slice(0, 3).flatMap((entry) => [entry.detail, entry.hint])]
     .filter((text, i, list) => text && list.indexOf(text) === i)
     .join(" ");
+
+/** What an entry tells of what was expected and what came, where its sentences do not. */
+const beyond = ({ detail, hint, expected, got, patch }) =>
+  [
+    ["Expected", !patch && !/^{/.test(expected) && expected],
+    ["Here", got],
+  ]
+    .filter(([, value]) => value && !`${detail} ${hint}`.includes(value))
+    .map(([word, value]) => `${word}: ${value}.`);
 
 /** A sentence whose `quoted` words are code. */
 export const prose = (text) =>
@@ -78,8 +84,14 @@ export function failure(error) {
           { class: "causes" },
           placed
             .slice(0, CAUSES)
-            .map(({ pointer, detail, hint }) =>
-              h("li", {}, h("code", {}, pointer), " ", prose([detail, hint].filter(Boolean).join(" "))),
+            .map((entry) =>
+              h(
+                "li",
+                {},
+                h("code", {}, entry.pointer),
+                " ",
+                prose([entry.detail, ...beyond(entry), entry.hint ?? ""].join(" ")),
+              ),
             ),
         )
       : null,
@@ -94,7 +106,6 @@ export function failure(error) {
   );
 }
 
-/** So many mistakes that are told nowhere on the page. */
 export const unlisted = (count) =>
   count > 0 ? h("p", { class: "error-text more" }, `And ${number(count)} more, not shown here.`) : null;
 
@@ -109,11 +120,12 @@ export function entries(list, { go, mend } = {}) {
     list.map((entry) => {
       const cures = [mend?.(entry) ?? []].flat();
       const bad = entry.severity !== "warning";
+      const more = [...beyond(entry), entry.hint].filter(Boolean).join(" ");
       return h(
         "li",
         { class: bad ? "bad" : "warn" },
         h("p", {}, h("strong", {}, entry.title ?? (bad ? "Mistake" : "Warning")), " ", prose(entry.detail)),
-        entry.hint ? h("p", { class: "hint" }, prose(entry.hint)) : null,
+        more && h("p", { class: "hint" }, prose(more)),
         h(
           "div",
           { class: "entry-foot" },
@@ -132,7 +144,6 @@ export const byHint = (root, apply) => (entry) => {
   return found && { words: found.words, act: () => apply(found.patch) };
 };
 
-/** What a net consists of: totals, layers with shapes, and the drawing. */
 export function net(summary, mermaid) {
   return h(
     "div",
@@ -161,10 +172,9 @@ export function net(summary, mermaid) {
   );
 }
 
-/** A dataset's id, which leads to its columns and to another training with it. */
-export const datasetLink = (id) => h("a", { href: `#/datasets/${id}` }, h("code", {}, id));
+/** A dataset's name or id, which leads to its columns and to another training with it. */
+export const datasetLink = (id, name = h("code", {}, id)) => h("a", { href: `#/datasets/${id}` }, name);
 
-/** Short facts in a row. */
 export const facts = (pairs) =>
   h(
     "dl",
@@ -174,11 +184,9 @@ export const facts = (pairs) =>
       .map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))),
   );
 
-/** The head of a page: its title, what it is for, and what can be done. */
 export const heading = (title, lead, beside) =>
   h("header", { class: "head" }, h("div", {}, h("h1", {}, title), h("p", { class: "lead" }, lead)), beside);
 
-/** What stands where there is nothing yet. */
 export const emptyState = (words, more) => h("div", { class: "empty-state" }, h("p", {}, words), more);
 
 export const noModel = (words) =>
@@ -187,7 +195,6 @@ export const noModel = (words) =>
     h("p", {}, h("a", { href: "#/train" }, "Train one"), " or ", h("a", { href: "#/import" }, "import one"), "."),
   );
 
-/** A card with a heading. */
 export function card(title, ...children) {
   const id = newId("card");
   return h("section", { class: "card", "aria-labelledby": id }, h("h2", { id }, title), children);
@@ -199,11 +206,9 @@ const isWide = () => window.matchMedia("(min-width: 861px)").matches;
 export const folded = (title, ...children) =>
   h("details", { class: "card", open: isWide() }, h("summary", {}, h("h2", {}, title)), children);
 
-/** A part of a card that can be folded up, and begins so where the page is narrow. */
 export const unfolding = (title, content, open = isWide()) =>
   h("details", { class: "part", open }, h("summary", {}, h("h3", {}, title)), content);
 
-/** A metric's value with its name in words. */
 export const metricName = (name) =>
   name
     .replace(/^val_/, "validation ")
@@ -211,7 +216,6 @@ export const metricName = (name) =>
     .replaceAll("_", " ")
     .replace("r2", "R²");
 
-/** Probabilities as labelled bars. */
 export function bars(classes, values, most = 10) {
   const sorted = classes
     .map((name, i) => [name, values[i]])
@@ -234,7 +238,6 @@ export function bars(classes, values, most = 10) {
   );
 }
 
-/** A histogram of counts, as a small picture with its reading. */
 export function histogram(column) {
   const counts = column.histogram?.counts ?? column.top?.map((item) => item.count) ?? [];
   if (!counts.length) return null;

@@ -1,8 +1,9 @@
 // Playground: a form made from a version's signature, its answer, and the same call for other clients.
 
 import { Problem, all, changeKey, get, hasKey, perhaps, post, save, scopeOf, watch } from "./api.js";
+import { likeThis, numberOf } from "./csv.js";
 import { block, button, check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
-import { answered, number, pretty, shape } from "./format.js";
+import { answered, pretty, shape } from "./format.js";
 import { attempt, bars, card, entries, facts, failure, heading, later, noModel, unfolding } from "./parts.js";
 import { answeredSheet, isTable, placed, readSheet } from "./sheet.js";
 
@@ -82,7 +83,6 @@ export async function page(place, { params: [name], query }) {
   show(wanted);
 }
 
-/** A form for a version, or for the weights that a job has so far. */
 export async function ask({ version, job, reference }) {
   if (job && !version) {
     const now = await get(`/v1/jobs/${job.id}`);
@@ -91,12 +91,12 @@ export async function ask({ version, job, reference }) {
         version: await get(`/v1/models/${now.output.model}/versions/${now.output.version}`),
         reference: `${now.output.model}/${now.output.version}`,
       });
-    return form({ row: await rowOfJob(now), reference: () => now.id });
+    return form({ row: await rowOfJob(now), reference: () => now.id, source: await sourceOf({ lineage: now }) });
   }
-  return form({ row: rowOf(version), reference: () => reference, version });
+  return form({ row: rowOf(version), reference: () => reference, version, source: await sourceOf(version) });
 }
 
-/** For a key that may ask and not look, so that nothing is known of any model: its name and the rows are typed. */
+/** For a key that may ask and not look: the model's name and the rows are typed. */
 function unseen(name = "", query) {
   const model = h("input", { value: name, required: true, autocapitalize: "off" });
   const which = h("input", {
@@ -152,7 +152,6 @@ function rowOf({ preprocessing, signature: { inputs } }) {
   };
 }
 
-/** The columns of a table, those of numbers with their range. */
 function columnsOf({ row, training_range: range }) {
   let place = 0; // ranges are those of the columns of numbers
   return row.columns.map((column) => {
@@ -185,7 +184,7 @@ async function rowOfJob(job) {
 }
 
 /** `reference()` names what is asked, or throws a sentence; `above` stands over the fields of the row. */
-function form({ row, reference, version, above }) {
+function form({ row, reference, version, above, source = {} }) {
   const answer = h(
     "div",
     { class: "answer", "aria-live": "polite" },
@@ -195,14 +194,14 @@ function form({ row, reference, version, above }) {
   const calls = h("div", {});
   const control =
     row.kind === "table"
-      ? columnsControl(row)
+      ? columnsControl(row, source)
       : row.kind === "array" && size(row.shape) <= FEW && row.shape.length === 1
-        ? numbersControl(row)
+        ? numbersControl(row, source)
         : row.kind === "array" && isImage(row.shape)
           ? imageControl(row)
           : jsonControl(row);
   let turn = 0;
-  // What was asked before goes first, whatever becomes of this; and an answer that is overtaken is not shown.
+  // What was asked before goes first; an answer that is overtaken is not shown.
   const asking = async (work) => {
     turn += 1;
     const mine = turn;
@@ -228,7 +227,7 @@ function form({ row, reference, version, above }) {
     });
   const runFile = (file) =>
     asking(async (show) => {
-      const sheet = await readSheet(file, row, await sourceOf(version));
+      const sheet = await readSheet(file, row, source);
       const model = reference();
       const found = await post("/predict", { model, inputs: sheet.inputs }).catch((error) => {
         if (error.entries) error.entries = placed(error.entries, sheet);
@@ -289,74 +288,69 @@ const isImage = (sizes) =>
 
 const middle = (low, high) =>
   Number.isFinite(low) && Number.isFinite(high) ? Number(((low + high) / 2).toPrecision(5)) : 0.5;
-const seen = (low, high) =>
-  Number.isFinite(low) && Number.isFinite(high) ? `Seen in training: ${number(low, 6)} to ${number(high, 6)}` : null;
 
-function numberInput(value) {
-  return h("input", { inputmode: "decimal", autocomplete: "off", value: String(value), required: true });
-}
-
-function readNumber(input, name, { optional = false } = {}) {
-  const given = input.value.trim().replace(/^([^.,]*),([^.,]*)$/, "$1.$2"); // 11,5 is a number to many
-  if (optional && given === "") return null;
-  if (given === "" || !Number.isFinite(Number(given))) {
+/** A field for a number as the training's file writes them, and how to read it. */
+function numberField(label, { name = label, low, high, optional }, source) {
+  const as = (value) => String(Number(value.toPrecision(6))).replace(".", source.decimal ?? ".");
+  const input = h("input", {
+    inputmode: "decimal",
+    autocomplete: "off",
+    value: as(middle(low, high)),
+    required: !optional,
+  });
+  const hints = [
+    Number.isFinite(low) && Number.isFinite(high) && `Seen in training: ${as(low)} to ${as(high)}`,
+    (source.decimal === "," || source.thousands) && `Written like ${likeThis(source)}`,
+    optional && "May be left empty.",
+  ];
+  const read = () => {
+    const given = input.value.trim();
+    const found = numberOf(given, source);
+    if (found !== null || (optional && !given)) return found;
     input.focus();
-    throw new Error(`${name} needs a number.`);
-  }
-  return Number(given);
+    throw new Error(`${name} needs a number written like ${likeThis(source)}${given && `, not ${given}`}.`);
+  };
+  return { element: field(label, input, { hint: hints.filter(Boolean).join(". ") }), read };
 }
 
-function numbersControl({ shape: [count], low, high }) {
-  const inputs = Array.from({ length: count }, (_, i) => numberInput(middle(low?.[i], high?.[i])));
+function numbersControl({ shape: [count], low, high }, source) {
+  const fields = Array.from({ length: count }, (_, i) =>
+    numberField(count === 1 ? "x" : `x[${i}]`, { low: low?.[i], high: high?.[i] }, source),
+  );
   return {
     element: [
       h(
         "div",
         { class: "fields" },
-        inputs.map((input, i) => field(count === 1 ? "x" : `x[${i}]`, input, { hint: seen(low?.[i], high?.[i]) })),
+        fields.map(({ element }) => element),
       ),
       count > 1 &&
         h("p", { class: "hint more" }, "The numbers of a row have no names in this model: x[0] is the first of them."),
     ],
-    read: () => inputs.map((input, i) => readNumber(input, `x[${i}]`)),
+    read: () => fields.map(({ read }) => read()),
   };
 }
 
 const NOTHING = "\0"; // no category is this
 
-function columnsControl({ columns }) {
-  let numbers = -1;
-  const controls = columns.map((column) => {
-    if (column.kind === "text" && column.categories) {
-      const options = column.categories.map((category) => [category, category]);
-      if (column.optional) options.push([NOTHING, "no value"]);
-      return [column, select(options, column.categories[0], () => {}), null];
-    }
-    if (column.kind !== "number")
-      return [column, h("input", { value: "" }), column.kind === "tokens" ? "Free text" : null];
-    numbers += 1;
-    const input = numberInput(middle(column.low, column.high));
-    input.required = !column.optional;
-    const hints = [seen(column.low, column.high), column.optional ? "May be left empty." : null];
-    return [column, input, hints.filter(Boolean).join(". ") || null];
+function columnsControl({ columns }, source) {
+  const fields = columns.map((column) => {
+    const { name, kind, categories, optional } = column;
+    if (kind === "number") return numberField(name, column, source);
+    const options = [categories ?? [], optional ? [[NOTHING, "no value"]] : []].flat();
+    const control = categories ? select(options, categories[0], () => {}) : h("input", { value: "" });
+    return {
+      element: field(name, control, { hint: kind === "tokens" && "Free text" }),
+      read: () => (control.value === NOTHING ? null : control.value),
+    };
   });
   return {
     element: h(
       "div",
       { class: "fields" },
-      controls.map(([column, control, hint]) => field(column.name, control, { hint })),
+      fields.map(({ element }) => element),
     ),
-    read: () =>
-      Object.fromEntries(
-        controls.map(([column, control]) => [
-          column.name,
-          column.kind === "number"
-            ? readNumber(control, column.name, column)
-            : control.value === NOTHING
-              ? null
-              : control.value,
-        ]),
-      ),
+    read: () => Object.fromEntries(columns.map(({ name }, i) => [name, fields[i].read()])),
   };
 }
 
@@ -540,7 +534,6 @@ function answerOf(found) {
   return h("div", {}, parts, about(found));
 }
 
-/** What an answer warns of, and who gave it. */
 const about = (found) => [
   found.warnings?.length ? entries(gathered(found.warnings)) : null,
   facts([
@@ -550,7 +543,6 @@ const about = (found) => [
   ]),
 ];
 
-/** How the file of the training was read, where that is known: it may have marks of its own for missing values. */
 async function sourceOf(version) {
   const id = version?.lineage.dataset?.id;
   return (id && (await perhaps(get(`/v1/datasets/${id}`)))?.source) || {};
@@ -571,7 +563,7 @@ function gathered(warnings) {
   return [...groups.values()].map(([first, ...others]) => ({
     severity: "warning",
     ...first,
-    hint: others.length ? `The same of ${others.length} more places.` : first.hint,
+    ...(others.length ? { hint: `The same of ${others.length} more places.`, expected: null, got: null } : {}),
   }));
 }
 

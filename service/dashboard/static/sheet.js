@@ -11,7 +11,6 @@ const LARGEST = 16_000_000; // bytes that are read for them
 const SHOWN = 50; // rows on the page, beside each so many columns of the file
 const COLUMNS = 6;
 
-/** Whether rows of this form are lines of a table. */
 export const isTable = (row) => row.kind === "table" || (row.kind === "array" && row.shape.length === 1);
 
 /** A file's rows: `inputs` as they are sent, `lines` as they stand there, and whether there are `more` of them.
@@ -71,7 +70,6 @@ export async function readSheet(file, row, source = {}) {
   };
 }
 
-/** Mistakes and warnings with their places in the file. */
 export const placed = (entries, { head, lines, named }) =>
   entries.map((entry) => {
     const [, at, column] = /^\/inputs\/(\d+)(?:\/([^/]+))?$/.exec(entry.pointer ?? "") ?? [];
@@ -101,7 +99,6 @@ function answersOf({ labels, probabilities, classes, outputs }) {
 const plain = (value) =>
   Array.isArray(value) ? (value.length === 1 ? plain(value[0]) : JSON.stringify(value)) : value;
 
-/** What was answered, in a sentence with the file to save; and the first rows of it. */
 export function answeredSheet(sheet, found) {
   const { names, rows } = answersOf(found);
   const { head, lines, delimiter, decimal } = sheet;

@@ -24,7 +24,7 @@ const PAGE = 50; // jobs of a request: of what is more only that is told
 const STATES = ["running", "starting", "pausing", "cancelling", "interrupted", "queued", "paused", "failed"];
 const isWaiting = (state) => ["queued", "interrupted"].includes(state);
 
-/** All jobs; or of many those in the states that this page tells of, and the states that have more yet (`beyond`). */
+/** All jobs; or of many those in the states that this page tells of, and the states that have more (`beyond`). */
 async function jobsThere() {
   const ask = (more) => get(`/v1/jobs?limit=${PAGE}${more}`);
   const newest = await ask("");
@@ -251,7 +251,6 @@ async function standing(model) {
 
 const linkOf = ({ model }) => `#/models/${model}`;
 
-/** What needs a hand, with a sentence about it and something beside it. */
 const need = (kind, href, title, text, beside) =>
   h("li", { class: kind }, h("div", { class: "grow" }, h("a", { href }, title), text && h("p", {}, text)), beside);
 
@@ -265,19 +264,12 @@ const tile = (label, count, href) =>
 
 /** What the card below tells one by one; calm where that is nothing. */
 const handTile = (count, bad) =>
-  count
-    ? h(
-        "div",
-        { class: `tile${bad ? " bad" : ""}` },
-        h("span", { class: "tile-number" }, number(count)),
-        h("span", { class: "tile-label" }, count === 1 ? "Needs a hand" : "Need a hand"),
-      )
-    : h(
-        "div",
-        { class: "tile calm" },
-        h("span", { class: "tile-number", "aria-hidden": "true" }, "✓"),
-        h("span", { class: "tile-label" }, "Nothing needs a hand"),
-      );
+  h(
+    "div",
+    { class: `tile ${count ? (bad ? "bad" : "") : "calm"}` },
+    h("span", { class: "tile-number", "aria-hidden": !count && "true" }, count ? number(count) : "✓"),
+    h("span", { class: "tile-label" }, count ? `Need${count === 1 ? "s" : ""} a hand` : "Nothing needs a hand"),
+  );
 
 function empty() {
   return h(

@@ -1,8 +1,8 @@
 // Train: data, a net, how to train it, what the server thinks of it, and off it goes.
-// The request is the one truth here: each section shows its part of it and writes to it, so a patch can mend any of it.
+// The request is the one truth: each section shows its part and writes to it, so a patch can mend any of it.
 
 import { all, get, post, refused, send, subject, upload, Problem, watch } from "./api.js";
-import { MISSING, header, level, marksOf, numberIn, records, textOf } from "./csv.js";
+import { MISSING, header, level, likeThis, marksOf, numberIn, records, textOf } from "./csv.js";
 import { button, check, dropZone, field, h, newId, replace, select, table, tabs } from "./dom.js";
 import { ago, bytes, locate, number, patched, plainName, pretty, seconds, shape } from "./format.js";
 import {
@@ -10,6 +10,7 @@ import {
   attempt,
   byHint,
   card,
+  emptyState,
   entries,
   facts,
   failure,
@@ -73,7 +74,7 @@ const ENGINES = [
 ];
 const OPTIMIZERS = ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"];
 
-// The layers that the form can show: fixed members, and fields with name, default and whether they are whole numbers.
+// What the form can show: a layer's fixed members, and its fields as [name, default, whole number].
 const LAYERS = {
   Linear: [{ in_features: "auto" }, [["out_features", 16, true]]],
   ReLU: [{}, []],
@@ -109,7 +110,6 @@ function blank() {
   };
 }
 
-/** What becomes of the champion of a model that has one. */
 async function predecessor(models, { model, alias_on_success: alias }) {
   const champion = models.find((one) => one.model === model)?.aliases.champion;
   if (champion === undefined) return null;
@@ -144,7 +144,9 @@ export async function page(place, { params: [id], onLeave }) {
   const draft = {
     body: blank(),
     dataset: null,
+    reasons: new Map(), // for which columns were left out
     kept: new Set(), // columns that are one of texts by few cells, and are to be
+    rare: [], // classes that only one row has
     undecided: [], // those that nobody has decided about
     verdict: null,
     broken: null,
@@ -187,6 +189,9 @@ export async function page(place, { params: [id], onLeave }) {
       get(`/v1/datasets/${dataset.id}/preview?limit=5`),
       get(`/v1/datasets/${dataset.id}/profile`),
     ]);
+    if (draft.dataset !== dataset) return;
+    const { top = [] } = profile.columns.find(({ role }) => role === "target") ?? {};
+    draft.rare = top.filter(({ count }) => count === 1).map(({ value }) => value);
     const fill = () => {
       change(draft.body, () => suggest(draft, dataset, profile));
       draft.touched = false;
@@ -239,12 +244,12 @@ export async function page(place, { params: [id], onLeave }) {
     }
     return dataset;
   };
-  const make = async (name, source) => {
+  const make = async (name, source, reasons) => {
     replace(about, h("p", { class: "empty" }, "Reading the data…"));
     try {
       const dataset = await read(name, source);
       mine = dataset.id;
-      await use(dataset);
+      await use(dataset, reasons);
     } catch (error) {
       replace(about, failure(error));
     }
@@ -258,7 +263,8 @@ export async function page(place, { params: [id], onLeave }) {
       mine = made.id;
       about.querySelector(".scroll")?.focus({ preventScroll: true });
     });
-  const use = (dataset) => {
+  const use = (dataset, reasons = new Map()) => {
+    draft.reasons = reasons;
     draft.kept.clear();
     return useDataset(dataset);
   };
@@ -290,11 +296,7 @@ export async function page(place, { params: [id], onLeave }) {
                     ]),
                     { stacked: true },
                   )
-                : h(
-                    "div",
-                    { class: "empty-state" },
-                    h("p", {}, "No dataset yet: upload a file, or begin with an example."),
-                  ),
+                : emptyState("No dataset yet: upload a file, or begin with an example."),
           ],
           [
             "examples",
@@ -328,11 +330,7 @@ export async function page(place, { params: [id], onLeave }) {
     if (!current) {
       replace(
         editor,
-        h(
-          "div",
-          { class: "empty-state" },
-          h("p", {}, "Choose data first: a net that fits is filled in, and you make it yours."),
-        ),
+        emptyState("Choose data first: a net that fits is filled in, and you make it yours."),
       );
       return;
     }
@@ -348,11 +346,8 @@ export async function page(place, { params: [id], onLeave }) {
             () =>
               formCan(draft.body.architecture)
                 ? netForm(draft.body.architecture, setNet)
-                : h(
-                    "div",
-                    { class: "empty-state" },
-                    h("p", {}, "This net is more than the form can show."),
-                    h("p", {}, "Edit it as JSON, or begin with a row of layers."),
+                : emptyState(
+                    "This net is more than the form can show. Edit it as JSON, or begin with a row of layers.",
                     button("Begin with a row of layers", () => {
                       suggestNet(draft);
                       setNet(draft.body.architecture);
@@ -434,11 +429,7 @@ export async function page(place, { params: [id], onLeave }) {
       training,
       draft.body.dataset
         ? trainingForm(draft.body, changed, drawTraining)
-        : h(
-            "div",
-            { class: "empty-state" },
-            h("p", {}, "Choose data first: objective, epochs and the rest are then filled in, and yours to change."),
-          ),
+        : emptyState("Choose data first: objective, epochs and the rest are then filled in, and yours to change."),
     );
     fields()[at]?.focus();
   };
@@ -457,7 +448,7 @@ export async function page(place, { params: [id], onLeave }) {
       }),
     { class: "primary big", disabled: true },
   );
-  /** Another request in the place of this one; the object stays, since the fields of the forms write to it. */
+  /** Another request in this object, since the fields of the forms write to it. */
   const take = (body) => {
     for (const member of Object.keys(draft.body)) delete draft.body[member];
     Object.assign(draft.body, body);
@@ -494,7 +485,13 @@ export async function page(place, { params: [id], onLeave }) {
         post("/v1/jobs?dry_run=true", body, { signal }),
         models.then((there) => predecessor(there, body.output)).catch(() => null),
       ]);
-      const told = found.warnings.filter(({ code }) => !here || code !== "nearly-numbers"); // which is decided
+      const out = here ? draft.dataset.columns.filter(({ role }) => role === "ignored") : [];
+      const left = out.map(({ name }) => ({ name, reason: draft.reasons.get(name) ?? "" }));
+      const told = [
+        ...left.flatMap(({ name, reason }) => (/unit/.test(reason) ? note(`${name} is left out. ${reason}`) : [])),
+        ...(here ? draft.rare : []).map((name) => note(`Only one row is of the class ${name}.`)),
+        ...found.warnings.filter(({ code }) => !here || code !== "nearly-numbers"), // which is decided
+      ];
       // A net of ours that has the sizes of all rows may have to have those of the training rows.
       const fit = found.warnings.find(
         (warning) =>
@@ -522,7 +519,7 @@ export async function page(place, { params: [id], onLeave }) {
           ],
           ["Steps", number(found.plan.steps)],
           ["Parameters", number(found.plan.parameters)],
-          ["Takes about", found.estimate_s === null ? "–" : seconds(found.estimate_s)],
+          ["Takes about", seconds(found.estimate_s)],
           ["Memory", bytes(found.memory_bytes)],
         ]),
         before && h("p", { class: "callout" }, before),
@@ -533,6 +530,8 @@ export async function page(place, { params: [id], onLeave }) {
             })
           : h("p", { class: "ok" }, "Nothing to complain about."),
         bad ? h("p", { class: "error-text" }, "Mend the mistakes, then train.") : null,
+        left.length > 0 && h("p", { class: "hint more" }, "Left out of the inputs:"),
+        left.slice(0, 20).map(({ name, reason }) => h("p", { class: "hint" }, h("strong", {}, name), " ", reason)),
       );
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -662,7 +661,7 @@ function uploadForm(make) {
             .map(({ cells }) => cells)
         : jsonRows(start, columns);
     let marks = type === "csv" ? marksOf(rows.flat(), delimiter) : {};
-    const target = { value: columns?.at(-1) ?? "" };
+    const target = type === "parquet" ? h("input") : { value: columns?.findLast(Boolean) ?? "" };
     const odd = unfit(columns ?? [], rows);
     const left = new Set(columns?.every((column) => column === target.value || odd.has(column)) ? [] : odd.keys());
     const inputs = h("div", { class: "checks" });
@@ -677,7 +676,7 @@ function uploadForm(make) {
             }),
           ),
       );
-    const size = { value: "" };
+    const size = h("input", { type: "number", min: "4", placeholder: "as they are" });
     const texts = type === "csv" ? oddTexts(columns, rows, marks) : [];
     const missing = h("input", { value: texts.join("; "), autocomplete: "off" });
     const name = h("input", { value: plainName(file.name) });
@@ -686,38 +685,17 @@ function uploadForm(make) {
       parts.push(
         field(
           "What is to be predicted",
-          select(columns, target.value, (value) => {
+          select(columns.filter(Boolean), target.value, (value) => {
             target.value = value;
             drawInputs();
           }),
         ),
       );
     else if (type === "parquet")
-      parts.push(
-        field(
-          "What is to be predicted",
-          h("input", {
-            oninput: (event) => {
-              target.value = event.target.value;
-            },
-          }),
-          { hint: "The name of a column." },
-        ),
-      );
+      parts.push(field("What is to be predicted", target, { hint: "The name of a column." }));
     else if (type === "images")
       parts.push(
-        field(
-          "Size in pixels",
-          h("input", {
-            type: "number",
-            min: "4",
-            placeholder: "as they are",
-            oninput: (event) => {
-              size.value = event.target.value;
-            },
-          }),
-          { hint: "One folder for each class. Images of different sizes need it." },
-        ),
+        field("Size in pixels", size, { hint: "One folder for each class. Images of different sizes need it." }),
       );
     const missingTexts = () =>
       missing.value
@@ -731,6 +709,7 @@ function uploadForm(make) {
           go.disabled = true;
           go.textContent = "Uploading…";
           try {
+            if (!target.value && !["npz", "images"].includes(type)) throw new Error("Say what is to be predicted.");
             const { id } = await upload(file);
             const source =
               type === "npz"
@@ -750,7 +729,7 @@ function uploadForm(make) {
                       ...(marks.decimal === "," ? { decimal: "," } : {}),
                       ...(marks.thousands ? { thousands: marks.thousands } : {}),
                     };
-            await make(name.value.trim() || file.name, source);
+            await make(name.value.trim() || file.name, source, odd);
           } finally {
             go.disabled = false;
             go.textContent = "Use this data";
@@ -768,9 +747,9 @@ function uploadForm(make) {
           "Numbers are written as",
           select(
             MARKS.filter((ways) => !ways.includes(delimiter)).map(([decimal, thousands]) =>
-              written({ decimal, thousands }),
+              likeThis({ decimal, thousands }),
             ),
-            written(marks),
+            likeThis(marks),
             (value) => {
               marks = { decimal: value.at(-3), thousands: value.length > 7 ? value[1] : null };
             },
@@ -791,15 +770,16 @@ function uploadForm(make) {
 
 const START = 65_536;
 
-// The decimal marks and those between thousands that a source may say, and a number with them.
+// The decimal marks and those between thousands that a source may say.
 const MARKS = [".", ",", ",.", ".,", ".'", ",'", ", ", ". "];
-const written = ({ decimal = ".", thousands }) => `1${thousands ?? ""}234${decimal}56`;
 
 /** Texts that stand here and there in columns of numbers, such as "n/a": they seem to mean a missing value. */
 function oddTexts(names, rows, marks) {
   const found = new Set();
+  const isOdd = (cell) => !MISSING.has(cell.toLowerCase()) && numberIn(cell, marks) === null;
+  const first = rows[0]?.filter(isOdd).length > names.length / 2 ? 1 : 0; // it may be the names, below a title
   names.forEach((_, i) => {
-    const cells = rows.map((row) => row[i] ?? "").filter((cell) => !MISSING.has(cell.toLowerCase()));
+    const cells = rows.slice(first).map((row) => row[i] ?? "").filter((cell) => !MISSING.has(cell.toLowerCase()));
     const odd = new Set(cells.filter((cell) => numberIn(cell, marks) === null));
     const count = cells.filter((cell) => odd.has(cell)).length;
     if (odd.size && odd.size <= 3 && count <= cells.length / 5) for (const text of odd) found.add(text);
@@ -821,7 +801,7 @@ function readings(entry, { source, columns }, { remake, leave, keep }) {
     members && {
       words: texts.length
         ? `Read ${named.join(", ")}${more} as missing`
-        : `Read as numbers like ${written({ ...source, ...members })}`,
+        : `Read as numbers like ${likeThis({ ...source, ...members })}`,
       act: () => remake(members),
     },
     role === "input" && leave(name),
@@ -835,6 +815,8 @@ function readings(entry, { source, columns }, { remake, leave, keep }) {
     pointer: "",
   };
 }
+
+const note = (detail) => ({ severity: "warning", detail, pointer: "" });
 
 /** Whether a warning's sentence begins with this column, as the server quotes it. */
 const isAbout = (detail, name) =>
@@ -857,7 +839,7 @@ const DATE = /^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([
 const NUMBERING = /(?:^|[_ .-])(?:id|index|row|no|nr)\.?$|nummer$/i;
 const CATEGORIES = 50; // a text with more values is none; as `modelyard train` has it
 
-/** Columns of which a net learns nothing, each with the reason; the person may take them all the same. */
+/** Columns of which a net learns nothing, each with the reason. */
 function unfit(names, rows) {
   const found = new Map();
   names.forEach((name, i) => {
@@ -866,11 +848,27 @@ function unfit(names, rows) {
     if (cells.length && NUMBERING.test(name) && cells.every((cell) => /^[+-]?\d+$/.test(cell)))
       found.set(name, "Seems to number the rows.");
     else if (cells.length && cells.every((cell) => DATE.test(cell))) found.set(name, "Dates are no categories.");
-    else if (texts.size > CATEGORIES) found.set(name, "Too many different texts to be a category.");
-    else if (cells.length >= 10 && new Set(cells).size === cells.length && texts.size === cells.length)
-      found.set(name, "Another text in each row is no category.");
+    else if (texts.size > CATEGORIES || (cells.length >= 10 && texts.size === cells.length))
+      found.set(
+        name,
+        withUnit(cells) ??
+          (texts.size > CATEGORIES
+            ? "Too many different texts to be a category."
+            : "Another text in each row is no category."),
+      );
   });
   return found;
+}
+
+const UNIT = /^(\p{Sc}?) ?[+-]?[\d.,' ]*\d ?([\p{L}\p{S}%][^\d\s]{0,6})?$/u;
+
+/** What to do about cells that are mostly numbers with the same unit; null for others. */
+function withUnit(cells) {
+  const units = cells.map((cell) => UNIT.exec(level(cell))?.slice(1).join("")).filter(Boolean);
+  const unit = units.sort()[units.length >> 1];
+  return units.filter((one) => one === unit).length > cells.length / 2
+    ? `These look like numbers with a unit (${unit}): take the unit out of the file.`
+    : null;
 }
 
 function jsonKeys(text) {
@@ -1037,19 +1035,25 @@ function suggest(draft, dataset, profile) {
   draft.row = { shape: image || (inputs.length === 1 && inputs[0].shape.length) ? inputs[0].shape : [width], outputs };
   body.architecture = image
     ? imageNet(inputs[0].shape, outputs)
-    : rowNet(inputs.length === 1 && inputs[0].shape.length ? inputs[0].shape : [width], outputs);
-  body.optimizer = { type: "Adam", lr: 0.01 };
-  body.budget = { epochs: image ? 8 : 60 };
+    : rowNet(draft.row.shape, outputs, generated ? [16] : [64, 64]);
+  const usual = !image && !generated; // then as `modelyard train` has it
+  body.optimizer = { type: "Adam", lr: usual ? 0.003 : 0.01 };
+  body.budget = usual ? { epochs: 500, max_seconds: 300 } : { epochs: image ? 8 : 60 };
   body.checkpoint = { every_s: 2 }; // what the pictures and the predictions before the end are made of
-  if (dataset.rows >= 200) body.batch_size = image ? 16 : 32;
-  else delete body.batch_size;
-  if (dataset.rows >= 50) {
-    body.split = { type: "random", validation: 0.2, seed: 1 };
+  const { rows } = dataset;
+  delete body.batch_size;
+  if (usual) body.batch_size = rows < 10_000 ? 32 : rows < 200_000 ? 256 : 1024;
+  else if (rows >= 200) body.batch_size = image ? 16 : 32;
+  delete body.split;
+  delete body.early_stopping;
+  if (rows >= 30) {
+    body.split = { type: usual && classes && classes < rows / 10 ? "stratified" : "random", validation: 0.2, seed: 1 };
     body.checkpoint.publish = "best";
-  } else delete body.split;
+    if (usual) body.early_stopping = { metric: "val_loss", patience: 30 };
+  }
 }
 
-/** What rows the net must take and how many numbers it must answer: of the data, else of the net as it is. */
+/** What the net must take and answer: of the data, else of the net as it is. */
 function wanted(draft) {
   const was = draft.verdict?.summary;
   return draft.row ?? { shape: was?.inputs[0]?.shape.slice(1) ?? [1], outputs: was?.outputs[0]?.shape.at(-1) ?? 1 };
@@ -1071,11 +1075,10 @@ const layer = (type, given = {}) => ({
   ...Object.fromEntries(LAYERS[type][1].map(([name, value]) => [name, value])),
   ...given,
 });
-const rowNet = (rowShape, outputs) =>
+const rowNet = (rowShape, outputs, hidden = [64, 64]) =>
   sequential(rowShape, [
     ...(rowShape.length > 1 ? [layer("Flatten")] : []),
-    layer("Linear", { out_features: 16 }),
-    layer("ReLU"),
+    ...hidden.flatMap((size) => [layer("Linear", { out_features: size }), layer("ReLU")]),
     layer("Linear", { out_features: outputs }),
   ]);
 const imageNet = (rowShape, outputs) =>
@@ -1092,7 +1095,6 @@ const imageNet = (rowShape, outputs) =>
 
 // -- the net ------------------------------------------------------------------------------------------------------------
 
-/** Whether the form can show all of a document. */
 function formCan(authored) {
   if (
     !authored ||
@@ -1345,7 +1347,6 @@ function catalogueForm(draft, set) {
   return place;
 }
 
-/** Params that suit what the net before took and answered. */
 function fitting(draft, params) {
   const { shape: rowShape, outputs } = wanted(draft);
   const found = {};
@@ -1444,8 +1445,10 @@ function trainingForm(body, changed, redraw) {
           ],
           String(body.split?.validation ?? 0),
           set((value) => {
-            if (value === "0") delete body.split;
-            else body.split = { type: "random", seed: 1, ...body.split, validation: Number(value) };
+            if (value === "0") {
+              delete body.split;
+              delete body.early_stopping;
+            } else body.split = { type: "random", seed: 1, ...body.split, validation: Number(value) };
           }),
         ),
       ),
