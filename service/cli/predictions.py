@@ -595,12 +595,12 @@ def _short(cell: Any) -> Any:
 
 
 def _as_cells(row: Any) -> dict[str, Any]:
-    """A row of JSON for people, where it is flat and short."""
-    if isinstance(row, dict):
-        return row
+    """A row of JSON for people, with its numbers as they were given, where it is flat and short."""
     if isinstance(row, list) and len(row) <= 8 and not any(isinstance(cell, list) for cell in row):
-        return {f"x{place}": cell for place, cell in enumerate(row)}
-    return {}
+        row = {f"x{place}": cell for place, cell in enumerate(row)}
+    if not isinstance(row, dict):
+        return {}
+    return {name: repr(cell) if isinstance(cell, float) else cell for name, cell in row.items()}
 
 
 def _joined(answers: list[Prediction]) -> Any:
