@@ -11,7 +11,6 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -46,8 +45,6 @@ _WRONG_PATHS: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError,
 """What goes wrong with a file because another one should have been named; else the disk is to blame."""
 _LINES: Final = 3
 """Lines of a file that are named with one mistake; the others with the same are counted."""
-_NAMED: Final = 10
-"""Versions that are named where one is asked for that is not there."""
 _OF_A_LINE: Final = re.compile(r"line ([0-9]+)(: |, column .+?: )(.*)", re.DOTALL)
 MARKS: Final = {".": "point", ",": "comma", "'": "apostrophe", " ": "space"}
 """The words of --decimal and --thousands."""
@@ -129,11 +126,6 @@ class Session:
                 raise typer.Exit(exits.USAGE) from None
         return self._client
 
-    @property
-    def opened(self) -> Client | None:
-        """The client, if it was needed."""
-        return self._client
-
     def close(self) -> None:
         """Close the client."""
         if self._client is not None:
@@ -183,7 +175,7 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
             say(f"The rows are no CSV: {error}.")
             raise typer.Exit(exits.INVALID) from None
         except Exception as error:
-            raise typer.Exit(told(error, session.places, client=session.opened)) from None
+            raise typer.Exit(told(error, session.places)) from None
         finally:
             session.close()
 
@@ -193,13 +185,12 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def told(error: Exception, places: Mapping[str, str] | None = None, *, client: Client | None = None) -> int:
+def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
     """Say what went wrong, one mistake a line, and with which exit code that ends; what is no such error is raised.
 
     Args:
         error: what was raised.
         places: options in the place of pointers.
-        client: says which versions there are where one is not.
     """
     from service.errors import Forbidden, NotFound, ServiceError, Unauthenticated
 
@@ -212,8 +203,6 @@ def told(error: Exception, places: Mapping[str, str] | None = None, *, client: C
         lists = _LISTS.fullmatch(only.hint or "")
         words = "" if lists is None else f"{lists[1]} {f'{lists[3]} {lists[2]}' if lists[3] else 'list'}"
         hint = f"See what there is with: modelyard {words}" if words else only.hint
-        if lists is not None and lists[3] and client is not None:
-            hint = _versions_told(client, lists[2]) or hint
         say(error.message + (f" {hint}" if hint else ""))
     else:
         first = entries[0].detail if entries else ""
@@ -227,20 +216,6 @@ def told(error: Exception, places: Mapping[str, str] | None = None, *, client: C
     if isinstance(error, Unauthenticated):
         say("The command takes the key from MODELYARD_API_KEY.")
     return exit_code(error)
-
-
-def _versions_told(client: Client, model: str) -> str | None:
-    """Which versions a model has; None for a key that may not know, and where there are none."""
-    from service.errors import ServiceError
-
-    with suppress(ServiceError):
-        page = client.versions.list(model, limit=_NAMED)
-        numbers = [str(one.version) for one in reversed(page.data)]
-        if page.next is not None:
-            return f"The newest are {', '.join(numbers)}. See all with: modelyard models versions {model}"
-        if numbers:
-            return f"There {'is' if len(numbers) == 1 else 'are'} {model}/{f', {model}/'.join(numbers)}."
-    return None
 
 
 def more_told(count: int) -> str:
