@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import httpx
 import pytest
 
 from tests.live import Server, end_worker, logs_with_keys
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has put the tests into the background: what they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # would inherit that, and could not be interrupted
 
 
 @pytest.fixture(scope="session", autouse=True)
