@@ -13,11 +13,10 @@ import typer
 
 from service.cli import exits, requests
 from service.cli.datasets import uploading
-from service.cli.output import Column, Format, clean, say, show, size
+from service.cli.output import Column, Format, clean, show, size
 from service.cli.session import Session, talks
+from service.cli.settings import settings_of
 
-if TYPE_CHECKING:
-    from service.settings import Settings
 
 config = typer.Typer(name="config", help="What the server's settings are.", no_args_is_help=True)
 
@@ -43,7 +42,7 @@ def show_settings(
     output: Annotated[Format, typer.Option("--output", "-o", help="For people, or for programs.")] = Format.TABLE,
 ) -> None:
     """Show every setting as `serve` would take it here: flag > environment > .env > TOML file > default."""
-    settings, origins = _settings()
+    settings, origins = settings_of()
     lines = [
         {
             "setting": f"MODELYARD_{name.upper()}",
@@ -57,31 +56,6 @@ def show_settings(
     if origin:
         columns.append(("origin", lambda line: line["origin"]))
     show(output, {"data": lines}, lines, columns)
-
-
-def _settings() -> tuple[Settings, dict[str, str]]:
-    """The settings, and of those that somebody set by what."""
-    from pydantic import ValidationError
-    from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource, TomlConfigSettingsSource
-
-    from service.settings import Settings
-
-    sources: list[tuple[str, Any]] = [("environment", EnvSettingsSource(Settings))]
-    sources.append((f"{Path('.env').absolute()}", DotEnvSettingsSource(Settings)))
-    named = os.environ.get("MODELYARD_CONFIG")
-    if named:
-        sources.append((named, TomlConfigSettingsSource(Settings, toml_file=Path(named))))
-    origins: dict[str, str] = {}
-    for place, source in sources:
-        for name in source():
-            origins.setdefault(name, place)
-    try:
-        return Settings(), origins
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            name = "_".join(map(str, item["loc"]))
-            say(f"MODELYARD_{name.upper()} (from {origins.get(name, 'default')}): {item['msg']}.")
-        raise typer.Exit(exits.USAGE) from None
 
 
 def _value(name: str, value: Any) -> Any:
@@ -162,7 +136,7 @@ def _server_side(url: str, server: _Finding) -> list[_Finding]:
 
     from service.cli.serving import unbindable
 
-    settings, _ = _settings()
+    settings, _ = settings_of()
     folder = settings.store
     while not folder.exists():
         folder = folder.parent

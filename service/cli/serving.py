@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import exits
+from service.cli.settings import settings_of
 from service.schemas import examples
 
 
@@ -29,19 +30,9 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Server processes behind the port.")] = None,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
-    from pydantic import ValidationError
-
     from service.errors import StoreError, StoreLocked, ValidationFailed
-    from service.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "store": store, "log_level": log_level, "workers": workers}
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            name = "MODELYARD_" + "_".join(map(str, item["loc"])).upper()
-            typer.echo(f"{name}: {item['msg']}", err=True)
-        raise typer.Exit(exits.USAGE) from None
+    settings, _ = settings_of(host=host, port=port, store=store, log_level=log_level, workers=workers)
     if settings.public and not settings.allow_anonymous and not settings.has_keys:
         typer.echo(
             f"Refused to listen on {settings.host}: anyone who reaches that address could train, publish and delete.\n"

@@ -12,6 +12,7 @@ import typer
 from service.cli import exits
 from service.cli.output import Column, Format, say, show, size
 from service.cli.session import Session, before, talks
+from service.cli.settings import settings_of
 
 app = typer.Typer(name="store", help="Check, clear and mend what the server keeps.", no_args_is_help=True)
 app.callback()(before)
@@ -90,19 +91,11 @@ def rebuild(
     Versions that the database knows stay as they are. Aliases, notes, tags, jobs and records of datasets stood in the
     database alone and do not come back.
     """
-    from pydantic import ValidationError
-
     from service.errors import StoreError, StoreLocked
-    from service.settings import Settings
     from service.store.rebuilding import rebuild as rebuilt
     from service.telemetry import configure_logging
 
-    try:
-        settings = Settings() if store is None else Settings(store=store)
-    except ValidationError as error:
-        for item in error.errors(include_url=False):
-            say(f"MODELYARD_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}")
-        raise typer.Exit(exits.USAGE) from None
+    settings, _ = settings_of(store=store)
     if not any((settings.store / name).exists() for name in ("models", "LOCK")):
         say(f"{settings.store.absolute()} is no store. Name it by --store.")
         raise typer.Exit(exits.NOT_FOUND)

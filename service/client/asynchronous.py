@@ -191,8 +191,9 @@ class AsyncClient:
             plan = await self.plan({**table.source, "upload": upload}, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return await self.fitting(self.jobs.submit, {**plan.request, "output": output})
-        except (Exception, KeyboardInterrupt):
-            await self.discard(upload)
+        except BaseException:
+            with anyio.CancelScope(shield=True):  # else a task that is cancelled could not ask for anything
+                await self.discard(upload)
             raise
 
     async def plan(

@@ -191,7 +191,7 @@ class Client:
             plan = self.plan({**table.source, "upload": upload}, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return self.fitting(self.jobs.submit, {**plan.request, "output": output})
-        except (Exception, KeyboardInterrupt):
+        except BaseException:
             self.discard(upload)
             raise
 

@@ -374,6 +374,25 @@ class TestTraining:
 
         assert anyio.run(train) == ["virginica"]
 
+    def test_a_training_that_is_cancelled_before_there_is_a_job_leaves_no_upload(self, shared_server: Server) -> None:
+        rows = [{"a": n, "b": n % 7, "y": 2.5 * n} for n in range(50_000)]
+
+        async def uploads(client: AsyncClient) -> set[str]:
+            return {upload.id for upload in (await client.uploads.list(limit=200)).data}
+
+        async def cancel() -> tuple[int, set[str]]:
+            async with AsyncClient(shared_server.url) as client:
+                before = await uploads(client)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.train, "cancelled", rows, "y")
+                    with anyio.fail_after(60):
+                        while not (seen := await uploads(client) - before):
+                            await anyio.sleep(0.01)
+                    tasks.cancel_scope.cancel()
+                return len(seen), await uploads(client) - before
+
+        assert anyio.run(cancel) == (1, set())
+
 
 class TestFiles:
     def test_an_upload_is_streamed_and_its_digest_checked(self, yard: Client, tmp_path: Path) -> None:
