@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -16,7 +16,6 @@ from service.cli.datasets import uploading
 from service.cli.output import Column, Format, clean, show, size
 from service.cli.session import Session, talks
 from service.cli.settings import settings_of
-
 
 config = typer.Typer(name="config", help="What the server's settings are.", no_args_is_help=True)
 

@@ -9,10 +9,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -26,7 +24,6 @@ from service.cli.datasets import (
     MissingText,
     Thousands,
     asked,
-    missing_options,
     tell_encoding,
     tell_marks,
 )
@@ -35,10 +32,11 @@ from service.cli.session import MARKS, Session, exit_code, more_told, talks
 from service.cli.session import lines as lines_told
 
 if TYPE_CHECKING:
-    from service.client import Prediction, Version
+    from service.client import Prediction
     from service.client.dialects import Reading
     from service.errors import Entry
     from service.schemas.marks import Marks
+    from service.schemas.views import ModelSignatureView, WrittenView
 
 _ROWS: Final = 1000
 """Rows of one request; longer files are asked for in pieces."""
@@ -55,7 +53,6 @@ _GAP: Final = re.compile(r"(Column .*) has no value(?: in ([0-9]+) rows, of whic
 """The warning that a column has no value in some rows: the column, how many rows if several, what was taken for it."""
 _LOOSE: Final = re.compile(r"[+-]?[0-9][0-9.,' ]*")
 """A cell that is rather a number of other marks than a text for a missing value."""
-_NOT_ALLOWED: Final = "This key may not read how the training's file was written; one of the scope read may."
 _FOREIGN: Final = (".parquet", ".xlsx", ".xls", ".ods", ".npz", ".npy", ".zip")
 
 
@@ -108,7 +105,7 @@ def predict(
     decimal mark of the file, so that the spreadsheet that wrote it opens it, for Excel with --bom, which is the default
     for files that are not in UTF-8 or begin with its mark; -o json answers what the HTTP interface does.
     """
-    from service.errors import Forbidden, InvalidInput
+    from service.errors import InvalidInput
 
     if (file is None) == (inputs is None):
         say("Name a file (- is stdin), or give --inputs '[[0.5], [0.7]]'.")
@@ -119,29 +116,21 @@ def predict(
     reading = asked("csv", delimiter, decimal, thousands, encoding, missing_text)
     text, of_spreadsheet = (inputs, False) if inputs is not None else _read(file, reading)
     kind = "json" if inputs is not None else form or _form(file, text)
-    unseen = False
     if kind == "csv":
-        version = None
-        try:
-            version = None if model.startswith("job_") else session.client.versions.resolve(model)
-        except Forbidden:  # a key for predictions alone: the file's own names have to do
-            unseen = True
-        given = _rows_by_head(text, reading) if unseen else _table_rows(session, text, version, reading)
+        given = _table_rows(text, None if model.startswith("job_") else session.client.models.signature(model), reading)
     else:
         given = _Given(_json_rows(text, kind))
     if given.rows == []:
         say("There are no rows.")
         raise typer.Exit(exits.INVALID)
     try:
-        answers = _asked(session, model, given.rows, names_are_known=not unseen)
+        answers = list(_ask(session, model, given.rows))
     except InvalidInput as refused:
         say(refused.message)
         _tell(refused.errors, given)
         if refused.more:
             say(more_told(refused.more))
         _tell_ways(given)
-        if unseen:
-            _tell_missing(refused.errors, given)
         raise typer.Exit(exit_code(refused)) from None
     _tell_warnings(answers, given)
     _show(session.format, given, answers, bom=of_spreadsheet if bom is None else bom)
@@ -196,34 +185,35 @@ def _json_rows(text: str, kind: str) -> Any:
     return found if any(isinstance(value, list) for value in found.values()) else [found]  # one row by its columns
 
 
-def _table_rows(session: Session, text: str, version: Version | None, reading: Reading) -> _Given:
-    """The rows of a CSV text, as the version takes them."""
+def _table_rows(text: str, asked: ModelSignatureView | None, reading: Reading) -> _Given:
+    """The rows of a CSV text, as the version takes them; None is one of which nothing is known."""
     delimiter, places, lines = _records(text, reading)
     if not lines:
         return _Given([])
-    names = None if version is None else version.signature.columns
-    if names is None:
+    row = asked.inputs[0].row if asked is not None and len(asked.inputs) == 1 else None
+    if asked is None or row is None or row.columns is None:
         marks = _marks(delimiter, lines, reading)
         number = partial(_number, marks=marks, missing=_missing(reading.missing_texts))
         head, lines = _head(lines, number)
-        rows = [[number(cell) for cell in line] for line in lines]
-        shape = [] if version is None else [int(size) for size in version.signature.inputs[0].shape[1:] if size != "B"]
-        folded = [_fold(row, shape) for row in rows] if len(shape) > 1 else rows
+        cells = [[number(cell) for cell in line] for line in lines]
+        shape = [] if asked is None else [int(size) for size in asked.inputs[0].shape[1:] if size != "B"]
+        folded = [_fold(line, shape) for line in cells] if len(shape) > 1 else cells
         shown = [dict(zip(head, line, strict=False)) for line in lines]
         return _Given(folded, shown, places[-len(lines) :], delimiter, marks.decimal or ".")
-    assert version is not None
+    names = [column.name for column in row.columns]
     head, lines, places = [name.strip() for name in lines[0]], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
     if absent:
         _tell_absent(absent, head)
-        say(stopped(f"{version.reference} takes: {', '.join(names)}"))
+        say(stopped(f"{asked.model}/{asked.version} takes: {', '.join(names)}"))
         raise typer.Exit(exits.INVALID)
-    texts, optional = _texts(version)
-    source = partial(_trained_on, session, version)
-    own = reading.missing_texts or (source().get("missing_texts", ()) if optional else ())
+    texts = {column.name for column in row.columns if column.kind != "number"}
+    optional = {column.name for column in row.columns if column.optional}
+    own = reading.missing_texts or (asked.written.missing_texts if asked.written is not None else ())
     gone = {"", *(text.lower() for text in own)}
     shown = _by_name(head, lines, places)
-    marks = _marks(delimiter, [[line[name] for name in names if name not in texts] for line in shown], reading, source)
+    numbers = [[line[name] for name in names if name not in texts] for line in shown]
+    marks = _marks_as_trained(delimiter, numbers, reading, asked.written)
     number = partial(_number, marks=marks, missing=_missing(own))
 
     def value(name: str, cell: str) -> Any:
@@ -231,43 +221,12 @@ def _table_rows(session: Session, text: str, version: Version | None, reading: R
             return number(cell)
         return None if name in optional and cell.strip().lower() in gone else cell.strip()
 
-    asked = [{name: value(name, line[name]) for name in names} for line in shown]
-    odd = [cell for line in asked for name, cell in line.items() if name not in texts and isinstance(cell, str)]
+    rows = [{name: value(name, line[name]) for name in names} for line in shown]
+    odd = [cell for line in rows for name, cell in line.items() if name not in texts and isinstance(cell, str)]
     decimal = marks.decimal or "."
     if decimal == "." and delimiter != ",":  # the columns that are passed through may show how the file writes numbers
-        decimal = _marks(delimiter, lines, reading, source, told=False).decimal or "."
-    return _Given(asked, shown, places, delimiter, decimal, odd)
-
-
-def _rows_by_head(text: str, reading: Reading) -> _Given:
-    """As `_table_rows`, for a version that cannot be seen: what looks like a number is one; all columns are sent."""
-    delimiter, places, lines = _records(text, reading)
-    if not lines:
-        return _Given([])
-    marks = _marks(delimiter, lines, reading)
-    _refuse_either(delimiter, chain.from_iterable(lines), reading, _NOT_ALLOWED)
-    number, decimal = partial(_number, marks=marks, missing=_missing(reading.missing_texts)), marks.decimal or "."
-    head, rows = _head(lines, number)
-    head = [name.strip() for name in head]
-    shown = _by_name(head, rows, places[-len(rows) :])
-    if len(rows) == len(lines):  # no line of names
-        return _Given([[number(cell) for cell in line] for line in rows], shown, places, delimiter, decimal)
-    kinds = {name: {type(number(line[name])) for line in shown} for name in head}
-    texts = {name for name in head if str in kinds[name] and not kinds[name] & {int, float}}
-    asked = [{name: cell.strip() if name in texts else number(cell) for name, cell in line.items()} for line in shown]
-    odd = [cell for line in asked for name, cell in line.items() if name not in texts and isinstance(cell, str)]
-    return _Given(asked, shown, places[1:], delimiter, decimal, odd)
-
-
-def _trained_on(session: Session, version: Version) -> dict[str, Any]:
-    """The source of the dataset that the version was trained on; nothing if that is not known any more."""
-    from service.errors import ServiceError
-
-    dataset = version.lineage.get("dataset")
-    if isinstance(dataset, dict):
-        with suppress(ServiceError):
-            return session.client.datasets.get(dataset["id"]).source
-    return {}
+        decimal = _marks_as_trained(delimiter, lines, reading, asked.written, told=False).decimal or "."
+    return _Given(rows, shown, places, delimiter, decimal, odd)
 
 
 def _missing(own: Sequence[str]) -> frozenset[str]:
@@ -318,29 +277,30 @@ def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str
     return delimiter, places, lines
 
 
-def _marks(
-    delimiter: str,
-    rows: Sequence[Sequence[str]],
-    reading: Reading,
-    source: Callable[[], dict[str, Any]] | None = None,
-    *,
-    told: bool = True,
+def _marks(delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, *, told: bool = True) -> Marks:
+    """The marks of the numbers among these cells, as far as they show them."""
+    from service.client.dialects import marked
+
+    dialect = marked(delimiter, [cell for row in rows for cell in row], reading)
+    if told and dialect.found.thousands is not None:
+        tell_marks("The input", dialect.found)
+    return dialect.marks
+
+
+def _marks_as_trained(
+    delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, written: WrittenView | None, *, told: bool = True
 ) -> Marks:
     """The marks of the numbers among these cells; where they show none, those of the file that the version is of."""
     from service.client.dialects import marked
     from service.schemas.marks import Marks
 
+    found = _marks(delimiter, rows, reading, told=told)
     cells = [cell for row in rows for cell in row]
-    dialect = marked(delimiter, cells, reading)
-    found = dialect.marks
-    if told and dialect.found.thousands is not None:
-        tell_marks("The input", dialect.found)
-    if source is None or found.members() or not _may_have_others(delimiter, cells, reading):
+    if found.members() or not _may_have_others(delimiter, cells, reading):
         return found
-    of_training = source()
-    if told and not of_training:
-        _refuse_either(delimiter, cells, reading, "The data that it was trained on are not known any more.")
-    usual = Marks(of_training.get("decimal", "."), of_training.get("thousands"))
+    if told and written is None:
+        _refuse_either(delimiter, cells, reading)
+    usual = Marks(".") if written is None else Marks(written.decimal, written.thousands)
     return marked(delimiter, cells, reading, usual=usual).marks
 
 
@@ -351,40 +311,20 @@ def _may_have_others(delimiter: str, cells: Sequence[str], reading: Reading) -> 
     return reading.decimal is None and delimiter != "," and marks_of(cells, without=(delimiter,)).decimal is None
 
 
-def _refuse_either(delimiter: str, cells: Iterable[str], reading: Reading, why: str) -> None:
+def _refuse_either(delimiter: str, cells: Sequence[str], reading: Reading) -> None:
     """End the command where a mark may be a decimal one or stand between thousands, and nothing tells which."""
     from service.client.dialects import marked
     from service.schemas.marks import Marks, is_number
 
-    known = list(cells)
-    if reading.thousands is not None or not _may_have_others(delimiter, known, reading):
-        return
-    if marked(delimiter, known, reading).marks.thousands is not None:
+    if reading.thousands is not None or marked(delimiter, cells, reading).marks.thousands is not None:
         return
     either = [
-        cell for cell in known if "." in cell and is_number(cell, Marks(",", ".")) and is_number(cell, Marks("."))
+        cell for cell in cells if "." in cell and is_number(cell, Marks(",", ".")) and is_number(cell, Marks("."))
     ]
     if either:
-        say(why)
+        say("The data that it was trained on are not known any more.")
         _tell_ways(_Given([], delimiter=delimiter, odd=either))
         raise typer.Exit(exits.INVALID)
-
-
-def _tell_missing(refused: Iterable[Entry], given: _Given) -> None:
-    """Say how to name the texts among numbers that mean no value, to a key that may not read those of the training."""
-    texts: dict[str, str] = {}
-    for entry in refused:
-        found = _CELL.fullmatch(entry.pointer)
-        row = given.rows[int(found[2])] if found is not None and entry.expected == "a number" else None
-        if found is None or not isinstance(row, dict):
-            continue
-        cell = str(row.get((found[3] or "").replace("~1", "/").replace("~0", "~"), "")).strip()
-        if cell and _LOOSE.fullmatch(cell) is None:
-            texts.setdefault(cell.lower(), cell)
-    if texts:
-        means = "that means" if len(texts) == 1 else "these mean"
-        way = f"If {means} no value, pass {missing_options(texts.values())}"
-        say(f"{way}: this key may not read which texts did in the training's file.")
 
 
 def _tell_ways(given: _Given) -> None:
@@ -404,13 +344,6 @@ def _tell_ways(given: _Given) -> None:
     ]
     if ways:
         say(f"If {given.odd[0].strip()} is a number, say how it is written: {', or '.join(ways)}.")
-
-
-def _texts(version: Version) -> tuple[set[str], set[str]]:
-    """The columns whose cells stay texts, and those that may have no value."""
-    columns = ((version.preprocessing or {}).get("row") or {}).get("columns", ())
-    texts = {column["name"] for column in columns if column.get("kind") != "number"}
-    return texts, {column["name"] for column in columns if column.get("optional")}
 
 
 def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[str], list[list[str]]]:
@@ -442,21 +375,6 @@ def _fold(row: list[Any], shape: Sequence[int]) -> Any:
         return row
     size = len(row) // shape[0] if shape[0] else 0
     return [_fold(row[place * size : (place + 1) * size], shape[1:]) for place in range(shape[0])]
-
-
-def _asked(session: Session, model: str, rows: Any, *, names_are_known: bool) -> list[Prediction]:
-    """The answers; where nobody knows what the model takes, without the columns that it says it does not."""
-    from service.client.rows import unknown_columns, without
-    from service.errors import InvalidInput
-
-    while True:
-        try:
-            return list(_ask(session, model, rows))
-        except InvalidInput as refused:
-            unknown = unknown_columns(refused)
-            if names_are_known or not unknown or not isinstance(rows, list):
-                raise
-            rows = without(rows, unknown)
 
 
 def _ask(session: Session, model: str, rows: Any) -> Iterator[Prediction]:

@@ -118,6 +118,7 @@ class AsyncClient:
         seed: int = 0,
         engine: str | None = None,
         missing_texts: Sequence[str] = (),
+        skip_unlabelled: bool = False,
         delimiter: str | None = None,
         decimal: str | None = None,
         thousands: str | None = None,
@@ -144,6 +145,7 @@ class AsyncClient:
             seed: of weights, order and split.
             engine: what answers for the version.
             missing_texts: cells of a CSV file that are missing values too.
+            skip_unlabelled: rows whose target has no value are left out, with a warning; by default they are refused.
             delimiter: what parts the values of a CSV file; by default as its first line has it.
             decimal: the decimal mark in a CSV file; by default as its numbers have it.
             thousands: the mark between thousands in a CSV file, "none" for none; by default as its numbers have it.
@@ -187,8 +189,9 @@ class AsyncClient:
         )
         words.read(table)
         upload = (await self.uploads.add(table.content, media_type=table.media_type)).id
+        source = {**table.source, "upload": upload, **({"unlabelled": "skip"} if skip_unlabelled else {})}
         try:
-            plan = await self.plan({**table.source, "upload": upload}, recipe, name=Path(table.name).stem[:63].lower())
+            plan = await self.plan(source, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return await self.fitting(self.jobs.submit, {**plan.request, "output": output})
         except BaseException:
@@ -216,13 +219,13 @@ class AsyncClient:
             found = await self.datasets.add(made, name=name, wait_s=600)
         except DatasetRefused as refused:
             if not recipes.keeps_missing(refused):
-                raise recipes.explained(refused, recipe) from None
+                raise recipes.explained(refused, recipe, words) from None
             await self.discard(made["upload"], datasets_only=True)
             made["missing"] = "keep"
             try:
                 found = await self.datasets.add(made, name=name, wait_s=600)
             except DatasetRefused as again:
-                raise recipes.explained(again, recipe) from None
+                raise recipes.explained(again, recipe, words) from None
         while found.state == "processing":
             await anyio.sleep(1.0)
             found = await self.datasets.get(found.id)
@@ -248,12 +251,13 @@ class AsyncClient:
             found = await self.datasets.add(made, name=name, wait_s=600)
         if recipe.task == "numbers" and recipes.target_of(found).dtype == "text":
             words.texts(recipe.target)
-        span = None
-        if recipes.asks_range(found, recipe.task):
+        classes = recipes.may_be_class(found, recipe.task)
+        if classes:
             profile = await self.datasets.profile(found.id)
-            column = next(column for column in profile.columns if column.get("role") == "target")
-            span = column["max"] - column["min"]
-        classes = recipes.is_class(found, recipe.task, span=span)
+            target = next(column for column in profile.columns if column.get("role") == "target")
+            classes = recipes.is_class(found, recipe.task, target)
+            if classes and (rare := recipes.rare_told(target)) is not None:
+                words.rare(rare)
         return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
 
     async def fitting(self, ask: Callable[[dict[str, Any]], Awaitable[T]], request: dict[str, Any]) -> T:
@@ -910,6 +914,23 @@ class AsyncModels(_Group):
         body = _question(inputs, timeout_s, priority)
         return await self._client.ask(
             Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True), inputs
+        )
+
+    async def signature(self, reference: str) -> views.ModelSignatureView:
+        """What a version takes and answers, also for a key that may only predict.
+
+        Args:
+            reference: name (its alias champion, else the newest version), name@alias or name/3.
+
+        Raises:
+            InvalidName: it is no reference.
+            NotFound: there is no such version.
+        """
+        wanted = parse_reference(reference)
+        version = wanted.alias if wanted.version is None else str(wanted.version)
+        at, query = {"name": wanted.model}, {"version": version}
+        return await self._client.send(
+            Call("GET", "/v1/models/{name}/signature", views.ModelSignatureView, at=at, query=query)
         )
 
     async def compare(self, name: str, a: int | str, b: int | str) -> views.CompareView:

@@ -118,6 +118,7 @@ class Client:
         seed: int = 0,
         engine: str | None = None,
         missing_texts: Sequence[str] = (),
+        skip_unlabelled: bool = False,
         delimiter: str | None = None,
         decimal: str | None = None,
         thousands: str | None = None,
@@ -144,6 +145,7 @@ class Client:
             seed: of weights, order and split.
             engine: what answers for the version.
             missing_texts: cells of a CSV file that are missing values too.
+            skip_unlabelled: rows whose target has no value are left out, with a warning; by default they are refused.
             delimiter: what parts the values of a CSV file; by default as its first line has it.
             decimal: the decimal mark in a CSV file; by default as its numbers have it.
             thousands: the mark between thousands in a CSV file, "none" for none; by default as its numbers have it.
@@ -187,8 +189,9 @@ class Client:
         )
         words.read(table)
         upload = (self.uploads.add(table.content, media_type=table.media_type)).id
+        source = {**table.source, "upload": upload, **({"unlabelled": "skip"} if skip_unlabelled else {})}
         try:
-            plan = self.plan({**table.source, "upload": upload}, recipe, name=Path(table.name).stem[:63].lower())
+            plan = self.plan(source, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return self.fitting(self.jobs.submit, {**plan.request, "output": output})
         except BaseException:
@@ -215,13 +218,13 @@ class Client:
             found = self.datasets.add(made, name=name, wait_s=600)
         except DatasetRefused as refused:
             if not recipes.keeps_missing(refused):
-                raise recipes.explained(refused, recipe) from None
+                raise recipes.explained(refused, recipe, words) from None
             self.discard(made["upload"], datasets_only=True)
             made["missing"] = "keep"
             try:
                 found = self.datasets.add(made, name=name, wait_s=600)
             except DatasetRefused as again:
-                raise recipes.explained(again, recipe) from None
+                raise recipes.explained(again, recipe, words) from None
         while found.state == "processing":
             time.sleep(1.0)
             found = self.datasets.get(found.id)
@@ -247,12 +250,13 @@ class Client:
             found = self.datasets.add(made, name=name, wait_s=600)
         if recipe.task == "numbers" and recipes.target_of(found).dtype == "text":
             words.texts(recipe.target)
-        span = None
-        if recipes.asks_range(found, recipe.task):
+        classes = recipes.may_be_class(found, recipe.task)
+        if classes:
             profile = self.datasets.profile(found.id)
-            column = next(column for column in profile.columns if column.get("role") == "target")
-            span = column["max"] - column["min"]
-        classes = recipes.is_class(found, recipe.task, span=span)
+            target = next(column for column in profile.columns if column.get("role") == "target")
+            classes = recipes.is_class(found, recipe.task, target)
+            if classes and (rare := recipes.rare_told(target)) is not None:
+                words.rare(rare)
         return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
 
     def fitting(self, ask: Callable[[dict[str, Any]], T], request: dict[str, Any]) -> T:
@@ -894,6 +898,23 @@ class Models(_Group):
         body = _question(inputs, timeout_s, priority)
         return self._client.ask(
             Call("POST", "/v1/models/{name}/predict", Prediction, at={"name": name}, body=body, repeatable=True), inputs
+        )
+
+    def signature(self, reference: str) -> views.ModelSignatureView:
+        """What a version takes and answers, also for a key that may only predict.
+
+        Args:
+            reference: name (its alias champion, else the newest version), name@alias or name/3.
+
+        Raises:
+            InvalidName: it is no reference.
+            NotFound: there is no such version.
+        """
+        wanted = parse_reference(reference)
+        version = wanted.alias if wanted.version is None else str(wanted.version)
+        at, query = {"name": wanted.model}, {"version": version}
+        return self._client.send(
+            Call("GET", "/v1/models/{name}/signature", views.ModelSignatureView, at=at, query=query)
         )
 
     def compare(self, name: str, a: int | str, b: int | str) -> views.CompareView:

@@ -26,11 +26,20 @@ from service.jobs.launchers import Launcher
 from service.jobs.queue import Job, JobQueue
 from service.jobs.rehearsal import Rehearsals
 from service.jobs.supervisor import beginning_of_job, folder_of_job
-from service.schemas import examples
+from service.schemas import examples, preprocessing
 from service.schemas.document import new_id
 from service.schemas.jobs import JobState, Output
 from service.schemas.judgement import Limits
-from service.schemas.versions import Manifest
+from service.schemas.preprocessing import (
+    ArrayRow,
+    NumberColumn,
+    PreparedInput,
+    Preprocessing,
+    TableRow,
+    TextColumn,
+    TokensColumn,
+)
+from service.schemas.versions import Manifest, Reference
 from service.store.architectures import ArchitectureStore
 from service.store.database import check_if_match
 from service.store.datasets import DatasetStore
@@ -118,6 +127,47 @@ class ControlPlane:
         self.intake.close()
 
     # -- versions ---------------------------------------------------------------------------------------------------
+
+    def signature(self, reference: Reference) -> dict[str, Any]:
+        """What a version takes and answers, for those who may ask it and see nothing else of it.
+
+        Raises:
+            NotFound, ModelQuarantined: accordingly.
+        """
+        found = self.models.resolve(reference)
+        manifest = self.models.version(found.model, found.version).manifest
+        assert manifest is not None  # what can be resolved is ready
+        document = self.models.document(found.model, found.version, "preprocessing.json")
+        prepared = preprocessing.NONE if document is None else Preprocessing.model_validate(document)
+        parts = {part.name: part for part in prepared.inputs or ()}
+        columns = manifest.signature.columns
+        if columns is not None and prepared.row is None:
+            prepared = Preprocessing(row=TableRow(columns=tuple(NumberColumn(name=name) for name in columns)))
+        return {
+            "model": found.model,
+            "version": found.version,
+            "alias": found.alias,
+            "digest": manifest.digest,
+            "inputs": [
+                {**spec.model_dump(mode="json"), "row": _row(parts.get(spec.name, prepared))}
+                for spec in manifest.signature.inputs
+            ],
+            "outputs": [spec.model_dump(mode="json") for spec in manifest.signature.outputs],
+            "classes": manifest.classes,
+            "written": self._written(manifest.lineage),
+        }
+
+    def _written(self, lineage: dict[str, Any]) -> dict[str, Any] | None:
+        """How numbers were written in what a version learnt from; None where that is not known any more."""
+        dataset = lineage.get("dataset")
+        if not isinstance(dataset, dict):
+            return None
+        try:
+            source = self.datasets.get(dataset["id"]).source
+        except NotFound:
+            return None
+        usual = {"decimal": ".", "thousands": None, "missing_texts": ()}
+        return {name: source.get(name, default) for name, default in usual.items()}
 
     def safetensors(self, name: str, number: int) -> Download:
         """A version's weights as safetensors.
@@ -425,3 +475,25 @@ def _safetensors(folder: Path, _: Manifest, __: int) -> export.Assembly:
 
 def _bundle(folder: Path, manifest: Manifest, crc: int) -> export.Assembly:
     return bundle.assemble(folder, manifest, crc=crc)
+
+
+def _row(prepared: Preprocessing | PreparedInput) -> dict[str, Any] | None:
+    """How a raw row looks to who may ask: no word of free texts, and of an array one range for all of its numbers."""
+    row, seen = prepared.row, prepared.training_range
+    match row:
+        case None:
+            return None
+        case ArrayRow():
+            span = None if seen is None or not seen.low else [min(seen.low), max(seen.high)]
+            return {"layout": row.layout, "row_shape": row.row_shape, "training_range": span}
+        case TableRow():
+            return {"layout": row.layout, "columns": [_column(column) for column in row.columns]}
+
+
+def _column(column: NumberColumn | TextColumn | TokensColumn) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "kind": column.kind,
+        "optional": not isinstance(column, TokensColumn) and column.optional is True,
+        "categories": column.categories if isinstance(column, TextColumn) else None,
+    }

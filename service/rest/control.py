@@ -937,6 +937,18 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         record = models.model(name)
         return json_response(record.view(), headers={"ETag": record.etag})
 
+    @routes.get(
+        "/{name}/signature",
+        summary="What it takes and answers",
+        description=(
+            "Of a version: how a row of each input looks, the classes, and how the file that it learnt from was "
+            "written, by which a client writes requests. By default of the champion, else of the newest version."
+        ),
+        responses={200: {"model": views.ModelSignatureView}},
+    )
+    def signature(name: ModelName, version: Which | None = None) -> Response:
+        return json_response(control.signature(Reference(name) if version is None else _which(name, version)))
+
     @routes.patch(
         "/{name}",
         summary="Change notes or tags",

@@ -394,6 +394,51 @@ class SignatureView(View):
     columns: list[str] | None = None
 
 
+class RowColumnView(View):
+    """A column of a raw row; of texts with the `categories` that training had, None for free text."""
+
+    name: str
+    kind: Literal["number", "text", "tokens"]
+    optional: bool
+    categories: list[str] | None
+
+
+class RowView(View):
+    """How a raw row looks: the columns of a table in order, or an array's shape and the range of all its numbers."""
+
+    layout: Literal["table", "array"]
+    columns: list[RowColumnView] | None = None
+    row_shape: list[int] | None = None
+    training_range: tuple[float, float] | None = None
+
+
+class AskedInputView(TensorView):
+    """An input, and how a raw row for it looks; None where nothing is known but the tensor."""
+
+    row: RowView | None
+
+
+class WrittenView(View):
+    """How numbers and missing values were written in the data that a version learnt from."""
+
+    decimal: str
+    thousands: str | None
+    missing_texts: list[str]
+
+
+class ModelSignatureView(View):
+    """What a version takes and answers: all that a caller needs to ask it, and nothing about single training rows."""
+
+    model: str
+    version: int
+    alias: str | None
+    digest: str
+    inputs: list[AskedInputView]
+    outputs: list[TensorView]
+    classes: list[str] | None
+    written: WrittenView | None
+
+
 class VersionView(View):
     """An immutable version; only notes and tags can change."""
 

@@ -92,7 +92,13 @@ def test_probes_and_pages_need_no_key_and_all_else_does(guarded: Guarded) -> Non
 def test_each_scope_does_its_work(guarded: Guarded) -> None:
     with guarded.client("predict") as client:
         assert client.post("/predict", json=examples.PREDICT).status_code == 200
+        signature = client.get("/v1/models/quadratic/signature").json()
+        assert (signature["version"], signature["inputs"][0]["row"]["row_shape"]) == (1, [1])
+        assert client.get("/v2/models/quadratic").json()["name"] == "quadratic"
+        assert client.get("/v2/models/quadratic/ready").status_code == 200
         assert_problem(client.get("/v1/models"), 403, "forbidden")
+        assert_problem(client.get("/v2/models"), 403, "forbidden")
+        assert_problem(client.get("/v1/models/quadratic/versions/1"), 403, "forbidden")
     with guarded.client("read") as client:
         assert client.get("/v1/models").status_code == 200
         assert "modelyard_key_refusals_total" in client.get("/metrics").text
@@ -258,7 +264,11 @@ def test_rows_are_counted_against_the_quota_of_their_key(guarded: Guarded, path:
     assert 1 <= int(second.headers["Retry-After"]) <= 12
 
 
-SHORT = [operation.removeprefix("POST ") for operation, need in ACCESS.items() if need == Scope.PREDICT]
+SHORT = [
+    operation.removeprefix("POST ")
+    for operation, need in ACCESS.items()
+    if need == Scope.PREDICT and operation.startswith("POST ")
+]
 """What is answered below ASGI: there the guard is asked in another place."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.client import Client
 from service.schemas import examples
 from tests.live import Server, run_job
 from tests.problems import assert_problem
@@ -275,3 +276,84 @@ def test_the_short_way_answers_what_the_framework_answers(
         del each["date"]
         assert (each.pop("server-timing", None) is None) == (short.status_code != 200)
     assert told == expected
+
+
+class TestSignature:
+    """What a version takes, for who may ask it and see nothing else."""
+
+    def test_of_a_table_it_names_columns_categories_and_how_the_file_was_written(self, shared_server: Server) -> None:
+        rows = "".join(f"{30 + n},5;{('Ulm', 'Bonn', '')[n % 3]};{('a b', 'b c')[n % 2]};{n % 2}\n" for n in range(60))
+        with Client(shared_server.url) as client:
+            upload = client.uploads.add(f"area;town;text;kind\n?;Ulm;a b;1\n{rows}".encode(), media_type="text/csv")
+            dataset = client.datasets.add(
+                {
+                    "type": "csv",
+                    "upload": upload.id,
+                    "delimiter": ";",
+                    "decimal": ",",
+                    "target": "kind",
+                    "classes": ["0", "1"],
+                    "missing": "keep",
+                    "missing_texts": ["?"],
+                    "free_text": ["text"],
+                }
+            )
+            steps = [{"type": "impute"}, {"type": "one_hot"}, {"type": "tokens", "max_length": 4}]
+            net = {"catalogue": "mlp", "params": {"in_features": 7, "num_classes": 2}}
+            client.jobs.wait(
+                client.jobs.submit(
+                    {
+                        "kind": "train",
+                        "architecture": net,
+                        "dataset": dataset.id,
+                        "preprocessing": steps,
+                        "objective": {"type": "cross_entropy"},
+                        "optimizer": {"type": "Adam"},
+                        "budget": {"epochs": 1},
+                        "output": {"model": "signed", "alias_on_success": "champion"},
+                    }
+                )
+            )
+            found = client.models.signature("signed")
+            told = client.models.signature("signed@champion").model_dump()
+            client.datasets.delete(dataset.id)
+            forgotten = client.models.signature("signed/1")
+
+        assert found.inputs[0].row is not None
+        assert [one.model_dump() for one in found.inputs[0].row.columns or ()] == [
+            {"name": "area", "kind": "number", "optional": True, "categories": None},
+            {"name": "town", "kind": "text", "optional": True, "categories": ["Bonn", "Ulm"]},
+            {"name": "text", "kind": "tokens", "optional": False, "categories": None},
+        ]
+        assert (found.model, found.version, found.alias, found.classes) == ("signed", 1, "champion", ["0", "1"])
+        assert found.written is not None
+        assert found.written.model_dump() == {"decimal": ",", "thousands": None, "missing_texts": ["?"]}
+        assert told == found.model_dump()
+        assert (forgotten.alias, forgotten.written, forgotten.inputs) == (None, None, found.inputs)
+
+    def test_of_an_array_it_has_the_shape_and_one_range_for_all(self, client: httpx.Client) -> None:
+        found = client.get("/v1/models/quadratic/signature?version=1").json()
+
+        (row,) = [one["row"] for one in found["inputs"]]
+        assert (row["layout"], row["row_shape"]) == ("array", [1])
+        assert -1 <= row["training_range"][0] < row["training_range"][1] <= 1
+
+    def test_of_an_import_nothing_is_known_but_the_tensors(self, client: httpx.Client) -> None:
+        run_job(client, {**examples.IMPORT, "output": {"model": "unsigned"}})
+        found = client.get("/v1/models/unsigned/signature").json()
+
+        assert [one["row"] for one in found["inputs"]] == [None]
+        assert (found["inputs"][0]["shape"], found["written"]) == (["B", 1, 5, 5], None)
+
+    @pytest.mark.parametrize(
+        ("path", "status", "code"),
+        [
+            pytest.param("nothing/signature", 404, "not-found", id="no model"),
+            pytest.param("quadratic/signature?version=99", 404, "not-found", id="no version"),
+            pytest.param("quadratic/signature?version=nobody", 404, "not-found", id="no alias"),
+            pytest.param("quadratic/signature?version=a%2Fb", 422, "validation-failed", id="no name"),
+            pytest.param("quadratic/signature?alias=champion", 422, "validation-failed", id="no such parameter"),
+        ],
+    )
+    def test_what_is_not_there_is_refused(self, client: httpx.Client, path: str, status: int, code: str) -> None:
+        assert_problem(client.get(f"/v1/models/{path}"), status, code)

@@ -91,68 +91,92 @@ export async function ask({ version, job, reference }) {
         version: await get(`/v1/models/${now.output.model}/versions/${now.output.version}`),
         reference: `${now.output.model}/${now.output.version}`,
       });
-    return form({ row: await rowOfJob(now), reference: () => now.id, source: await sourceOf({ lineage: now }) });
+    return form({ row: await rowOfJob(now), reference: now.id, source: await sourceOf(now) });
   }
-  return form({ row: rowOf(version), reference: () => reference, version, source: await sourceOf(version) });
+  const { model, version: number, preprocessing } = version;
+  return formOf(await signatureOf(model, number), reference, preprocessing);
 }
 
-/** For a key that may ask and not look: the model's name and the rows are typed. */
-function unseen(name = "", query) {
-  const model = h("input", { value: name, required: true, autocapitalize: "off" });
-  const which = h("input", {
-    value: query.get("version") ?? "",
-    autocapitalize: "off",
+/** What a version takes and answers, which also a key may read that may only predict; `version` may be an alias. */
+const signatureOf = (model, version) =>
+  get(
+    `/v1/models/${encodeURIComponent(model)}/signature${version ? `?version=${encodeURIComponent(version)}` : ""}`,
+  );
+
+const formOf = (signature, reference, preprocessing) =>
+  form({
+    row: rowOf(signature, preprocessing),
+    reference,
+    version: signature,
+    source: signature.written ?? {},
   });
-  const reference = () => {
+
+/** For a key that may ask and not look around: the name of the model is typed. */
+function unseen(name = "", query) {
+  const body = h("div", {});
+  const model = h("input", { value: name, required: true, autocapitalize: "off" });
+  const which = h("input", { value: query.get("version") ?? "", autocapitalize: "off" });
+  const look = () => {
     const [given, of] = [model.value.trim(), which.value.trim().replace(/^@/, "")];
-    if (!given) throw new Error("Type the name of the model.");
-    return of ? `${given}${/^\d+$/.test(of) ? "/" : "@"}${of}` : given;
+    const reference = of ? `${given}${/^\d+$/.test(of) ? "/" : "@"}${of}` : given;
+    replace(
+      body,
+      later(async () => {
+        if (!given) throw new Error("Type the name of the model.");
+        return formOf(await signatureOf(given, of), reference);
+      }),
+    );
   };
-  const row = {
-    kind: "json",
-    start: [[0.5]],
-    words: 'Each row is a list of numbers, or of a table an object: {"area": 71, "town": "Bonn"}.',
-  };
+  if (name) look();
   return [
     h(
       "div",
       { class: "callout" },
-      h("strong", {}, "This key may ask models, not look at them"),
-      h("p", {}, "It lacks the scope read, by which the page knows what models take. Type the name and the rows."),
-      h(
-        "div",
-        { class: "actions" },
-        button("Use another key", () => attempt(changeKey)),
-      ),
+      h("strong", {}, "This key may ask models, not list them"),
+      h("p", {}, "It lacks the scope read. Type the name of the model that you want to ask."),
+      h("div", { class: "actions" }, button("Use another key", () => attempt(changeKey))),
     ),
-    form({
-      row,
-      reference,
-      above: h(
-        "div",
-        { class: "fields" },
-        field("Model", model),
-        field("Version or alias", which, { hint: "Such as 3 or champion. Empty: the champion, else the newest." }),
-      ),
-    }),
+    h(
+      "form",
+      {
+        class: "card row",
+        "aria-label": "Which model",
+        novalidate: true,
+        onsubmit: (event) => {
+          event.preventDefault();
+          look();
+        },
+      },
+      field("Model", model),
+      field("Version or alias", which, { hint: "Such as 3 or champion. Empty: the champion, else the newest." }),
+      h("button", { class: "primary" }, "Show what it takes"),
+    ),
+    body,
   ];
 }
 
-/** What one row of a version looks like: `{kind: "table", columns}`, `{kind: "array", shape}` or `{kind: "json"}`. */
-function rowOf({ preprocessing, signature: { inputs } }) {
-  const { row, training_range: range } = preprocessing ?? {};
-  if (row?.layout === "table") return { kind: "table", columns: columnsOf(preprocessing) };
-  const sizes = row?.row_shape ?? (inputs.length === 1 ? inputs[0].shape.slice(1) : null);
-  if (inputs.length === 1 && sizes?.every(Number.isInteger))
-    return { kind: "array", shape: sizes, low: range?.low, high: range?.high };
-  const columns = (i) => preprocessing?.inputs?.[i].row?.layout === "table" && columnsOf(preprocessing.inputs[i]);
-  return {
-    kind: "json",
-    inputs: inputs.map(({ name, shape: [, ...takes] }, i) => ({ name, takes, columns: columns(i) })),
-  };
+/**
+ * What one row of a version looks like: `{kind: "table", columns}`, `{kind: "array", shape}` or `{kind: "json"}`.
+ * The ranges of training are in the fitted preprocessing, for those who may read it.
+ */
+function rowOf({ inputs }, preprocessing) {
+  const range = (i) => (preprocessing?.inputs?.[i] ?? preprocessing)?.training_range;
+  const columns = (row, i) => row?.layout === "table" && columnsOf(row, range(i));
+  const [{ row, shape: tensor }] = inputs;
+  if (inputs.length > 1)
+    return {
+      kind: "json",
+      inputs: inputs.map(({ name, shape: [, ...takes], row: one }, i) => ({ name, takes, columns: columns(one, i) })),
+    };
+  if (row?.layout === "table") return { kind: "table", columns: columns(row, 0) };
+  const sizes = row?.row_shape ?? tensor.slice(1);
+  const [low, high] = row?.training_range ?? [];
+  return sizes.every(Number.isInteger)
+    ? { kind: "array", shape: sizes, low: range(0)?.low ?? low, high: range(0)?.high ?? high }
+    : { kind: "json", inputs: [{ name: inputs[0].name, takes: sizes }] };
 }
 
-function columnsOf({ row, training_range: range }) {
+function columnsOf(row, range) {
   let place = 0; // ranges are those of the columns of numbers
   return row.columns.map((column) => {
     if (column.kind !== "number") return column;
@@ -183,8 +207,8 @@ async function rowOfJob(job) {
   return sizes?.every(Number.isInteger) ? { kind: "array", shape: sizes } : { kind: "json" };
 }
 
-/** `reference()` names what is asked, or throws a sentence; `above` stands over the fields of the row. */
-function form({ row, reference, version, above, source = {} }) {
+/** `reference` names what is asked; `version` is its signature, where there is one. */
+function form({ row, reference, version, source = {} }) {
   const answer = h(
     "div",
     { class: "answer", "aria-live": "polite" },
@@ -221,14 +245,14 @@ function form({ row, reference, version, above, source = {} }) {
   const run = () =>
     asking(async (show) => {
       const value = control.read();
-      const [model, inputs] = [reference(), control.whole ? value : [value]];
+      const [model, inputs] = [reference, control.whole ? value : [value]];
       show(calls, callsOf(model, inputs, version));
       return answerOf(await post("/predict", { model, inputs }));
     });
   const runFile = (file) =>
     asking(async (show) => {
       const sheet = await readSheet(file, row, source);
-      const model = reference();
+      const model = reference;
       const found = await post("/predict", { model, inputs: sheet.inputs }).catch((error) => {
         if (error.entries) error.entries = placed(error.entries, sheet);
         throw error;
@@ -253,7 +277,6 @@ function form({ row, reference, version, above, source = {} }) {
             void run();
           },
         },
-        above,
         control.element,
         h("div", { class: "actions" }, h("button", { class: "primary" }, "Predict")),
       ),
@@ -275,7 +298,7 @@ function form({ row, reference, version, above, source = {} }) {
     h("div", {}, card("Answer", answer, rows), calls),
   );
   try {
-    replace(calls, callsOf(reference(), control.whole ? control.read() : [control.read()], version));
+    replace(calls, callsOf(reference, control.whole ? control.read() : [control.read()], version));
   } catch {
     replace(calls);
   }
@@ -354,20 +377,18 @@ function columnsControl({ columns }, source) {
   };
 }
 
-function jsonControl({ shape: sizes, inputs, start, words = "A list of rows." }) {
+function jsonControl({ shape: sizes, inputs }) {
   const zeros = (dims) => (dims.length ? Array.from({ length: dims[0] }, () => zeros(dims.slice(1))) : 0);
   const one = (dims) => (dims.every(Number.isInteger) && size(dims) <= 4096 ? [zeros(dims)] : []);
   const first = ({ name, low, high, categories }) => [name, categories ? categories[0] : middle(low, high)];
   const rowsOf = ({ takes, columns }) => (columns ? [Object.fromEntries(columns.map(first))] : one(takes));
-  const rows =
-    start ??
-    (inputs ? Object.fromEntries(inputs.map((input) => [input.name, rowsOf(input)])) : sizes ? one(sizes) : []);
-  const area = h("textarea", { class: "mono", rows: start ? "5" : "12", value: pretty(rows, "", 60) });
+  const rows = inputs ? Object.fromEntries(inputs.map((input) => [input.name, rowsOf(input)])) : sizes ? one(sizes) : [];
+  const area = h("textarea", { class: "mono", rows: "12", value: pretty(rows, "", 60) });
   const hint = sizes
     ? `A list of rows of the shape ${shape(sizes)}.`
     : inputs
       ? `One list of rows for each of ${inputs.map(({ name, takes, columns }) => (columns ? name : `${name} ${shape(takes)}`)).join(", ")}.`
-      : words;
+      : "A list of rows.";
   return {
     whole: true,
     element: field("Rows as JSON", area, { hint, wide: true }),
@@ -543,8 +564,8 @@ const about = (found) => [
   ]),
 ];
 
-async function sourceOf(version) {
-  const id = version?.lineage.dataset?.id;
+async function sourceOf(job) {
+  const id = job.dataset?.id;
   return (id && (await perhaps(get(`/v1/datasets/${id}`)))?.source) || {};
 }
 
@@ -632,12 +653,10 @@ const DATATYPES = { float32: "FP32", float64: "FP64", int64: "INT64", int32: "IN
 
 /** The rows as the tensors of `/v2`: of each input one, or of a table one for each column; null for what are no rows,
  * and for pictures as texts, which have no place in its JSON. */
-function tensorsOf({ signature, preprocessing }, inputs) {
-  const takes = signature.inputs;
+function tensorsOf({ inputs: takes }, inputs) {
   const rows = takes.map(({ name }) => (Array.isArray(inputs) ? inputs : inputs?.[name]));
   if (!rows.every((of) => Array.isArray(of) && typeof of[0] !== "string")) return null;
-  return takes.flatMap(({ name, dtype }, i) => {
-    const row = preprocessing?.inputs?.[i].row ?? preprocessing?.row;
+  return takes.flatMap(({ name, dtype, row }, i) => {
     if (row?.layout !== "table") return tensor(name, DATATYPES[dtype] ?? "FP32", rows[i]);
     return row.columns.map((column, place) =>
       tensor(
