@@ -110,6 +110,14 @@ class Dataset(views.DatasetView):
 class Prediction(views.PredictionView):
     """The answer of a version, one entry a row."""
 
+    @property
+    def predictions(self) -> list[Any]:
+        """One entry a row: the label of a classifier, the number of a net with one, else what the outputs have of it."""
+        if isinstance(self.outputs, dict):
+            return self.lines()
+        names, rows = self._lines()
+        return [row[0] for row in rows] if names[0] == "prediction" else rows
+
     def numpy(self, output: str | None = None) -> Any:
         """The outputs as an array [rows, …]; a null, which stands for a number that is not finite, becomes NaN.
 
@@ -139,11 +147,10 @@ class Prediction(views.PredictionView):
             return ("prediction", *classes) if self.probabilities else ("prediction",), rows
         if isinstance(self.outputs, dict):
             return list(self.outputs), [list(row) for row in zip(*self.outputs.values(), strict=True)]
-        if self.outputs and isinstance(self.outputs[0], list):
-            if len(self.outputs[0]) == 1:
-                return ("prediction",), [list(row) for row in self.outputs]
-            if not isinstance(self.outputs[0][0], list):
-                return [f"output_{place}" for place in range(len(self.outputs[0]))], [list(row) for row in self.outputs]
+        first = self.outputs[0] if self.outputs else None
+        if isinstance(first, list) and not isinstance(first[0], list):
+            names = ["prediction"] if len(first) == 1 else [f"output_{place}" for place in range(len(first))]
+            return names, [list(row) for row in self.outputs]
         return ("prediction",), [[row] for row in self.outputs]
 
     def _repr_html_(self) -> str:

@@ -622,7 +622,7 @@ function callsOf(reference, inputs, version) {
       ...(long ? ['request = Path("request.json").read_bytes()'] : []),
       `with Client("${origin}") as client:`,
       `    answer = client.predict(${long ? "**json.loads(request)" : `${JSON.stringify(reference)}, ${pythonic(inputs)}`})`,
-      `    print(${version?.classes ? "answer.labels, answer.probabilities" : "answer.outputs"})`,
+      `    print(answer.predictions${version?.classes ? ", answer.probabilities" : ""})`,
     ];
     return h("div", { class: "stack" }, call(lines.join("\n"), "The call in Python", body, "request.json"));
   };

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -153,6 +154,25 @@ class TestAnswers:
         )
 
         assert found.lines() == [{"prediction": 1.0}, {"prediction": 2.0}]
+
+    @pytest.mark.parametrize(
+        ("outputs", "labels", "expected"),
+        [
+            pytest.param([[1.0, 2.0]], ["rose"], ["rose"], id="a class"),
+            pytest.param([[1.5], [2.5]], None, [1.5, 2.5], id="one number a row"),
+            pytest.param([1.5, 2.5], None, [1.5, 2.5], id="a number a row"),
+            pytest.param([[1.0, 2.0], [3.0, 4.0]], None, [[1.0, 2.0], [3.0, 4.0]], id="several numbers"),
+            pytest.param([[[1.0, 2.0]]], None, [[[1.0, 2.0]]], id="an array"),
+            pytest.param({"a": [[1.0]], "b": [[2.0]]}, None, [{"a": [1.0], "b": [2.0]}], id="several outputs"),
+            pytest.param([], None, [], id="no rows"),
+        ],
+    )
+    def test_predictions_are_one_entry_a_row(self, outputs: Any, labels: list[str] | None, expected: list[Any]) -> None:
+        found = Prediction.model_validate(
+            prediction_view(outputs=outputs, labels=labels, probabilities=None, classes=labels)
+        )
+
+        assert found.predictions == expected
 
     def test_a_name_is_shown_in_a_notebook_as_text(self) -> None:
         evil = "<script>alert(1)</script>"
