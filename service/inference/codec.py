@@ -754,7 +754,13 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 if type(value) is str:
                     codes[place, text : text + width] = texts[name].encode(value)
                 elif value is None and name not in optional:
-                    mistakes.add(cell, "dtype-mismatch", _no_value(name), hint="Send a text.", got="null")
+                    mistakes.add(
+                        cell,
+                        "dtype-mismatch",
+                        _no_value(name),
+                        hint="Send a text. A version that is trained with gaps takes null.",
+                        got="null",
+                    )
                 elif value is not None:
                     mistakes.add(
                         cell, "dtype-mismatch", f"Column {name!r} takes texts.", expected="a string", got=shorten(value)
@@ -764,7 +770,9 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 if value is None and name in optional:
                     numbers[place, number] = np.nan
                 elif value is None:
-                    hint = 'Send a number, or train with gaps and the step {"type": "impute"}.'
+                    hint = (
+                        'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.'
+                    )
                     mistakes.add(cell, "dtype-mismatch", _no_value(name), hint=hint, got="null")
                 elif type(value) not in (int, float):
                     mistakes.add(
@@ -790,4 +798,4 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
 
 
 def _no_value(name: str) -> str:
-    return f"Column {name!r} has no value, and this version fills none in."
+    return f"Column {name!r} has no value, and this version needs one."

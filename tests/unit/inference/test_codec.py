@@ -168,10 +168,13 @@ def test_a_value_that_is_missing_is_told_as_such() -> None:
 
     assert [(entry.detail, entry.hint) for entry in caught.value.errors] == [
         (
-            "Column 'age' has no value, and this version fills none in.",
-            'Send a number, or train with gaps and the step {"type": "impute"}.',
+            "Column 'age' has no value, and this version needs one.",
+            'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.',
         ),
-        ("Column 'city' has no value, and this version fills none in.", "Send a text."),
+        (
+            "Column 'city' has no value, and this version needs one.",
+            "Send a text. A version that is trained with gaps takes null.",
+        ),
     ]
 
 
