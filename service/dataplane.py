@@ -734,7 +734,6 @@ class DataPlane:
             DeadlinePassed, Overloaded, InvalidInput, NotFound, BatchTooLarge, ModelQuarantined: as they say.
         """
         arrived = time.monotonic()
-        take = partial(Loaded.check, tensors=tensors, limits=self._limits)
         ticket = self.begin_arrays(
             reference, tensors, arrived=arrived, outputs=outputs, deadline=deadline, priority=priority
         )
@@ -742,6 +741,7 @@ class DataPlane:
 
             def ready() -> tuple[Located, tuple[Any, ...]]:
                 located = self._locate(reference)
+                take = partial(Loaded.check, tensors=tensors, limits=self._limits)
                 return located, self._taken(located, take, arrived)
 
             located, raw = await self._before(ready, deadline)

@@ -1,4 +1,7 @@
-"""Documents of nets: what is wrong with them, keeping them, edits, comparison, other readings of them."""
+"""Documents of nets: what is wrong with them, keeping them, edits, comparison, other readings of them.
+
+Knows no job, no data and no HTTP.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Dry runs of jobs: what a request would come to, what is odd about it, and what would mend it."""
+"""Dry runs of jobs: what a request would come to, what is odd about it, and what would mend it.
+
+Changes nothing: what it learns by training a few steps is thrown away. Knows no HTTP.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Datasets of what clients send: made of a source, shared by the jobs that bring the same one, looked at."""
+"""Datasets of what clients send: made of a source, shared by the jobs that bring the same one, looked at.
+
+Files are read in a process of their own. Knows no net and no HTTP.
+"""
 
 from __future__ import annotations
 
