@@ -91,6 +91,16 @@ app.command(rich_help_panel=_SERVER)(configuration.doctor)
 app.add_typer(store.app, rich_help_panel=_SERVER)
 
 
+_OF_THE_SERVER: Final = frozenset({"fastapi", "numpy", "prometheus_client", "pydantic_settings", "sqlalchemy", "torch"})
+"""Modules that a machine does without on which only the client is installed: the first ones that a command asks for."""
+
+
 def main() -> None:
     """Entry point of the command."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_THE_SERVER:
+            raise
+        say(f"This is done where the server is installed; here {error.name} is missing. See `pip install modelyard`.")
+        raise SystemExit(exits.USAGE) from None

@@ -97,6 +97,44 @@ def test_from_a_clean_environment_the_first_prediction_comes_within_ten_seconds(
     assert min(demos) <= most, demos
 
 
+@pytest.mark.timeout(INSTALL_S)
+def test_the_client_alone_works_without_torch_and_the_server(folder: Path, make_server: Callable[..., Server]) -> None:
+    """As docs/guide/client.md has it: the package without what it depends on, then the packages of the client."""
+    copied(folder / "source")
+    place = folder / "environment"
+    venv.create(place, symlinks=True)
+    python, command = place / "bin" / "python", place / "bin" / "modelyard"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    ran([*pip, "--no-deps", str(folder / "source")], folder, within=INSTALL_S)
+    ran([*pip, "--group", f"{folder / 'source' / 'pyproject.toml'}:client"], folder, within=INSTALL_S)
+    packages = json.loads(ran([*pip[:-2], "list", "--format", "json"], folder))
+    server = make_server()
+    asked = ["--url", server.url, "-o", "json"]
+    table = ["train", str(ROOT / "examples" / "iris.csv"), "--target", "species", "--model", "far", "--epochs", "20"]
+    job = json.loads(ran([str(command), *table, "--wait", *asked], folder))
+    answer = json.loads(ran([str(command), "predict", "far", "--inputs", "[[5.1, 3.5, 1.4, 0.2]]", *asked], folder))
+    script = "import sys; from service.client import Client; print(*Client(sys.argv[1]).predict('far', [[5.1, 3.5, 1.4, 0.2]]).predictions)"
+    refused = {
+        words: subprocess.run([command, *words.split()], cwd=folder, env=environment(), capture_output=True, text=True)
+        for words in ("serve", "config show", "store rebuild")
+    }
+
+    assert {one["name"] for one in packages} & {"torch", "fastapi", "uvicorn", "SQLAlchemy", "numpy"} == set()
+    assert (job["state"], answer["model"], len(answer["labels"])) == ("succeeded", "far", 1)
+    assert ran([str(python), "-c", script, server.url], folder).strip() == answer["labels"][0]
+    assert {words: done.returncode for words, done in refused.items()} == dict.fromkeys(refused, 2)
+    assert all(done.stderr.startswith("This is done where the server is installed") for done in refused.values())
+
+
+def ran(words: list[str], folder: Path, *, within: float = 60) -> str:
+    """What a command that succeeds writes to stdout."""
+    done = subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=within, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 def seconds(starts: list[float]) -> str:
     """The best, and what all took if there were several."""
     return f"{min(starts):.1f} s" + (f" (of {', '.join(f'{one:.1f}' for one in starts)})" if len(starts) > 1 else "")
