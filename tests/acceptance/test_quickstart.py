@@ -109,11 +109,13 @@ def test_the_client_alone_works_without_torch_and_the_server(folder: Path, make_
     ran([*pip, "--group", f"{folder / 'source' / 'pyproject.toml'}:client"], folder, within=INSTALL_S)
     packages = json.loads(ran([*pip[:-2], "list", "--format", "json"], folder))
     server = make_server()
+    rows = "[[5.1, 3.5, 1.4, 0.2]]"
     asked = ["--url", server.url, "-o", "json"]
     table = ["train", str(ROOT / "examples" / "iris.csv"), "--target", "species", "--model", "far", "--epochs", "20"]
     job = json.loads(ran([str(command), *table, "--wait", *asked], folder))
-    answer = json.loads(ran([str(command), "predict", "far", "--inputs", "[[5.1, 3.5, 1.4, 0.2]]", *asked], folder))
-    script = "import sys; from service.client import Client; print(*Client(sys.argv[1]).predict('far', [[5.1, 3.5, 1.4, 0.2]]).predictions)"
+    answer = json.loads(ran([str(command), "predict", "far", "--inputs", rows, *asked], folder))
+    ask = f"Client(sys.argv[1]).predict('far', {rows})"
+    script = f"import sys; from service.client import Client; print(*{ask}.predictions)"
     refused = {
         words: subprocess.run([command, *words.split()], cwd=folder, env=environment(), capture_output=True, text=True)
         for words in ("serve", "config show", "store rebuild")
