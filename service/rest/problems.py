@@ -73,7 +73,6 @@ REMEDIES: Final[Mapping[str, str]] = {
     "request-timeout": "Send it again over a better line, or in parts.",
     "headers-too-large": "Send fewer or shorter headers.",
     "conflict": "Read it again; wait, or remove what refers to it.",
-    "name-taken": "Take another name.",
     "version-in-use": "Move or delete the alias first.",
     "job-failed": "See the job's `error`.",
     "precondition-failed": "GET it, decide again, send the new `ETag`.",

@@ -1,10 +1,25 @@
-"""What messages show of what was sent: short, printable, and each name in its own quotes."""
+"""The tree of errors, and what messages show of what was sent: short, printable, and each name in its own quotes."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from service.errors import listed
+import service
+from service import errors
+from service.errors import ServiceError, listed
+
+
+def test_every_error_is_one_that_something_raises() -> None:
+    """A code that nobody can get is no part of the interface."""
+    sources = [path for path in Path(service.__file__).parent.rglob("*.py") if path != Path(errors.__file__)]
+    named = set(re.findall(r"\w+", "\n".join(path.read_text() for path in sources)))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
+
+    assert len(kinds) > 30
+    assert [kind.__name__ for kind in kinds if kind.__name__ not in named] == []
 
 
 @pytest.mark.parametrize(
