@@ -302,14 +302,15 @@ class Planner:
         except NotFound as error:
             raise Conflict(f"It cannot be replayed: {error.message}") from None
         resolved = dict(source.resolved_spec)
-        if resolved["budget"].get("max_seconds") is not None:
-            resolved["budget"] = {**resolved["budget"], "max_seconds": None, "steps": manifest.lineage["steps"]}
         resolved["replay_of"] = {
             "job": job_id,
             "model": manifest.model,
             "version": manifest.version,
             "weights_digest": manifest.weights_digest,
         }
+        if resolved["budget"].get("max_seconds") is not None:  # the clock would end it elsewhere
+            planned = (source.progress or {}).get("planned_steps")
+            resolved["replay_of"]["length"] = {"steps": manifest.lineage["steps"], "planned_steps": planned}
         begins_with = None
         if "job" in resolved.get("inherited", {}).get("from", {}):
             begins_with = next(iter(checkpoints.kept(beginning_of_job(self._root, job_id))), None)

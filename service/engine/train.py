@@ -137,6 +137,14 @@ class Finished:
 Event = Report | EpochEnd | CheckpointDue | Finished
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long a run was: its steps, and where a schedule had to know them beforehand, how many were planned."""
+
+    steps: int
+    planned_steps: int | None = None
+
+
 @dataclass(slots=True)
 class _Progress:
     """Everything that changes from step to step, beside module, optimizer and the generator; plain data for `state`."""
@@ -178,6 +186,7 @@ class Trainer:
         frozen: keys of the state_dict that the caller has frozen, by `transfer.freeze`; `init.freeze` adds to them.
         augment: changes the inputs of a training batch, by the number of the step from 1.
         make_step: what computes a step; its bits are those of `AutogradStep`.
+        length: of the run that this one repeats, which a budget of seconds may have ended.
 
     Raises:
         JobFailed: there is nothing to train, not one full batch, or not the device; a pattern names nothing.
@@ -198,6 +207,7 @@ class Trainer:
         frozen: Collection[str] = (),
         augment: Augment | None = None,
         make_step: MakeStep = AutogradStep,
+        length: Length | None = None,
     ) -> None:
         self.module = module
         self.config = config
@@ -248,6 +258,7 @@ class Trainer:
             math.inf if epochs is None else epochs * self.steps_per_epoch, math.inf if steps is None else steps
         )
         self._max_seconds = config.budget.max_seconds or math.inf
+        self._last_step = math.inf
         stopping = config.early_stopping
         self._patience = stopping.patience if stopping else math.inf
         self._min_delta = stopping.min_delta if stopping else 0.0
@@ -263,6 +274,10 @@ class Trainer:
         self._progress = _Progress()
         if self._frozen:
             self._progress.frozen_digest = transfer.fingerprint(module, self._frozen)
+        if length is not None:
+            self._max_seconds, self._last_step = math.inf, length.steps
+            if length.planned_steps is not None:
+                self._progress.planned_steps = self._total_steps = length.planned_steps
         self._schedule: Schedule | None = None
         if config.scheduler is not None and not self._needs_plan:
             self._schedule = self._make_schedule()
@@ -636,7 +651,7 @@ class Trainer:
             return "stopped"
         if progress.epochs_without_improvement >= self._patience:
             return "early_stopping"
-        if progress.step >= self._total_steps or progress.elapsed_s >= self._max_seconds:
+        if progress.step >= min(self._total_steps, self._last_step) or progress.elapsed_s >= self._max_seconds:
             return "budget"
         return None
 
@@ -719,7 +734,7 @@ class Trainer:
         if rows > rows_before and now > time_before:
             self._samples_per_s = (rows - rows_before) / (now - time_before)
         if self._untold or (ended and self._told_fraction < 1):
-            used = max(progress.step / self._total_steps, progress.elapsed_s / self._max_seconds)
+            used = max(progress.step / min(self._total_steps, self._last_step), progress.elapsed_s / self._max_seconds)
             self._told_fraction = fraction = 1.0 if ended else min(1.0, used)
             losses, self._untold = tuple(self._untold), []
             rates = self._rates[: len(losses)] or [self._rate()] * len(losses)

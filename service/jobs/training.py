@@ -25,7 +25,7 @@ from service.engine.evaluate import report as report_of
 from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
 from service.engine.step import AutogradStep
-from service.engine.train import Best, CheckpointDue, EpochEnd, Finished, Report, StopFlag, Trainer
+from service.engine.train import Best, CheckpointDue, EpochEnd, Finished, Length, Report, StopFlag, Trainer
 from service.errors import Entry, JobFailed
 from service.jobs import reports
 from service.jobs.staging import begin, environment, golden_rows, inherit, judged, log, parameters, signature, stage
@@ -299,6 +299,7 @@ class Training:
         begin(self._task, module)
         frozen = self._task["spec"].get("edited", {}).get("frozen", ())
         transfer.freeze(module, frozen)
+        length = self._task["spec"].get("replay_of", {}).get("length")
         return Trainer(
             module,
             config or self._config,
@@ -312,6 +313,7 @@ class Training:
             augment=augmentation(
                 self._config.preprocessing, [spec.name for spec in self._architecture.inputs], seed=self._seed
             ),
+            length=None if length is None else Length(**length),
         )
 
     def _staged(self, data: _Data, module: torch.nn.Module, lineage: dict[str, Any], done: str) -> dict[str, Any]:

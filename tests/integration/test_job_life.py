@@ -233,6 +233,32 @@ def test_a_replay_comes_to_the_same_weights_and_publishes_nothing(client: httpx.
     assert client.get("/v1/models/replayed").json()["versions"] == 1
 
 
+_COSINE = {"scheduler": {"type": "CosineAnnealingLR"}}
+_BY_STEP = {"scheduler": {"type": "CosineAnnealingLR", "interval": "step"}}
+_STOPPING = {"split": {"type": "random", "validation": 0.2}, "early_stopping": {"metric": "val_loss", "patience": 2}}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param({"budget": {"max_seconds": 0.5}}, id="seconds"),
+        pytest.param({"budget": {"max_seconds": 0.5}, **_BY_STEP}, id="seconds that were planned"),
+        pytest.param(
+            {"budget": {"max_seconds": 0.5}, "batch_size": 10, "accumulate": 4}, id="seconds within an update"
+        ),
+        pytest.param({"budget": {"max_seconds": 0.5, "epochs": 1_000_000}, **_COSINE}, id="seconds before the epochs"),
+        pytest.param({"budget": {"max_seconds": 60, "epochs": 1000}, **_COSINE, **_STOPPING}, id="neither"),
+    ],
+)
+def test_what_a_clock_ended_is_replayed_to_the_same_weights(client: httpx.Client, run: dict[str, Any]) -> None:
+    done = run_job(client, {**examples.TRAIN, **run, "output": {"model": "clocked"}})
+    job = in_state(client, act(client, done["id"], "replay").json()["id"], "succeeded")
+
+    assert (job["report"]["identical"], job["report"]["first_difference"]) == (True, None)
+    assert job["progress"]["step"] == done["progress"]["step"]
+    assert job["progress"]["fraction"] == 1
+
+
 def test_only_a_training_with_a_version_is_replayed(client: httpx.Client) -> None:
     imported = run_job(client, examples.IMPORT)
     failed = client.post("/v1/jobs", json=DIVERGING, headers={"Prefer": "wait=30"}).json()
