@@ -678,6 +678,7 @@ def _jobs(control: ControlPlane, lifecycle: Lifecycle, limits: Limits) -> APIRou
     async def retry(request: Request, job_id: JobId) -> Response:
         raw = await bodies.read_bytes(request, limit=limits.document_bytes, optional=True)
         asked = bodies.validate(_RETRY, bodies.parse_json(raw)) if raw.strip() else views.RetryRequest()
+        _may_set_alias(request, (await run_sync(queue.get, job_id)).resolved_spec.get("output"))
         job, changed = await run_sync(lambda: control.retry(job_id, from_start=asked.from_ == "start"))
         return json_response(job.view(), 202 if changed else 200)
 
@@ -867,7 +868,11 @@ async def _stream(
                         return
             if found:
                 continue
-            if ends and await run_sync(queue.state, job_ids[0]) in FINAL:
+            try:
+                ended = ends and await run_sync(queue.state, job_ids[0]) in FINAL
+            except NotFound:
+                return  # it was deleted, with the events that were not read yet
+            if ended:
                 # Everything was sent before already: the client asked for what comes after the end.
                 if not await run_sync(partial(queue.events, only, after=after, limit=1)):
                     return

@@ -111,6 +111,23 @@ def test_each_scope_does_its_work(guarded: Guarded) -> None:
         assert_problem(client.put("/predict"), 405, "method-not-allowed")
 
 
+def test_a_job_that_sets_an_alias_is_tried_again_by_who_may_set_it(guarded: Guarded) -> None:
+    aliased = {**examples.TRAIN, "output": {"model": "again", "alias_on_success": "champion"}}
+    with guarded.client("publish") as client:
+        job = client.post("/v1/jobs", json={**aliased, "budget": {"max_seconds": 60}}).json()["id"]
+        wait_for(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "running", every=0.1)
+    with guarded.client("train") as client:
+        assert client.post(f"/v1/jobs/{job}/cancel").status_code in (200, 202)
+        wait_for(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled", every=0.1)
+        refused = assert_problem(client.post(f"/v1/jobs/{job}/retry"), 403, "forbidden")
+        assert client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
+    with guarded.client("publish") as client:
+        assert client.post(f"/v1/jobs/{job}/retry").status_code == 202
+        client.post(f"/v1/jobs/{job}/cancel")
+
+    assert refused["detail"] == "A job that sets an alias needs the scope publish; the key 'train' has train."
+
+
 def test_a_job_that_sets_an_alias_needs_what_setting_it_by_hand_needs(guarded: Guarded) -> None:
     aliased = {**examples.TRAIN, "output": {"model": "other", "alias_on_success": "champion"}}
     with guarded.client("train") as client:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -113,3 +116,33 @@ def test_one_stream_tells_of_the_states_of_all_jobs_and_everything_of_one(
     assert {event["type"] for event in seen} == {"state", "done"}
     assert seen[-1]["job_id"] == job["id"]
     assert of_one == client.get(f"/v1/jobs/{job['id']}/events").json()["data"]
+
+
+def test_a_stream_of_a_job_that_is_deleted_ends(make_server: Callable[..., Server]) -> None:
+    """Cancelled and deleted between two looks at it: by then its events are gone, the last one too."""
+    server = make_server(job_slots="1")
+    with server.client() as client, ExitStack() as open_streams:
+        client.post("/v1/jobs", json=LONG)  # the others wait behind it
+        ended: list[bytes] = []
+        for _ in range(8):
+            job = client.post("/v1/jobs", json=LONG).json()["id"]
+            lines = [open_streams.enter_context(listening(server, f"/v1/jobs/{job}/events")) for _ in range(12)]
+            for line in lines:
+                while b"queued" not in line.recv(65536):
+                    pass
+            assert client.post(f"/v1/jobs/{job}/cancel").status_code in (200, 202)
+            assert client.delete(f"/v1/jobs/{job}").status_code == 204
+            ended += [b"".join(iter(partial(line.recv, 65536), b""))[-5:] for line in lines]
+        errors = [line for line in client.get("/metrics").text.splitlines() if "internal_errors_total" in line]
+
+    assert ended == [b"0\r\n\r\n"] * 96
+    assert [line.rpartition(" ")[2] for line in errors if not line.startswith("#")] in ([], ["0.0"])
+
+
+def listening(server: Server, path: str) -> socket.socket:
+    """A connection that has asked for a stream and goes when that has ended."""
+    address = urlsplit(server.url)
+    line = socket.create_connection((address.hostname or "", address.port or 0), timeout=20)
+    head = ["Host: x.localhost", "Accept: text/event-stream", "Connection: close"]
+    line.sendall("\r\n".join([f"GET {path} HTTP/1.1", *head, "", ""]).encode())
+    return line
