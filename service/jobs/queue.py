@@ -191,7 +191,8 @@ class JobQueue:
         self._answers = IdempotencyStore(database)
         self._clock = clock
         self._claims: deque[float] = deque(maxlen=16)
-        self._overtaken = 0
+        self._passed: dict[int, int] = {}
+        """How often jobs were passed by while they waited longest of those that fitted, by their positions."""
         self.changed = Changes()
         self.place_s = _UNKNOWN_RETRY_S
         """How long it takes until a job leaves the queue, by what the process says that takes them."""
@@ -285,6 +286,10 @@ class JobQueue:
         answer = self._answers.find(idempotency)
         return None if answer is None else answer.body
 
+    def forget_old_answers(self) -> None:
+        """Make room of the answers that no Idempotency-Key gets any more, those to other requests too."""
+        self._answers.sweep()
+
     # -- being worked on --------------------------------------------------------------------------------------------
 
     def claim(self, *, cpu: bool = True, devices: Collection[str] | None = None) -> Job | None:
@@ -307,14 +312,14 @@ class JobQueue:
             row = connection.execute(waiting.order_by(jobs.c.priority.desc(), jobs.c.position).limit(1)).first()
             if row is None:
                 return None
-            oldest = connection.execute(waiting.with_only_columns(sa.func.min(jobs.c.position))).scalar()
-            if row.position == oldest:
-                self._overtaken = 0
-            elif self._overtaken >= _OVERTAKEN:
-                self._overtaken = 0
+            oldest: int = connection.execute(waiting.with_only_columns(sa.func.min(jobs.c.position))).scalar_one()
+            passed = self._passed.pop(oldest, 0)
+            if row.position != oldest and passed >= _OVERTAKEN:
                 row = connection.execute(sa.select(*_LIGHT).where(jobs.c.position == oldest)).one()
-            else:
-                self._overtaken += 1
+            elif row.position != oldest:
+                first: int = connection.execute(_WAITING.with_only_columns(sa.func.min(jobs.c.position))).scalar_one()
+                self._passed = {place: count for place, count in self._passed.items() if place >= first}
+                self._passed[oldest] = passed + 1
             number = row.attempt + 1
             connection.execute(
                 sa.insert(attempts).values(
@@ -677,14 +682,24 @@ class JobQueue:
         """The values of each metric of a job: by name, by step, the epoch and the value; and whether steps were left
         out when they were written.
 
-        A resumed attempt starts at its checkpoint's step; what an earlier attempt reported after that is replaced.
+        An attempt goes on from its checkpoint's step, or begins anew: what earlier ones told of later steps is gone.
         """
         found: dict[str, dict[int, tuple[int, float]]] = {}
         thinned = False
-        after = 0
+        after = attempt = 0
+        query = sa.select(events).where(events.c.job_id == job_id, events.c.type == "metrics").order_by(events.c.id)
+        begun = sa.select(attempts.c.number, attempts.c.resumed_from_step).where(attempts.c.job_id == job_id)
         while True:
-            told = self.events(job_id, after=after, limit=500, types=("metrics",))
+            with self._database.read() as connection:
+                told = connection.execute(query.where(events.c.id > after).limit(500)).all()
+                from_step = {row.number: row.resumed_from_step or 0 for row in connection.execute(begun)}
             for event in told:
+                if event.attempt > attempt:
+                    attempt, last = event.attempt, from_step.get(event.attempt, 0)
+                    found = {
+                        name: {step: value for step, value in values.items() if step <= last}
+                        for name, values in found.items()
+                    }
                 thinned = thinned or event.data.get("stride", 1) > 1
                 for part in event.data["series"]:
                     values = found.setdefault(part["name"], {})

@@ -37,6 +37,7 @@ SAMPLES: dict[str, Any] = {
     "job": JOB_ID,
     "name": "quadratic",
     "model": "quadratic",
+    "reference": "quadratic",
     "number": 1,
     "version": 1,
     "alias": "champion",
@@ -342,6 +343,23 @@ class TestTraining:
         yard.jobs.wait(job, timeout_s=60)
         with pytest.raises(InvalidInput, match=r"Column 'x' takes numbers\. Expected a number\. Got 'old'\."):
             yard.predict(job, [{"x": "old"}])
+
+    def test_rows_without_a_label_are_left_out_at_a_wish(self, yard: Client) -> None:
+        rows = [{"x": float(n), "y": None if n % 10 == 3 else n % 2} for n in range(40)]
+        with pytest.raises(DatasetRefused, match="or pass skip_unlabelled=True to leave their rows out"):
+            yard.train("py-gaps", rows, "y", epochs=1, alias=None)
+        with pytest.warns(UserWarning, match="4 of 40 rows are left out, without a value in column 'y'") as caught:
+            job = yard.train("py-gaps", rows, "y", epochs=1, alias=None, skip_unlabelled=True)
+
+        dataset = yard.datasets.get(job.dataset["id"] if job.dataset else "")
+        assert (dataset.rows, dataset.source["unlabelled"]) == (36, "skip")
+        assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
+
+    def test_a_class_with_one_row_is_warned_of(self, yard: Client) -> None:
+        with pytest.warns(UserWarning, match="Only one row is of the class 'lily'") as caught:
+            yard.train("py-rare", [*FLOWERS, {**FLOWERS[0], "kind": "lily"}], "kind", exclude=["id"], epochs=1)
+
+        assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
 
     def test_a_column_that_the_rules_leave_out_is_included_at_a_wish(self, yard: Client) -> None:
         job = yard.train("py-ids", FLOWERS, "kind", include=["id"], epochs=1, alias=None)  # and no warning

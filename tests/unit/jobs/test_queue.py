@@ -483,6 +483,20 @@ def test_a_job_is_overtaken_only_so_often(queue: JobQueue):
     assert order == [*(job.id for job in high[:10]), low.id, high[10].id]
 
 
+def test_a_job_for_a_device_is_overtaken_only_so_often_whatever_others_do(queue: JobQueue):
+    old = add(queue, resolved_spec={"device": "cuda:0"})
+    order: list[str] = []
+    while len(order) < 20 and old.id not in order:
+        add(queue, resolved_spec={"device": "cuda:0"}, priority=5)
+        add(queue, resolved_spec={"device": "cpu"})
+        of_the_device, of_the_rest = queue.claim(cpu=False, devices=["cuda:0"]), queue.claim(cpu=True, devices=[])
+        assert of_the_device is not None
+        assert of_the_rest is not None
+        order.append(of_the_device.id)
+
+    assert order.index(old.id) == 10
+
+
 def test_a_worker_that_starts_while_its_job_is_cancelled_is_noted_all_the_same(queue: JobQueue):
     job = claimed(queue)
     queue.request_cancel(job.id)
@@ -494,6 +508,27 @@ def test_a_worker_that_starts_while_its_job_is_cancelled_is_noted_all_the_same(q
     with pytest.raises(Conflict):
         queue.started(job.id, 1, pid=9)
     assert ended.attempts[0]["state"] == "cancelled"
+
+
+def test_of_an_attempt_that_was_thrown_away_no_value_is_left(queue: JobQueue):
+    def tell(attempt: int, steps: range, *, resumed: int | None = None) -> None:
+        part = {"name": "loss", "steps": [*steps], "epochs": [1] * len(steps), "values": [float(attempt)] * len(steps)}
+        event = ("metrics", {"series": [part]}, utc_now())
+        queue.record(job.id, attempt, offset=attempt, events=[event], resumed_from_step=resumed)
+
+    job = claimed(queue)
+    tell(1, range(1, 11))
+    for attempt, first, last, resumed in ((2, 5, 7, 4), (3, 1, 3, None)):
+        queue.transition(job.id, S.FAILED, attempt=attempt - 1)
+        queue.retry(job.id, max_queued=10)
+        queue.claim()
+        before = queue.series(job.id)
+        tell(attempt, range(first, last), resumed=resumed)
+
+        found = {step: value for step, (_, value) in queue.series(job.id)[0]["loss"].items()}
+        kept = range(1, (resumed or 0) + 1)
+        assert found == {**dict.fromkeys(kept, 1.0), **dict.fromkeys(range(first, last), float(attempt))}
+        assert before != queue.series(job.id)
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
