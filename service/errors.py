@@ -25,7 +25,6 @@ ServiceError
 ├── Forbidden                   somebody asks who may not
 ├── NotFound
 ├── Conflict                    the request is right, the state is not
-│   ├── NameTaken
 │   ├── InUse
 │   └── VersionInUse
 ├── PreconditionFailed          If-Match named another state
@@ -114,6 +113,7 @@ WARNINGS: Final[Mapping[str, tuple[str, str]]] = {
     "input-changed": ("edits", "The shape of the net's input follows its new first layer."),
     "net-alone": ("edits", "The digest names the edited net without its weights and freezes."),
     "nearly-numbers": ("dataset", "A few cells, or how its numbers are written, make a column one of texts."),
+    "unlabelled-rows": ("dataset", "Rows without a label are left out, as the source asks; the sentence counts them."),
     "class-imbalance": ("profile", "One class has many times the rows of another."),
     "constant-column": ("profile, job", "A column has one value in all rows."),
     "duplicate-rows": ("profile", "Rows have the same inputs as other rows."),
@@ -411,12 +411,6 @@ class Conflict(ServiceError):
     """The resource is in a state that does not allow this, or something else still refers to it."""
 
     code = "conflict"
-
-
-class NameTaken(Conflict):
-    """The name is in use."""
-
-    code = "name-taken"
 
 
 class InUse(Conflict):

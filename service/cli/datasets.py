@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.cli import exits
-from service.cli.output import Column, Format, moment, say, show, show_one, size
+from service.cli.output import Column, moment, say, show, show_one, size
 from service.cli.session import Session, before, sentences, talks
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ MissingText = Annotated[
         metavar="TEXT", help="A cell of a CSV file that is a missing value, such as unknown or -9999. Repeatable."
     ),
 ]
+SkipUnlabelled = Annotated[
+    bool, typer.Option("--skip-unlabelled", help="Leave out the rows of a table whose target has no value.")
+]
 OPTIONS: Final = {
     "/source/target": "--target",
     "/source/inputs": "--inputs",
@@ -56,6 +59,7 @@ OPTIONS: Final = {
     "/source/decimal": "--decimal",
     "/source/thousands": "--thousands",
     "/source/missing_texts": "--missing-text",
+    "/source/unlabelled": "--skip-unlabelled",
 }
 """Members of a table's source that are made of one option alone."""
 
@@ -73,6 +77,7 @@ def add(
     type: Annotated[str | None, typer.Option(help="What kind of source it is; by default after the suffix.")] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Empty cells are missing values.")] = False,
     missing_text: MissingText = None,
+    skip_unlabelled: SkipUnlabelled = False,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     thousands: Thousands = None,
@@ -93,6 +98,10 @@ def add(
     if kind in TABLES.values():
         source |= {"inputs": names_of(inputs) or "*"}
         source |= {"missing": "keep"} if missing else {}
+        source |= {"unlabelled": "skip"} if skip_unlabelled else {}
+    elif skip_unlabelled:
+        say("--skip-unlabelled is for tables: CSV, JSON lines, Parquet.")
+        raise typer.Exit(exits.USAGE)
     elif inputs:
         source["inputs"] = inputs[-1]
     if target is not None:
@@ -230,8 +239,7 @@ def listing(
         ("created", lambda found: moment(found.created_at)),
     ]
     show(session.format, page, page.data, columns)
-    if page.next is not None and session.format is Format.TABLE:
-        say(f"There are more: --after {page.next}")
+    session.tell_next(page.next)
 
 
 @app.command()

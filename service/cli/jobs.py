@@ -44,8 +44,7 @@ def listing(
         ("created", lambda job: moment(job.created_at)),
     ]
     show(session.format, page, page.data, columns)
-    if page.next is not None and session.format is Format.TABLE:
-        say(f"There are more: --after {page.next}")
+    session.tell_next(page.next)
 
 
 @app.command("show")

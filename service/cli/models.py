@@ -38,7 +38,7 @@ def listing(session: Session, limit: Limit = 50, after: After = None) -> None:
         ("updated", lambda model: moment(model.updated_at)),
     ]
     show(session.format, page, page.data, columns)
-    _more(session, page.next)
+    session.tell_next(page.next)
 
 
 @app.command("show")
@@ -72,7 +72,7 @@ def versions(session: Session, model: Reference, limit: Limit = 50, after: After
 
     page = session.client.versions.list(parse_reference(model).model, limit=limit, after=after)
     show(session.format, page, page.data, _columns(page.data))
-    _more(session, page.next)
+    session.tell_next(page.next)
 
 
 @app.command()
@@ -334,8 +334,3 @@ def _show_alias(session: Session, alias: Alias) -> None:
         told["guard"] = [f"{measure} above {most:g}" for measure, most in judged.items() if most is not None]
     told["updated"] = moment(alias.updated_at)
     show_one(session.format, alias, told)
-
-
-def _more(session: Session, after: str | None) -> None:
-    if after is not None and session.format is Format.TABLE:
-        say(f"There are more: --after {after}")

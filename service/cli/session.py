@@ -10,6 +10,7 @@ import csv
 import functools
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -60,7 +61,12 @@ def _pass_marks(found: re.Match[str]) -> str:
 _AS_OPTIONS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     (re.compile(r'Write "missing": "keep" in the source(, and fill .*)?\.'), "Pass --missing to keep these."),
     (re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\] in the source\.'), "--missing-text TEXT."),
+    (
+        re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\], "unlabelled": "skip" in the source\.'),
+        "--missing-text TEXT --skip-unlabelled.",
+    ),
     (re.compile(r'Write "missing": "keep" too\.'), "Pass --missing too."),
+    (re.compile(r'write "unlabelled": "skip" in the source'), "pass --skip-unlabelled"),
     (re.compile(r"""([Ww])rite ((?:"(?:decimal|thousands)": "[.,' ]"(?:, )?)+)(?: in the source)?"""), _pass_marks),
     (re.compile(r"Is `(delimiter|decimal)` right\? Without `thousands`"), r"Is --\1 right? Without --thousands"),
     (re.compile(r'Write "delimiter": ";" (?:in the source|if that .*)\.'), "Pass --delimiter semicolon."),
@@ -100,11 +106,39 @@ def chosen(context: typer.Context, name: str, value: Any) -> Any:
     return value
 
 
+def again(context: typer.Context, **changed: str) -> str:
+    """The line that runs a command once more with the options that it was given, but for these; without the API key."""
+    names: list[str] = []
+    given: dict[str, Any] = {}
+    inner: Any = context  # its parents are of another class
+    while inner is not None:  # what stands behind the name counts before what stands before it
+        if inner.parent is not None:
+            names.insert(0, inner.info_name or "")
+        for name, value in inner.params.items():
+            source = inner.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE" and value is not None:
+                given.setdefault(name, value)
+        inner = inner.parent
+    given |= changed
+    arguments, options = [], []
+    for parameter in context.command.params:
+        value = given.get(parameter.name or "")
+        if value is None or parameter.name == "api_key":
+            continue
+        word = shlex.quote(str(getattr(value, "value", value)))
+        if parameter.param_type_name == "argument":
+            arguments.append(word)
+        else:
+            options += [next(option for option in parameter.opts if option.startswith("--")), word]
+    return " ".join(["modelyard", *names, *arguments, *options])
+
+
 class Session:
     """One run of a command: its client and the form of its output."""
 
-    def __init__(self, url: str | None, api_key: str | None, format: Format) -> None:
+    def __init__(self, context: typer.Context, url: str | None, api_key: str | None, format: Format) -> None:
         self.format = format
+        self._context = context
         self._url = url
         self._api_key = api_key
         self._client: Client | None = None
@@ -125,6 +159,11 @@ class Session:
                 say(f"{error}.")
                 raise typer.Exit(exits.USAGE) from None
         return self._client
+
+    def tell_next(self, after: str | None) -> None:
+        """Say to people how the next page of a list is asked for, where there is one."""
+        if after is not None and self.format is Format.TABLE:
+            say(f"There are more: {again(self._context, after=after)}")
 
     def close(self) -> None:
         """Close the client."""
@@ -151,7 +190,7 @@ def talks(command: Callable[..., None]) -> Callable[..., None]:
         *arguments: Any, context: typer.Context, url: str | None, api_key: str | None, output: Format, **options: Any
     ) -> None:
         form = Format(chosen(context, "output", output))
-        session = Session(chosen(context, "url", url), chosen(context, "api_key", api_key), form)
+        session = Session(context, chosen(context, "url", url), chosen(context, "api_key", api_key), form)
         try:
             command(session, *arguments, **options)
         except KeyboardInterrupt:

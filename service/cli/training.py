@@ -7,7 +7,8 @@ by rules that stand in its help and in docs/guide/client.md. Knows no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from service.cli.datasets import (
     Delimiter,
     Encoding,
     MissingText,
+    SkipUnlabelled,
     Thousands,
     as_option,
     asked,
@@ -38,7 +40,7 @@ from service.cli.output import Column, Format, say, show, show_one, size, stoppe
 from service.cli.session import Session, as_options, sentences, talks
 
 if TYPE_CHECKING:
-    from service.client import Client, Dataset, Job, Version
+    from service.client import Client, Dataset, Version
     from service.client.recipes import Odd, Task
     from service.errors import Entry
     from service.schemas.views import EntryView, ExaminationView
@@ -56,6 +58,8 @@ _OF_DATA: Final = ("auto", "mlp", "catalogue:mlp")
 ENGINES: Final = ("eager", "onnxruntime", "aot_inductor")
 _TOLD_METRICS: Final = ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss", "loss")
 """The first that both versions have is told when an alias moves."""
+_NEEDS: Final = re.compile(r"needs the scope (\w+)(.*)", re.DOTALL)
+"""Within a refusal of a key: the scope, and which key it is that has another one."""
 _OPTIONS: Final = {
     **OPTIONS,
     "/architecture": "--arch",
@@ -117,6 +121,7 @@ def train(
         ),
     ] = None,
     missing_text: MissingText = None,
+    skip_unlabelled: SkipUnlabelled = False,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     thousands: Thousands = None,
@@ -141,6 +146,7 @@ def train(
     A name of a column that has a comma stands in quotes of its own: --exclude '"Region, Land",Town'.
 
     A few odd cells in a column of numbers end the command: --missing-text TEXT takes such a cell for a missing value.
+    So do rows without a value in the target: --skip-unlabelled leaves them out.
     """
     from service.client.dialects import TABLES
     from service.client.recipes import Recipe, fitted, output_of
@@ -152,7 +158,7 @@ def train(
     if engine is not None and engine not in ENGINES:
         say(f"--engine is one of {', '.join(ENGINES)}.")
         raise typer.Exit(exits.USAGE)
-    client, learns = session.client, None
+    client, learns, words = session.client, None, _Spoken(session)
     with ExitStack() as undo:  # nothing stays behind of what is refused, or was only tried
         if path.suffix.lower() in requests.SUFFIXES:
             if if_better:
@@ -162,7 +168,7 @@ def train(
                 **{"--target": target, "--inputs": inputs, "--include": include, "--exclude": exclude},
                 **{"--batch-size": batch_size},
                 **{"--missing-text": missing_text, "--delimiter": delimiter, "--decimal": decimal},
-                **{"--thousands": thousands, "--encoding": encoding},
+                **{"--skip-unlabelled": skip_unlabelled, "--thousands": thousands, "--encoding": encoding},
                 **{"--task": task != "auto", "--arch": arch != "auto", "--alias": alias != DEFAULT_ALIAS},
                 **{"--epochs": epochs != EPOCHS, "--minutes": minutes != MINUTES},
                 **{"--lr": lr != LEARNING_RATE, "--seed": seed != 0},
@@ -171,7 +177,9 @@ def train(
             if given:
                 say(f"{', '.join(given)}: for tables only. A request says this itself; change it in {path.name}.")
                 raise typer.Exit(exits.USAGE)
-            request = requests.complete(requests.read(path), folder=path.parent, upload=uploading(client, undo))
+            request = requests.read(path)
+            undo.enter_context(_told_scope(_asked_alias(request)[0], "leave `alias_on_success` out"))
+            request = requests.complete(request, folder=path.parent, upload=uploading(client, undo))
             request.setdefault("kind", "train")
             if model is not None:
                 request["output"] = {**request.get("output", {}), "model": model}
@@ -201,6 +209,7 @@ def train(
             session.places = {"/source/upload": path.name, "/dataset": path.name, **_OPTIONS, "": ""}
             kind = TABLES[path.suffix.lower()]
             reading = asked(kind, delimiter, decimal, thousands, encoding, missing_text)
+            undo.enter_context(_told_scope(alias or None, "pass --alias ''"))
             with _told_with(_wrong_options(model, alias, arch), session.places):
                 table = read_table(path, kind, reading)
                 recipe = Recipe(
@@ -216,7 +225,8 @@ def train(
                     seed=seed,
                 )
                 source = {**table.source, "upload": sending(client, undo)(table)}
-                plan = client.plan(source, recipe, name=path.stem[:63].lower(), words=_Spoken(session))
+                source |= {"unlabelled": "skip"} if skip_unlabelled else {}
+                plan = client.plan(source, recipe, name=path.stem[:63].lower(), words=words)
             request = plan.request
             learns = _learns(plan.dataset, request)
             if arch not in _OF_DATA:
@@ -233,10 +243,10 @@ def train(
                 named = {name: value for name, value in plan.source.items() if name not in ("type", "upload")}
                 request = {**request, "dataset": {"type": plan.source["type"], "file": str(path), **named}}
                 say(learns)
-            _show_examination(session, request, examination)
+            _show_examination(session, request, examination, told=words.told)
             return
         before = _before(client, request)
-        job = _submit(client, request)
+        job = client.fitting(client.jobs.submit, request)
         undo.pop_all()
     if learns is not None:
         say(learns)
@@ -283,7 +293,8 @@ def validate(
         show(session.format, found, layers, columns)
     if summary is not None and session.format is Format.TABLE:
         say(f"{summary.parameters:,} parameters, {summary.flops:,} FLOPs a row.")
-    _tell([*found.errors, *found.warnings])
+    for line in sentences([*found.errors, *found.warnings], {}):
+        say(line)
     if not found.valid:
         raise typer.Exit(exits.INVALID)
 
@@ -325,6 +336,28 @@ def _told_with(wrong: Sequence[Entry], places: Mapping[str, str]) -> Iterator[No
         raise
     if any(entry.pointer == "/architecture" for entry in wrong):
         raise ValidationFailed(wrong[0].detail, errors=wrong)
+
+
+@contextmanager
+def _told_scope(alias: str | None, way: str) -> Iterator[None]:
+    """Tell a key of a lesser scope what all of the command needs, whichever of its requests is refused first.
+
+    Args:
+        alias: the one that the job sets, for which it needs more than for training.
+        way: how a version is made that no alias gets.
+    """
+    from service.errors import Forbidden
+
+    try:
+        yield
+    except Forbidden as refused:
+        told = _NEEDS.search(refused.message)
+        if alias is not None and told is not None:
+            refused.message = f"A training that sets the alias {alias} needs the scope publish{told[2]}"
+            enough = "" if told[1] == "publish" else ", for which the scope train is enough"
+            hint = f"Use a key of the scope publish, or {way} to make a version that no alias gets{enough}."
+            refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)
+        raise
 
 
 def _before(client: Client, request: dict[str, Any]) -> Version | None:
@@ -436,12 +469,18 @@ def _answer(version: Version) -> str:
 class _Spoken:
     """What is found in a table, in the command's words."""
 
+    skip = "--skip-unlabelled"
+
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.told: list[str] = []
+        """The warnings that were told."""
 
     def warned(self, entries: Sequence[EntryView]) -> None:
         """The dataset has warnings."""
-        _tell(entries, self._session.places)
+        self.told = sentences(entries, self._session.places)
+        for line in self.told:
+            say(line)
 
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Columns are left out."""
@@ -450,6 +489,10 @@ class _Spoken:
         may = [name for name, reason in reasons.items() if reason != DATES]
         way = f" To learn from {', '.join(may)} too, pass --include {as_option(may)}." if may else ""
         say(f"{left_out_told(reasons)}{way}")
+
+    def rare(self, told: str) -> None:
+        """Classes have one row alone."""
+        say(told)
 
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
         """Columns that are to be left out, or not to be, are none."""
@@ -467,10 +510,11 @@ class _Spoken:
             if one.column.role == "target":
                 way = "pass --task classes, if its values are classes."
             hint = f"{as_options(one.hint)} " if one.hint else ""
-            if not hint and one.column.role == "input":
+            if not hint:
                 texts = one.texts or (one.shown.strip("'\"").strip(),)
                 means = "that means" if len(texts) == 1 else "these mean"
-                hint = f"If {means} no value, pass {missing_options(texts)}. "
+                skip = f" {self.skip}" if one.column.role == "target" else ""
+                hint = f"If {means} no value, pass {missing_options(texts)}{skip}. "
             numbers = f"{one.cells - one.odd} of {one.cells} values are numbers; line {one.line} has {one.shown}"
             others = f", others have {one.others}" if one.others else ""
             mend = "Else mend" if hint.startswith(("If", "Is", "Are")) else "Mend"
@@ -489,37 +533,26 @@ def _architecture(arch: str) -> Any:
     return {"catalogue": arch.removeprefix("catalogue:")} if known else requests.read(Path(arch))
 
 
-def _submit(client: Client, request: dict[str, Any]) -> Job:
-    """Start the job."""
-    from service.errors import Forbidden
+def _show_examination(
+    session: Session, request: dict[str, Any] | None, found: ExaminationView, *, told: Sequence[str] = ()
+) -> None:
+    """Print what a dry run says, but for warnings that were `told` before.
 
-    try:
-        return client.fitting(client.jobs.submit, request)
-    except Forbidden as refused:
-        if "sets an alias" in refused.message:
-            hint = "Pass --alias '' to make a version that no alias gets, or use a key of the scope publish."
-            refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)
-        raise
-
-
-def _show_examination(session: Session, request: dict[str, Any] | None, found: ExaminationView) -> None:
-    """Print what a dry run says; a request that the command made goes to stdout, so that it can be kept in a file."""
+    A request that the command made goes to stdout, so that it can be kept in a file.
+    """
     plan = {name: value for name, value in found.plan.items() if isinstance(value, (int, float, str))}
-    told = {"valid": found.valid, **plan, "memory": found.memory_bytes, "seconds": found.estimate_s}
+    facts = {"valid": found.valid, **plan, "memory": found.memory_bytes, "seconds": found.estimate_s}
     if session.format is Format.TABLE:
-        told["memory"] = size(found.memory_bytes)
-        told["seconds"] = None if found.estimate_s is None else round(found.estimate_s, 1)
+        facts["memory"] = size(found.memory_bytes)
+        facts["seconds"] = None if found.estimate_s is None else round(found.estimate_s, 1)
     if session.format is Format.TABLE and request is not None:
         typer.echo(json.dumps(request, indent=2, ensure_ascii=False))
-        for name, value in told.items():
+        for name, value in facts.items():
             say(f"{name}: {value if value is not None else 'unknown'}")
     else:
-        show_one(session.format, found, told)
-    _tell(found.warnings, session.places)
+        show_one(session.format, found, facts)
+    for line in sentences(found.warnings, session.places):
+        if line not in told:
+            say(line)
     if not found.valid:
         raise typer.Exit(exits.INVALID)
-
-
-def _tell(entries: Iterable[EntryView], places: Mapping[str, str] | None = None) -> None:
-    for line in sentences(entries, places or {}):
-        say(line)

@@ -112,7 +112,7 @@ class Prediction(views.PredictionView):
 
     @property
     def predictions(self) -> list[Any]:
-        """One entry a row: the label of a classifier, the number of a net with one, else what the outputs have of it."""
+        """One entry a row: the label of a classifier, the number of a net with one, else what the outputs have."""
         if isinstance(self.outputs, dict):
             return self.lines()
         names, rows = self._lines()

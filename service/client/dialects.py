@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from service.schemas.datasets import told_delimiter as told_delimiter
 from service.schemas.marks import Marks, marks_of
 
 TABLES: Final = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -27,7 +28,6 @@ _NONE: Final = Marks()
 _LOOKED_AT: Final = 1000
 """Lines of a file whose numbers show their marks."""
 _PIECE: Final = 1 << 20
-_SEP: Final = re.compile(r'\ufeff?"?sep=([,;\t|])"?\r?\n?', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +138,6 @@ def dialect_of(lines: TextIO, reading: Reading) -> Dialect:
         return marked(delimiter, chain.from_iterable(rows), reading)
     except csv.Error:  # the server says what is wrong, and where
         return marked(delimiter, (), reading)
-
-
-def told_delimiter(first: str) -> str | None:
-    """What parts the values by a first line that says nothing else, such as Excel's sep=; before the names."""
-    found = _SEP.fullmatch(first)
-    return None if found is None else found[1]
 
 
 def delimiter_of(first: str) -> str:

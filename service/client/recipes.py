@@ -120,11 +120,18 @@ class Odd:
 class Words(Protocol):
     """How it is told what is found in a table: the command has words of its own."""
 
+    @property
+    def skip(self) -> str:
+        """What leaves out rows whose target has no value."""
+
     def warned(self, entries: Sequence[EntryView]) -> None:
         """The dataset has warnings."""
 
     def left_out(self, reasons: Mapping[str, str]) -> None:
         """Columns are left out, each with the reason."""
+
+    def rare(self, told: str) -> None:
+        """Classes have one row alone."""
 
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
         """Columns that are to be left out, or not to be, are none; `option` is the recipe's word for them."""
@@ -138,6 +145,8 @@ class Words(Protocol):
 
 class AsWarnings:
     """Words for a program: what is told are warnings, what ends it are errors."""
+
+    skip = "skip_unlabelled=True"
 
     def read(self, table: Table) -> None:
         """How a file was read, where that was only found."""
@@ -161,6 +170,10 @@ class AsWarnings:
         may = [name for name, reason in reasons.items() if reason != DATES]
         way = f" To learn from one of these too, name it in `include`: {listed(may)}." if may else ""
         warnings.warn(f"{left_out_told(reasons)}{way}", stacklevel=4)
+
+    def rare(self, told: str) -> None:
+        """Classes have one row alone."""
+        warnings.warn(told, stacklevel=4)
 
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
         """Columns that are to be left out, or not to be, are none."""
@@ -191,7 +204,8 @@ def _remedy(one: Odd) -> str:
     """What to do about odd cells, in Python's words."""
     if one.texts:
         means = "that means" if len(one.texts) == 1 else "these mean"
-        return f"If {means} no value, pass missing_texts={list(one.texts)!r}."
+        skip = f", {AsWarnings.skip}" if one.column.role == "target" else ""
+        return f"If {means} no value, pass missing_texts={list(one.texts)!r}{skip}."
     if one.marks:
         return f"Pass {', '.join(f'{name}={mark!r}' for name, mark in one.marks.items())}."
     return one.hint or "Mend it."
@@ -233,16 +247,17 @@ def keeps_missing(refused: DatasetRefused) -> bool:
     return any('"missing": "keep"' in (entry.hint or "") for entry in gaps)
 
 
-def explained(refused: DatasetRefused, recipe: Recipe) -> DatasetRefused:
+def explained(refused: DatasetRefused, recipe: Recipe, words: Words) -> DatasetRefused:
     """The refusal, with what to do about a target without values, and without columns that somebody has named."""
     of_target = f", column {shorten(recipe.target)}: A value is missing"
-    hint = "Fill these cells in, or take their lines out: what is to be learnt must be known in every row."
+    way = f"pass {words.skip} to leave their rows out"
+    hint = f"Fill these cells in, or {way}: what is to be learnt must be known in every row."
     refused.errors = tuple(
         replace(entry, hint=hint) if of_target in entry.detail else entry
         for entry in refused.errors
         if not any(is_about(entry, column) for column in recipe.taken)
     )
-    return refused
+    return refusals.worded(refused)
 
 
 def is_about(warning: Entry | EntryView, column: str) -> bool:
@@ -295,16 +310,31 @@ def _unfit(column: ColumnView, rows: int) -> str | None:
     return "numbers the rows" if column.dtype == "int" and _IDS.search(column.name) else None
 
 
-def asks_range(dataset: Dataset, task: Task) -> bool:
-    """Whether it depends on the range of the target if that is a class."""
-    return task == "auto" and target_of(dataset).dtype == "int"
+def may_be_class(dataset: Dataset, task: Task) -> bool:
+    """Whether the target is a class, as far as is known without its profile."""
+    return task == "classes" or (task == "auto" and target_of(dataset).dtype != "float")
 
 
-def is_class(dataset: Dataset, task: Task, *, span: float | None) -> bool:
-    """Whether the target is a class; `span` is the difference of its largest and smallest whole number."""
+def is_class(dataset: Dataset, task: Task, target: Mapping[str, Any]) -> bool:
+    """Whether the target is a class, by its profile."""
     if task != "auto":
         return task == "classes"
-    return target_of(dataset).dtype == "text" or (span is not None and span < MOST_CLASSES)
+    dtype = target_of(dataset).dtype
+    return dtype == "text" or (dtype == "int" and target["max"] - target["min"] < MOST_CLASSES)
+
+
+def rare_told(target: Mapping[str, Any]) -> str | None:
+    """That classes have one row alone, and what to do about it, by the profile of the target; None if none has."""
+    rare = target.get("rare")
+    if not rare or not rare["count"]:
+        return None
+    count, names = rare["count"], rare["values"]
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    if count == 1:
+        told, it, them = f"Only one row is of the class {shorten(names[0])}", "it is", "it"
+    else:
+        told, it, them = f"Only one row each is of the classes {listed(names)}{more}", "they are", "them"
+    return f"{told}: no held-out row can tell whether {it} learnt. Add rows of {them}, or leave {them} out of the file."
 
 
 def request_of(dataset: Dataset, recipe: Recipe, *, classes: bool) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import csv
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
@@ -20,44 +22,52 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.engine.mapped import Array, Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, NO_TARGET, Raw, refuse
-from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
+from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
+from service.engine.tables import TableColumn, Unlabelled, assembled, check_rows, chosen, name_mistakes, unlabelled
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
-from service.schemas.datasets import MISSING_NUMBERS, Csv, utf8_hint
+from service.schemas.datasets import MISSING_NUMBERS, Csv, told_delimiter, utf8_hint
 from service.schemas.marks import Marks, is_number, marks_of, read_as
 
 
 def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | None = None) -> Raw:
     """A CSV file with a header line, by strict rules: UTF-8, equal rows, no infinite values, and no missing ones unless
-    the source keeps them.
+    the source keeps them, or leaves out the rows without a target.
 
     Raises:
         DatasetRefused: with line and column of each mistake.
     """
     shelf = shelf or Shelf()
-    names = _header(path, source, at)
+    header = _header(path, source, at)
     wrong: list[Entry] = []
-    columns = chosen(names, source, shelf, at=at, told=wrong)
+    columns = chosen(header.names, source, shelf, at=at, told=wrong)
+    target = next((column for column in columns if column.role == "target"), None)
+    left_out = unlabelled(source)
     try:
-        rows = _read_columns(path, source, len(names), columns, at)
+        rows = _read_columns(path, source, header, columns, target, left_out, at)
         late = [column for column in columns if column.late]
+        if left_out.count and target in late:
+            late = columns  # what is no value among numbers may be a class: other rows are left out
         for column in late:  # these looked like numbers for a while; known to be texts, they are read again
             column.begin()
         if late:
-            _read_columns(path, source, len(names), late, at)
+            left_out = unlabelled(source)
+            rows = _read_columns(path, source, header, late, target, left_out, at)
     except DatasetRefused as refused:
-        read = [column for column in columns if column.lookup]
-        odd = [entry for column in read if (entry := _nearly_numbers(path, source, column, at)) is not None][:_ODD]
+        odd = _odd_columns(path, source, [column for column in columns if column.lookup], target, at)[:_ODD]
         if not wrong and not odd:
             raise
         kept = refused.errors[: MAX_ENTRIES - len(odd)]
-        refuse([*wrong, *kept, *odd], more=refused.more + len(refused.errors) - len(kept))
+        told = [entry for _, entry in odd]
+        refuse([*wrong, *kept, *told], more=refused.more + len(refused.errors) - len(kept))
     if wrong:
         refuse(wrong)
+    left_out.refuse_all(rows, at=at)
     if rows == 0:
         refuse([Entry(f"{at}/upload", "no-rows", "The file has a header line but no rows.")])
-    odd = [entry for column in columns if (entry := _nearly_numbers(path, source, column, at)) is not None]
-    return replace(assembled(source, columns, names, shelf, at=at), warnings=tuple(odd[:MAX_ENTRIES]))
+    raw = assembled(source, columns, header.names, shelf, at=at)
+    warned = [(left_out.first, entry) for entry in left_out.warnings(rows, at=at)]
+    warned = sorted([*warned, *_odd_columns(path, source, columns, target, at)], key=itemgetter(0))
+    return replace(raw, warnings=tuple(entry for _, entry in warned[:MAX_ENTRIES]))
 
 
 def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source: Csv, at: str) -> list[Entry]:
@@ -83,9 +93,7 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
             for line, cell, kind in zip(lines, given, kinds, strict=True):
                 where = f"line {line}, column {shorten(column.name)}"
                 if kind == "missing" and not keep:
-                    detail = f"{where}: A value is missing ({shorten(cell)})."
-                    hint = NO_TARGET if column.role == "target" else _KEEP
-                    found.append(Entry(f"{at}/upload", "missing-value", detail, hint=hint))
+                    found.append(column.lacks_value(f"line {line}", at=f"{at}/upload", cell=cell, hint=_KEEP))
                 elif kind == "infinite":
                     detail = f"{where}: {shorten(cell)} is not a finite float32 number."
                     found.append(Entry(f"{at}/upload", "not-finite", detail))
@@ -101,12 +109,20 @@ def _add(column: TableColumn, cells: Sequence[str], lines: Sequence[int], source
         if members or _are_loose(column.lookup):
             refuse([replace(entry, hint=hint) for entry in refused.errors], more=refused.more)
         raise
-    if column.role == "target":
-        return found
-    return [replace(entry, hint=_KEEP_TEXTS) if entry.code == "missing-value" else entry for entry in found]
+    return found
 
 
-def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> Entry | None:
+def _odd_columns(
+    path: Path, source: Csv, columns: Iterable[TableColumn], target: TableColumn | None, at: str
+) -> list[tuple[int, Entry]]:
+    """Warnings about columns that are nearly of numbers, each with the line that it names, in the file's order."""
+    found = (_nearly_numbers(path, source, column, target, at) for column in columns)
+    return sorted([each for each in found if each is not None], key=itemgetter(0))
+
+
+def _nearly_numbers(
+    path: Path, source: Csv, column: TableColumn, target: TableColumn | None, at: str
+) -> tuple[int, Entry] | None:
     """A warning about a column that a few cells, or how numbers are written in all, make one of texts, not numbers."""
     if not column.is_text or column.free or column.role == "kept" or (column.role == "target" and source.classes):
         return None
@@ -122,7 +138,8 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = islice(_records(file, source.delimiter, at), 1, None)
-        sound = ((line, row) for line, row in records if len(row) > column.index)
+        last = max(column.index, column.index if target is None else target.index)
+        sound = _labelled(((line, row) for line, row in records if len(row) > last), source, target)
         line, cell = next((line, row[column.index]) for line, row in sound if row[column.index].strip() in odd)
     are = "is" if count == 1 else "are"
     others = [repr(text[:64]) for text in odd if text != cell.strip() and not members]
@@ -131,8 +148,7 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
     where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r}{also})"
     detail = f"Column {shorten(column.name)} is taken as texts: {where}."
     hint = "Mend it in the file, or leave the column out."
-    if column.role == "input":
-        hint += _NAME_IT
+    hint += {"input": _NAME_IT, "target": _NAME_NO_LABEL}.get(column.role, "")
     if members or _GROUPED.fullmatch(cell.strip()):
         hint = by_marks
     elif source.decimal == "." and _DECIMAL_COMMA.fullmatch(cell.strip()):
@@ -141,13 +157,16 @@ def _nearly_numbers(path: Path, source: Csv, column: TableColumn, at: str) -> En
         hint = f"By the source, numbers have a decimal comma: {cell.strip().replace('.', ',')}."
     elif as_numbers:
         hint = by_marks
-    expected = json.dumps(members) if members else _as_missing(source, odd) if hint.endswith(_NAME_IT) else None
-    return Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint, expected=expected)
+    expected = json.dumps(members) if members else None
+    if not members and hint.endswith((_NAME_IT, _NAME_NO_LABEL)):
+        expected = _as_missing(source, odd, column)
+    return line, Entry(f"{at}/upload", "nearly-numbers", detail, hint=hint, expected=expected)
 
 
-def _as_missing(source: Csv, odd: Iterable[str]) -> str | None:
-    """The members of a source that take these texts for missing values, as JSON; None where they are too many."""
+def _as_missing(source: Csv, odd: Iterable[str], column: TableColumn) -> str | None:
+    """The members of a source that take texts of a column for missing values, as JSON; None where they are too many."""
     members: dict[str, Any] = {"missing": "keep", "missing_texts": [*source.missing_texts, *odd]}
+    members |= {"unlabelled": "skip"} if column.role == "target" else {}
     try:
         Csv.model_validate({**source.model_dump(), **members})
     except ValidationError:
@@ -155,6 +174,10 @@ def _as_missing(source: Csv, odd: Iterable[str]) -> str | None:
     return json.dumps(members, ensure_ascii=False)
 
 
+_NAME_NO_LABEL: Final = (
+    ' Where such a cell means no value, leave its row out: "missing": "keep", "missing_texts": [...], "unlabelled": '
+    '"skip" in the source.'
+)
 _NAME_IT: Final = ' Where such a cell means no value, name it: "missing": "keep", "missing_texts": [...] in the source.'
 
 
@@ -195,6 +218,9 @@ def _other_marks(source: Csv, texts: Sequence[str]) -> tuple[str, dict[str, str]
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
 
+_SHORT: Final = 64
+"""So many characters of the first line tell whether it only names what parts the values."""
+
 _SHOWN: Final = 3
 """Cells that are no numbers, beside the first one, in the warning about their column."""
 
@@ -202,10 +228,21 @@ _ODD: Final = 5
 """Columns that are nearly of numbers, and are told of beside what else is wrong with a file."""
 
 _KEEP: Final = 'Write "missing": "keep" in the source, and fill it with the step {"type": "impute"}.'
-_KEEP_TEXTS: Final = 'Write "missing": "keep" in the source.'
 
 
-def _header(path: Path, source: Csv, at: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The line that names the columns: which it is, the names, and how many values it and all rows have.
+
+    The values beyond the names are empty in every row: columns at the right end, as spreadsheets leave them.
+    """
+
+    line: int
+    names: list[str]
+    width: int
+
+
+def _header(path: Path, source: Csv, at: str) -> _Header:
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(file, source.delimiter, at)
         first, second = next(records, None), next(records, None)
@@ -214,30 +251,62 @@ def _header(path: Path, source: Csv, at: str) -> list[str]:
     if second is None:
         hint = "Were the ends of its lines lost? curl -d takes them away: send it with --data-binary."
         refuse([Entry(f"{at}/upload", "no-rows", "The file is one line: a header line but no rows.", hint=hint)])
-    names = [name.strip() for name in first[1]]
+    line, names = first[0], [name.strip() for name in first[1]]
+    if not names:
+        detail = f"line {line}: an empty line; the first line must name the columns."
+        refuse([Entry(f"{at}/upload", "bad-column-name", detail, hint="Take out what stands above the names.")])
     other = max(_DELIMITERS, key=names[0].count)
     if len(names) == 1 and other in names[0]:
-        detail = f"line 1: the only column would be {shorten(names[0])}, which looks like several."
-        sign = json.dumps(other, ensure_ascii=False)
-        hint = f'Are values parted by another character? Write "delimiter": {sign} in the source.'
+        detail = f"line {line}: the only column would be {shorten(names[0])}, which looks like several."
+        hint = f"Are values parted by another character? {_write_delimiter(other)}"
         refuse([Entry(f"{at}/delimiter", "wrong-delimiter", detail, hint=hint, got=source.delimiter)])
+    width, filled = len(names), None
+    while names and not names[-1]:
+        names.pop()
+    if names and len(names) < width:
+        filled = _first_filled(path, source, len(names), at)
+    if not names or filled is not None:
+        names += [""] * (width - len(names))
     if len(names) > MAX_COLUMNS:
         refuse([Entry(f"{at}/upload", "too-large", f"The file has more than {MAX_COLUMNS} columns.")])
     hint = "The first line must name the columns, with 1 to 200 printable characters each."
-    found = name_mistakes(names, at=at, where="line 1", hint=hint)
+    found = name_mistakes(names, at=at, where=f"line {line}", hint=hint, filled=filled)
     if found:
         refuse(found)
-    return names
+    return _Header(line, names, width)
 
 
-def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableColumn], at: str) -> int:
-    """Feed the file to `columns` in blocks; the number of rows.
+def _write_delimiter(sign: str) -> str:
+    return f'Write "delimiter": {json.dumps(sign)} in the source.'
+
+
+def _first_filled(path: Path, source: Csv, named: int, at: str) -> str | None:
+    """Where the first value stands below the columns behind the named ones; None where all of these are empty."""
+    with path.open(encoding="utf-8-sig", newline="") as file, suppress(DatasetRefused):  # that is told when it is read
+        for line, cells in islice(_records(file, source.delimiter, at), 1, None):
+            for cell in cells[named:]:
+                if cell.strip():
+                    return f"line {line} has {shorten(cell)}"
+    return None
+
+
+def _read_columns(
+    path: Path,
+    source: Csv,
+    header: _Header,
+    columns: Sequence[TableColumn],
+    target: TableColumn | None,
+    left_out: Unlabelled,
+    at: str,
+) -> int:
+    """Feed the file to `columns` in blocks; the number of rows that were taken, the others are counted in `left_out`.
 
     Raises:
         DatasetRefused: with the first mistakes of all blocks, and how many more there are.
     """
     rows = more = 0
     mistakes: list[Entry] = []
+    width = len(header.names)
     all_numbers = not source.missing_texts and not any(column.is_text for column in columns)
     block_rows = max(1, 400_000 // width)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -245,12 +314,19 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableCo
         next(records)
         try:
             while block := list(islice(records, block_rows)):
-                rows += len(block)
-                check_rows(rows, width, at=at)
-                found = _ragged(block, width, at)
+                found = _ragged(block, header, at)
                 if found:  # in the other rows may be more mistakes
-                    block = [(line, cells) for line, cells in block if len(cells) == width]
-                if all_numbers:  # row by row, as the cells lie in memory: twice as fast as column by column
+                    block = [(line, cells) for line, cells in block if len(cells) == header.width]
+                if header.width > width:
+                    block = [(line, cells[:width]) for line, cells in block]
+                if left_out.target is not None and target is not None:
+                    _settle(block, source, target)
+                    lines = [line for line, _ in block]
+                    block = list(_labelled(block, source, target))
+                    left_out.skip(sorted(set(lines).difference(line for line, _ in block)))
+                rows += len(block) + len(found)
+                check_rows(rows, width, at=at)
+                if all_numbers and block:  # row by row, as the cells lie in memory: twice as fast as by column
                     matrix = _parse(list(chain.from_iterable(cells for _, cells in block)), _marks(source))
                     all_numbers = matrix is not None
                     if matrix is not None:
@@ -275,15 +351,45 @@ def _read_columns(path: Path, source: Csv, width: int, columns: Sequence[TableCo
     return rows
 
 
-def _ragged(block: Sequence[tuple[int, list[str]]], width: int, at: str) -> list[Entry]:
+def _ragged(block: Sequence[tuple[int, list[str]]], header: _Header, at: str) -> list[Entry]:
     """The rows of another length than the first line."""
     found = []
+    has = f"names {header.width} columns"
+    if len(header.names) < header.width:
+        has = f"has {header.width} columns, {len(header.names)} of them with a name"
     for line, cells in block:
-        if len(cells) != width:
+        if len(cells) != header.width:
             told = f"{len(cells)} values" if cells else "an empty line"
-            detail = f"line {line}: {told}, but line 1 names {width} columns."
+            detail = f"line {line}: {told}, but line {header.line} {has}."
             found.append(Entry(f"{at}/upload", "ragged-row", detail))
     return found
+
+
+def _labelled(
+    rows: Iterable[tuple[int, list[str]]], source: Csv, target: TableColumn | None
+) -> Iterator[tuple[int, list[str]]]:
+    """Those of the rows whose target has a value, where the source leaves out the others, else all."""
+    if target is None or source.unlabelled == "refuse":
+        yield from rows
+        return
+    lacks = _no_values(source, target)
+    yield from ((line, cells) for line, cells in rows if cells[target.index].strip().lower() not in lacks)
+
+
+def _no_values(source: Csv, target: TableColumn) -> frozenset[str]:
+    """What a target without a value has in its cell, in lower case; among classes, words such as none are classes."""
+    empty = frozenset({""}) if target.is_text else MISSING_NUMBERS
+    return empty | {text.lower() for text in source.missing_texts}
+
+
+def _settle(block: Sequence[tuple[int, list[str]]], source: Csv, target: TableColumn) -> None:
+    """Turn a target into one of texts with the first block that has a text in it, before rows of that are left out."""
+    if target.is_text:
+        return
+    values = [cells[target.index] for _, cells in _labelled(block, source, target)]
+    marks = _marks(source)
+    if _parse(values, marks) is None and any(_cell_kind(value, marks) == "text" for value in values):
+        target.turn()
 
 
 def _line_of(entry: Entry) -> int:
@@ -291,12 +397,22 @@ def _line_of(entry: Entry) -> int:
 
 
 def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[str]]]:
-    """Records with the line each begins on; empty lines at the end are left out."""
-    begins = 1
+    """Records with the line each begins on; empty lines at the end are left out, and a first one such as sep=;."""
+    above = 0
     empty: list[tuple[int, list[str]]] = []
     csv.field_size_limit(MAX_FIELD)  # of the process; nothing else here reads CSV
-    reader = csv.reader(_lines(file, at), delimiter=delimiter, strict=True)
+    begins = 1
     try:
+        told = told_delimiter(file.readline(_SHORT))
+        if told is None:
+            file.seek(0)
+        elif told == delimiter:
+            begins, above = 2, 1
+        else:
+            detail = f"line 1: the file says that {shorten(told)} parts its values."
+            way, members = _write_delimiter(told), json.dumps({"delimiter": told})
+            refuse([Entry(f"{at}/delimiter", "wrong-delimiter", detail, hint=way, expected=members, got=delimiter)])
+        reader = csv.reader(_lines(file, at, above), delimiter=delimiter, strict=True)
         for cells in reader:
             if cells:
                 yield from empty
@@ -304,7 +420,7 @@ def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[
                 yield begins, cells
             else:
                 empty.append((begins, cells))
-            begins = reader.line_num + 1
+            begins = above + reader.line_num + 1
     except csv.Error as error:
         what = str(error)
         if "end of data" in what:
@@ -322,8 +438,8 @@ def _records(file: TextIO, delimiter: str, at: str) -> Iterator[tuple[int, list[
         refuse([Entry(f"{at}/upload", "bad-encoding", detail, hint=utf8_hint(error.object))], because=error)
 
 
-def _lines(file: TextIO, at: str) -> Iterator[str]:
-    number = 0
+def _lines(file: TextIO, at: str, number: int) -> Iterator[str]:
+    """The lines behind the one with this number, which are no longer than is read."""
     while line := file.readline(MAX_LINE):
         number += 1
         if len(line) == MAX_LINE:

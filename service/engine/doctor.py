@@ -144,7 +144,7 @@ def _of_source(members: Mapping[str, Any], body: Mapping[str, Any]) -> Patch | N
     if not isinstance(body.get("dataset"), Mapping):
         return None
     patch = [{"op": "add", "path": f"/dataset/{name}", "value": value} for name, value in members.items()]
-    if "missing" not in members:
+    if "missing" not in members or "unlabelled" in members:  # the missing values are those of the target
         return patch
     steps, impute = body.get("preprocessing") or [], {"type": "impute"}
     if not steps:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -15,8 +16,8 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from service.engine.mapped import Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_LINE, NO_TARGET, Raw, refuse
-from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
+from service.engine.readers import FLOAT32_MAX, MAX_LINE, Raw, refuse
+from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes, unlabelled
 from service.errors import MAX_ENTRIES, Entry, shorten
 from service.schemas.datasets import JsonLines
 from service.schemas.document import nearest_hint
@@ -40,9 +41,15 @@ def read_json_lines(path: Path, source: JsonLines, *, at: str = "/source", shelf
     columns = chosen(names, source, shelf, at=at)
     readers = [_Member(column, keep=source.missing == "keep" and column.role != "target") for column in columns]
     known = frozenset(names)
+    left_out = unlabelled(source)
     rows = 0
     objects = _objects(path, at)
     while block := list(islice(objects, max(1, 100_000 // len(names)))):
+        if left_out.target is not None:
+            left_out.skip([line for line, members in block if not _has_value(members.get(left_out.target))])
+            block = [(line, members) for line, members in block if _has_value(members.get(left_out.target))]
+            if not block:
+                continue
         rows += len(block)
         check_rows(rows, len(names), at=at)
         mistakes = [
@@ -62,9 +69,16 @@ def read_json_lines(path: Path, source: JsonLines, *, at: str = "/source", shelf
         if mistakes:
             mistakes.sort(key=lambda entry: int(entry.detail.removeprefix("line ").partition(":")[0].partition(",")[0]))
             refuse(mistakes[:MAX_ENTRIES])
+    left_out.refuse_all(rows, at=at)
     for reader in readers:
         reader.end(at=at)
-    return assembled(source, columns, names, shelf, at=at)
+    raw = assembled(source, columns, names, shelf, at=at)
+    return replace(raw, warnings=left_out.warnings(rows, at=at))
+
+
+def _has_value(value: object) -> bool:
+    """Whether a target is there: neither null nor an empty text."""
+    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 class _Member:
@@ -95,8 +109,7 @@ class _Member:
             if column.is_text and column.role == "target" and type(value) is int:
                 value = str(value)  # class names that are whole numbers
             if value is None and not self._keep:
-                hint = NO_TARGET if column.role == "target" else 'Write "missing": "keep" in the source.'
-                found.append(Entry(f"{at}/upload", "missing-value", f"{where}: A value is missing.", hint=hint))
+                found.append(column.lacks_value(f"line {line}", at=f"{at}/upload"))
             elif value is not None and type(value) not in wanted:
                 kind = "a text" if column.is_text else "a number"
                 detail = f"{where}: The values before are {kind}, this one is not ({shorten(value)})."

@@ -6,14 +6,15 @@ decoded; integers, floats, booleans, texts and times are read, nothing else.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from service.engine.mapped import Array, Shelf
-from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, NO_TARGET, Raw, refuse
-from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes
+from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, Raw, refuse
+from service.engine.tables import TableColumn, assembled, check_rows, chosen, name_mistakes, unlabelled
 from service.errors import MAX_ENTRIES, Entry, shorten
 from service.schemas.datasets import Parquet
 
@@ -60,18 +61,28 @@ def read_parquet(path: Path, source: Parquet, *, at: str = "/source", shelf: She
             if mistakes:
                 refuse(mistakes[:MAX_ENTRIES])
             keep = source.missing == "keep"
+            left_out = unlabelled(source)
+            kept = 0
             wanted = [column.name for column in columns]
             size = max(1, min(65_536, 2_000_000 // max(1, len(wanted))))
             for batch in file.iter_batches(batch_size=size, columns=wanted, use_threads=False):
                 told: list[Entry] = []
-                for column in columns:
-                    cells = batch.column(batch.schema.get_field_index(column.name))
-                    _add(column, str(types[column.name]), cells, rows, keep and column.role != "target", told, at)
+                places = np.arange(rows, rows + batch.num_rows)
+                rows += batch.num_rows
+                if left_out.target is not None:
+                    labelled = _has_value(batch.column(left_out.target), str(types[left_out.target]))
+                    left_out.skip(places[~labelled].tolist())
+                    batch, places = batch.filter(pa.array(labelled)), places[labelled]
+                kept += len(places)
+                for column in columns if len(places) else ():
+                    cells = batch.column(column.name)
+                    _add(column, str(types[column.name]), cells, places, keep and column.role != "target", told, at)
                 if told:
                     refuse(told[:MAX_ENTRIES])
-                rows += batch.num_rows
-                check_rows(rows, len(names), at=at)
-            return assembled(source, columns, names, shelf, at=at)
+                check_rows(kept, len(names), at=at)
+            left_out.refuse_all(kept, at=at)
+            raw = assembled(source, columns, names, shelf, at=at)
+            return replace(raw, warnings=left_out.warnings(kept, at=at, word="row"))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         detail = f"The Parquet file is damaged: {shorten(str(error).splitlines()[0] if str(error) else 'unreadable')}."
         refuse([Entry(f"{at}/upload", "bad-archive", detail)], because=error)
@@ -99,38 +110,42 @@ def _kind(kind: Any, column: TableColumn, at: str) -> str | Entry:
     return Entry(f"{at}/upload", "wrong-type", detail, hint=hint, expected="numbers or texts", got=shorten(str(kind)))
 
 
-def _add(column: TableColumn, kind: str, cells: Any, first: int, keep: bool, found: list[Entry], at: str) -> None:
-    """Give the cells of one batch to a column."""
+def _has_value(cells: Any, kind: str) -> Array:
+    """Which cells [rows] of a target are there: neither null nor NaN nor an empty text."""
+    from pyarrow import types
+
+    if types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    if kind == "number":
+        return ~np.isnan(_numbers(cells))
+    return np.array([each is not None and bool(str(each).strip()) for each in cells.to_pylist()], dtype=bool)
+
+
+def _add(column: TableColumn, kind: str, cells: Any, rows: Array, keep: bool, found: list[Entry], at: str) -> None:
+    """Give the cells of one batch to a column; `rows` are their numbers in the file."""
     from pyarrow import types
 
     where = f"{at}/upload"
     name = shorten(column.name)
-
-    def missing(row: int) -> None:
-        hint = NO_TARGET if column.role == "target" else 'Write "missing": "keep" in the source.'
-        detail = f"row {first + row}, column {name}: A value is missing."
-        found.append(Entry(where, "missing-value", detail, hint=hint))
-
     if kind in ("text", "time"):
         values = cells.to_pylist()
         texts = [None if each is None else each.isoformat() if kind == "time" else str(each) for each in values]
         if kind == "text":
             texts = [None if text is None or (keep and not text.strip()) else text for text in texts]
         if not keep:
-            for row in [row for row, text in enumerate(texts) if text is None][:MAX_ENTRIES]:
-                missing(row)
+            lacking = [row for row, text in zip(rows.tolist(), texts, strict=True) if text is None]
+            found += [column.lacks_value(f"row {row}", at=where) for row in lacking[:MAX_ENTRIES]]
             texts = ["-" if text is None else text for text in texts]  # told above
-        column.add_texts(texts, [f"row {first + row}" for row in range(len(texts))], found, at=where)
+        column.add_texts(texts, [f"row {row}" for row in rows.tolist()], found, at=where)
         return
     if types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
     numbers: Array = _numbers(cells)
     absent = np.isnan(numbers)
     if not keep:
-        for row in np.flatnonzero(absent)[:MAX_ENTRIES].tolist():
-            missing(row)
-    for row in np.flatnonzero(~absent & ~(np.abs(numbers) <= FLOAT32_MAX))[:MAX_ENTRIES].tolist():
-        detail = f"row {first + row}, column {name}: {numbers[row]} is not a finite float32 number."
+        found += [column.lacks_value(f"row {row}", at=where) for row in rows[absent][:MAX_ENTRIES].tolist()]
+    for i in np.flatnonzero(~absent & ~(np.abs(numbers) <= FLOAT32_MAX))[:MAX_ENTRIES].tolist():
+        detail = f"row {rows[i]}, column {name}: {numbers[i]} is not a finite float32 number."
         found.append(Entry(where, "not-finite", detail))
     column.add_numbers(numbers)
 

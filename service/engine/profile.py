@@ -62,8 +62,9 @@ def profile(folder: Path, manifest: DatasetManifest) -> dict[str, Any]:
         `columns`, each with name, role, dtype, missing and, for numbers, min, max, mean, std and a histogram; for texts
         and classes the number of distinct ones and the most frequent; for free text its lengths in characters. An array
         is one column of all its elements. `sampled`, how many rows the numbers are from where these are too many to
-        look at all, else None; counts of missing values, texts and classes are of all rows even so. `warnings`, each
-        an entry with a hint: what to add to the request.
+        look at all, else None; counts of missing values, texts and classes are of all rows even so. A target of
+        classes, or of few whole numbers, has `rare`: the `count` of those that one row alone has, and the first ten as
+        `values`. `warnings`, each an entry with a hint: what to add to the request.
     """
     examples = open_dataset(folder, manifest)
     sample = _sample(manifest)
@@ -135,6 +136,8 @@ def _profiled(examples: Examples, column: Column, place: int, sample: Sequence[s
         ends = examples.texts[place].ends
         return found | _summary(np.diff(ends, prepend=0))
     stored = _stored(examples, column, place)
+    if column.role == "target" and column.dtype != "float" and stored.size == examples.rows:
+        found |= _rare(stored, column.classes)
     if column.classes is not None:
         counts = np.bincount(stored[stored >= 0], minlength=len(column.classes))
         order = np.argsort(-counts, kind="stable")[:_TOP]
@@ -144,6 +147,16 @@ def _profiled(examples: Examples, column: Column, place: int, sample: Sequence[s
     if sample is not None and len(stored) == examples.rows:
         stored = np.concatenate([stored[block] for block in sample])
     return found | _summary(stored)
+
+
+def _rare(targets: Array, classes: Sequence[str] | None) -> dict[str, Any]:
+    """The classes, or the whole numbers if these may be classes, that one row alone has."""
+    values, counts = np.unique(np.asarray(targets).reshape(-1), return_counts=True)
+    if classes is None and len(values) > _FEW_CATEGORIES:
+        return {}
+    single = values[counts == 1].astype(np.int64)
+    named = [str(value) if classes is None else classes[value] for value in single[:_TOP].tolist()]
+    return {"rare": {"count": len(single), "values": named}}
 
 
 def _summary(values: Array) -> dict[str, Any]:
@@ -158,7 +171,8 @@ def _summary(values: Array) -> dict[str, Any]:
         return {"min": None, "max": None, "mean": None, "std": None, "histogram": {"edges": [], "counts": []}}
     mean = total / count
     squares = 0.0
-    counts, edges = np.zeros(_BINS, dtype=np.int64), np.histogram_bin_edges([low, high], bins=_BINS)
+    edges = _edges(low, high)
+    counts = np.zeros(len(edges) - 1, dtype=np.int64)
     for piece in _pieces(values):
         numbers = piece.astype(np.float64)
         squares += float(np.square(numbers - mean).sum())
@@ -170,6 +184,15 @@ def _summary(values: Array) -> dict[str, Any]:
         "std": math.sqrt(squares / count),
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
+
+
+def _edges(low: float, high: float) -> Array:
+    """The edges of the bins of a histogram: fewer than usual where so many numbers do not lie in the range."""
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    if low == high:  # so large that the half is lost
+        low, high = np.nextafter(low, -math.inf), np.nextafter(high, math.inf)
+    return np.unique(np.linspace(low, high, _BINS + 1))
 
 
 def _warnings(examples: Examples, columns: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:

@@ -30,8 +30,13 @@ MAX_FIELD: Final = 65_536
 MAX_LINE: Final = 2**24
 MAX_MEMBERS: Final = 1024
 MAX_RANK: Final = 7
-NO_TARGET: Final = "Fill it in, or leave its row out: what is to be learnt must be known in every row."
+NO_TARGET: Final = (
+    'Fill it in, or write "unlabelled": "skip" in the source to leave such rows out: what is to be learnt must be '
+    "known in every row."
+)
 """What to do about a missing target."""
+SKIP_UNLABELLED: Final = '{"unlabelled": "skip"}'
+"""The member of a source that leaves such rows out, as JSON."""
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 MAX_BYTES: Final = 2**32

@@ -21,6 +21,8 @@ from service.engine.readers import (
     MAX_COLUMNS,
     MAX_FIELD,
     MAX_TEXT,
+    NO_TARGET,
+    SKIP_UNLABELLED,
     Raw,
     bad_text,
     check_class_names,
@@ -81,6 +83,21 @@ class TableColumn:
         self.begin()
         self.late = seen
 
+    def lacks_value(self, place: str, *, at: str, cell: str | None = None, hint: str | None = None) -> Entry:
+        """The mistake that a value is missing where there must be one.
+
+        Args:
+            place: the line or the row.
+            at: pointer to the upload.
+            cell: what stands there, where something may.
+            hint: what to do, other than keeping missing values.
+        """
+        stands = "" if cell is None else f" ({shorten(cell)})"
+        detail = f"{place}, column {shorten(self.name)}: A value is missing{stands}."
+        if self.role == "target":
+            return Entry(at, "missing-value", detail, hint=NO_TARGET, expected=SKIP_UNLABELLED)
+        return Entry(at, "missing-value", detail, hint=hint or 'Write "missing": "keep" in the source.')
+
     def add_numbers(self, numbers: Array) -> None:
         """Take float64 numbers, NaN for what is missing."""
         self.missing += int(np.isnan(numbers).sum())
@@ -98,7 +115,9 @@ class TableColumn:
             if problem := bad_text(text):
                 code, detail = problem
                 found += [
-                    Entry(at, code, f"{place}, column {shorten(self.name)}: {detail}")
+                    self.lacks_value(place, at=at)
+                    if code == "missing-value"
+                    else Entry(at, code, f"{place}, column {shorten(self.name)}: {detail}")
                     for place, other in zip(places, texts, strict=True)
                     if other == text
                 ]
@@ -138,6 +157,44 @@ class TableColumn:
                 return None
             seconds.append((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
         return np.array([*seconds, np.nan])[self.values.whole()]
+
+
+@dataclass(slots=True)
+class Unlabelled:
+    """The rows that are left out of a table since their target has no value; none are where `target` is None."""
+
+    target: str | None
+    count: int = 0
+    first: int = 0
+    """Line or row of the first."""
+
+    def skip(self, places: Sequence[int]) -> None:
+        """Count the rows at these places, in the order of the file."""
+        if places and not self.count:
+            self.first = places[0]
+        self.count += len(places)
+
+    def refuse_all(self, kept: int, *, at: str) -> None:
+        """Refuse a table of which no row is left."""
+        if self.count and not kept:
+            detail = f"None of {self.count} rows has a value in column {shorten(self.target)}: all would be left out."
+            hint = "Is it the column that is to be learnt?"
+            refuse([Entry(f"{at}/target", "no-rows", detail, hint=hint)])
+
+    def warnings(self, kept: int, *, at: str, word: str = "line") -> tuple[Entry, ...]:
+        """The warning that counts the rows, where there are any."""
+        if not self.count:
+            return ()
+        are = "is" if self.count == 1 else "are"
+        which = f"{word} {self.first}{' is the first' if self.count > 1 else ''}"
+        why = f"without a value in column {shorten(self.target)}"
+        detail = f"{self.count} of {kept + self.count} rows {are} left out, {why} ({which})."
+        return (Entry(f"{at}/upload", "unlabelled-rows", detail),)
+
+
+def unlabelled(source: Table) -> Unlabelled:
+    """What counts the rows that a source leaves out."""
+    return Unlabelled(source.target if source.unlabelled == "skip" else None)
 
 
 def chosen(
@@ -229,14 +286,26 @@ def chosen(
     return columns
 
 
-def name_mistakes(names: Sequence[str], *, at: str, where: str, hint: str | None = None) -> list[Entry]:
-    """What is wrong with the names of a file's columns; `where` says where in the file they stand."""
+def name_mistakes(
+    names: Sequence[str], *, at: str, where: str, hint: str | None = None, filled: str | None = None
+) -> list[Entry]:
+    """What is wrong with the names of a file's columns.
+
+    Args:
+        names: of the columns.
+        at: pointer to the source.
+        where: where in the file they stand.
+        hint: what to do about a name that is none.
+        filled: where a value stands in one of the columns without a name.
+    """
     found = []
     nameless = [i + 1 for i, name in enumerate(names) if not name]
     if nameless:
         several = len(nameless) > 1
         which = f"columns {', '.join(map(str, nameless))[:60]} have" if several else f"column {nameless[0]} has"
         way = "Delete empty columns where the file was made."
+        if filled is not None:
+            way = f"Name {'them' if several else 'it'}, or delete what stands there: {filled}."
         if len(nameless) >= len(names) - 1 > 0:
             way = "The first line must have the names of the columns: take out what stands above them."
         found.append(Entry(f"{at}/upload", "bad-column-name", f"{where}: {which} no name.", hint=way))

@@ -5,6 +5,7 @@ Knows no file and no array: reading and generating is `engine/data`, keeping is 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
@@ -114,6 +115,7 @@ class _Table(Document):
     example [1, 28, 28]. `classes` fixes the order of the classes, else they are sorted. `kept` names columns that are
     no inputs and are stored all the same, for a split by time or by a column. `missing` "keep" takes empty cells as
     missing values, for the step `impute`. `free_text` names input columns of sentences, for the step `tokens`.
+    `unlabelled` "skip" leaves the rows out whose target has no value, and a warning counts them.
     """
 
     upload: UploadId
@@ -126,6 +128,9 @@ class _Table(Document):
     kept: Annotated[tuple[ColumnName, ...], Field(max_length=1000)] = ()
     missing: Literal["refuse", "keep"] = "refuse"
     free_text: Annotated[tuple[ColumnName, ...], Field(max_length=100)] = ()
+    unlabelled: Annotated[
+        Literal["refuse", "skip"], Field(exclude_if=lambda way: way == "refuse")  # older digests have none
+    ] = "refuse"
 
     @model_validator(mode="after")
     def _one_role_each(self) -> _Table:
@@ -141,9 +146,21 @@ class _Table(Document):
             ]
         if self.target is not None and self.target in self.kept:
             found.append(Entry("/kept", "invalid", "The target is stored anyway; a split can go by it."))
+        if self.unlabelled == "skip" and self.target is None:
+            detail = "Only rows with a target can lack its value, and none is named."
+            found.append(Entry("/unlabelled", "invalid", detail, hint="Name the column that is to be learnt."))
         if found:
             raise disagreement(*found)
         return self
+
+
+_TOLD: Final = re.compile(r'\ufeff?"?sep=([,;\t|])"?\r?\n?', re.IGNORECASE)
+
+
+def told_delimiter(first: str) -> str | None:
+    """What parts the values by a first line that says nothing else, such as Excel's sep=; before the names."""
+    found = _TOLD.fullmatch(first)
+    return None if found is None else found[1]
 
 
 MISSING_NUMBERS: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."})
@@ -158,6 +175,9 @@ class Csv(_Table):
     stands for any space within a line, "'" for ’ too. It is not the decimal mark; where it is the delimiter too,
     numbers that have it stand in quotes. `missing_texts` are cells that are missing values too, in every column and in
     any case, such as "unknown" or "-9999"; they need `missing` "keep".
+
+    A first line that is only sep=; or the like, as Excel writes it, is skipped if it names the `delimiter`. Columns at
+    the right end that have no name and no value in any row are left out.
     """
 
     type: Literal["csv"]

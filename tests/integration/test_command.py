@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -526,7 +527,15 @@ class TestFromDataToPredictions:
         assert "is taken as texts" in run(*common, "--inputs", "area_m2,rooms").stderr
         assert "from rooms (numbers) and area_m2, site (texts)." in run(*common, "--include", "area_m2").stderr
         as_target = ("train", path, "--target", "area_m2", "--model", "ca")
-        assert run(*as_target, code=7).stderr.endswith("or pass --task classes, if its values are classes.\n")
+        refused = run(*as_target, code=7).stderr
+        option = f"--missing-text 'ca. {lines[9].split(',')[0]}' --skip-unlabelled"
+        assert refused.endswith(
+            f"If that means no value, pass {option}. Else mend the file; or pass --task classes, if its values are "
+            "classes.\n"
+        )
+        assert "1 of 80 rows is left out, without a value in column 'area_m2' (line 10)." in (
+            run(*as_target, *shlex.split(option), "--dry-run").stderr
+        )
 
     def test_a_text_that_means_a_missing_value_is_one_in_training_and_in_prediction(
         self, run: Command, homes: Path, tmp_path: Path
@@ -726,8 +735,70 @@ class TestFromDataToPredictions:
         assert run("train", path, "--target", "price", "--model", "gaps", code=7).stderr.splitlines() == [
             "The data cannot be read as a dataset:",
             "gaps.csv: lines 5, 15, 25 and 5 more, column 'price': A value is missing (''). Fill these cells in, or "
-            "take their lines out: what is to be learnt must be known in every row.",
+            "pass --skip-unlabelled to leave their rows out: what is to be learnt must be known in every row.",
         ]
+
+    def test_rows_without_a_label_are_left_out_at_a_wish(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        head, *lines = homes.read_text().splitlines()
+        path = tmp_path / "unsold.csv"
+        path.write_text("\n".join([head, *lines[:40], "70,2,n,", "80,3,s,NA", *lines[40:]]) + "\n")
+        common = ("train", path, "--target", "price", "--model", "unsold", "--epochs", 1, "--skip-unlabelled")
+        told = "2 of 82 rows are left out, without a value in column 'price' (line 42 is the first).\n"
+        dry = run(*common, "--dry-run")
+        source = json.loads(dry.stdout)["dataset"]
+        done = run(*common, "--wait", "-o", "json")
+        job = json.loads(done.stdout)
+        options = ("datasets", "add", path, "--target", "price")
+        added = run(*options, "--skip-unlabelled", "-o", "json")
+
+        assert (source["unlabelled"], source["target"]) == ("skip", "price")
+        assert f"unsold.csv: {told}" in done.stderr
+        assert dry.stderr.count(told) == 1
+        assert [warning["code"] for warning in job["warnings"]] == ["unlabelled-rows"]
+        assert json.loads(added.stdout)["rows"] == 80
+        assert added.stderr == f"unsold.csv: {told}"
+        refused = run(*options, code=7).stderr
+        assert "Fill it in, or pass --skip-unlabelled to leave such rows out: what is to be learnt" in refused
+        (tmp_path / "request.json").write_text("{}")
+        assert "--skip-unlabelled: for tables only." in (
+            run("train", tmp_path / "request.json", "--skip-unlabelled", code=2).stderr
+        )
+        assert run("datasets", "add", tmp_path / "x.npz", "--skip-unlabelled", code=2).stderr == (
+            "--skip-unlabelled is for tables: CSV, JSON lines, Parquet.\n"
+        )
+        assert run("datasets", "add", homes, "--skip-unlabelled", code=7).stderr.endswith(
+            "--skip-unlabelled: Only rows with a target can lack its value, and none is named. Name the column that is "
+            "to be learnt.\n"
+        )
+
+    def test_a_class_with_one_row_is_told_with_what_to_do(
+        self, run: Command, flowers: Path, homes: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "rare.csv"
+        path.write_text(f"{flowers.read_text()}5,3,1,0.2,north,tulip\n")
+        common = ("--model", "rare", "--epochs", 1, "--dry-run")
+        one = run("train", path, "--target", "species", *common).stderr
+        path.write_text(f"{path.read_text()}5,3,1,0.2,north,rose\n")
+        two = run("train", path, "--target", "species", *common).stderr
+        path.write_text(f"{homes.read_text()}70,9,n,5\n")
+        number = run("train", path, "--target", "rooms", *common).stderr
+
+        assert (
+            "Only one row is of the class 'tulip': no held-out row can tell whether it is learnt. Add rows of it, or "
+            "leave it out of the file.\n"
+        ) in one
+        assert "Only one row each is of the classes 'rose', 'tulip': no held-out row can tell whether they are" in two
+        assert "Only one row is of the class '9': " in number
+        assert "Only one row" not in run("train", path, "--target", "price", *common).stderr
+        assert "Only one row" not in run("train", flowers, "--target", "species", *common).stderr
+
+    def test_warnings_of_a_table_come_in_the_order_of_its_lines(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "odd.csv"
+        rows = "".join(f"{n},{n},{n}\n" for n in range(40))
+        path.write_text(f"a,b,y\n0,odd,1\n{rows}odd,1,\n1,1,odd\n")
+        told = run("datasets", "add", path, "--target", "b", "--missing").stderr.splitlines()
+
+        assert [re.findall(r"\(line ([0-9]+): ", line) for line in told] == [["2"], ["43"], ["44"]]
 
     def test_mistakes_beyond_those_that_are_told_are_counted(self, run: Command, tmp_path: Path) -> None:
         path = tmp_path / "holes.csv"
@@ -783,8 +854,8 @@ class TestFromDataToPredictions:
         told = run("train", tmp_path / "all.csv", "--target", "price", *names, code=7).stderr.splitlines()
         odd = f"(line 3: 'ca. {lines[1].partition(',')[0]}')"
         assert told[1:4] == [
-            "all.csv: line 2, column 'price': A value is missing (''). Fill these cells in, or take their lines out: "
-            "what is to be learnt must be known in every row.",
+            "all.csv: line 2, column 'price': A value is missing (''). Fill these cells in, or pass --skip-unlabelled "
+            "to leave their rows out: what is to be learnt must be known in every row.",
             "all.csv: line 4: 5 values, but line 1 names 4 columns.",
             f"all.csv: Column 'area_m2' is taken as texts: 1 of 79 cells is no number {odd}. Mend it in the file, or "
             "leave the column out. Where such a cell means no value, name it: --missing-text TEXT.",
@@ -892,6 +963,34 @@ class TestWhatIsThere:
         assert "Trained" in run("jobs", "logs", job_id).stdout
         assert (events[0]["data"]["state"], events[-1]["type"]) == ("queued", "done")
         assert "flowers" in run("jobs", "watch", job_id).stdout
+
+    @pytest.mark.usefixtures("flower_job")
+    def test_the_next_page_of_a_list_is_a_line_to_be_run(self, run: Command, flowers: Path) -> None:
+        def following(*words: object, **options: Any) -> str:
+            [told] = [
+                line for line in run(*words, **options).stderr.splitlines() if line.startswith("There are more: ")
+            ]
+            return told.removeprefix("There are more: modelyard ")
+
+        for name in ("two words", "more"):
+            run("datasets", "add", flowers, "--target", "species", "--missing", "--name", name)
+            run("train", flowers, "--target", "species", "--model", "paged", "--epochs", 1, "--wait")
+        jobs = following("jobs", "list", "--limit", 1, "--state", "succeeded", "--kind=train")
+        named = following("--url", run.url, "jobs", "list", "--limit", 1, "--api-key", "msk_secret", url="http://x")
+        pages = [
+            ("datasets list --limit 1", following("datasets", "list", "--limit", 1)),
+            ("models list --limit 1", following("models", "list", "--limit", 1)),
+            ("models versions paged --limit 1", following("models", "versions", "paged", "--limit", 1)),
+        ]
+        run("models", "delete", "paged", "--yes", "--force")
+
+        assert re.fullmatch(r"jobs list --state succeeded --kind train --limit 1 --after \S+", jobs)
+        assert re.fullmatch(rf"jobs list --limit 1 --after \S+ --url {run.url}", named)
+        for words, line in pages:
+            assert re.fullmatch(rf"{words} --after \S+", line)
+        first = run("jobs", "list", "--limit", 1, "--state", "succeeded", "--kind=train", "-o", "csv").stdout
+        assert run(*shlex.split(jobs), "-o", "csv").stdout.splitlines()[1] not in first
+        assert "There are more" not in run("jobs", "list", "--limit", 1, "-o", "csv").stderr
 
     def test_a_job_is_paused_resumed_cancelled_and_tried_again(self, run: Command, tmp_path: Path) -> None:
         (tmp_path / "long.json").write_text(json.dumps({**examples.TRAIN, "budget": {"max_seconds": 600}}))
@@ -1060,9 +1159,26 @@ class TestKeysOfALesserScope:
         (tmp_path / "rows.json").write_text('[[70.5, 2, "n"]]')
 
         assert refused == (
-            "A job that sets an alias needs the scope publish; the key 'train' has train. Pass --alias '' to make a "
-            "version that no alias gets, or use a key of the scope publish.\n"
+            "A training that sets the alias champion needs the scope publish; the key 'train' has train. Use a key of "
+            "the scope publish, or pass --alias '' to make a version that no alias gets.\n"
         )
+        request = {**examples.TRAIN, "output": {"model": "homes", "alias_on_success": {"best": "loss < best.loss"}}}
+        (tmp_path / "request.json").write_text(json.dumps(request))
+        for scope in (keys.Scope.PREDICT, keys.Scope.READ):
+            lesser, has = made[scope][0], f"the key '{scope.word}' has {scope.word}"
+            assert run(*common, key=lesser, code=6).stderr == (
+                f"A training that sets the alias champion needs the scope publish; {has}. Use a key of the scope "
+                "publish, or pass --alias '' to make a version that no alias gets, for which the scope train is "
+                "enough.\n"
+            )
+            assert run(*common, "--alias", "", key=lesser, code=6).stderr == (
+                f"This needs the scope train; {has}. Use a key of the scope train.\n"
+            )
+            assert run("train", tmp_path / "request.json", key=lesser, code=6).stderr == (
+                f"A training that sets the alias best needs the scope publish; {has}. Use a key of the scope publish, "
+                "or leave `alias_on_success` out to make a version that no alias gets, for which the scope train is "
+                "enough.\n"
+            )
         tried = run(*common[:-1], "--dry-run", key=train, code=7).stderr
         assert tried.endswith(
             "--alias: A job that sets an alias needs the scope publish; the key 'train' has train. Use a key of the "
@@ -1077,27 +1193,22 @@ class TestKeysOfALesserScope:
             for key in (predict, admin)
         ]
         assert all(outputs == by_key[0] for outputs in by_key)
-        more = [run("predict", "homes", tmp_path / "more.csv", "-o", "csv", key=key) for key in (predict, admin)]
-        assert (more[0].stdout, more[0].stderr) == (more[1].stdout, "")
-        assert more[0].stdout.startswith("site,rooms,area_m2,door,prediction\nn,2,70,3,")
         (tmp_path / "less.csv").write_text("site,door,area_m2\nn,2,70\n")
-        assert run("predict", "homes", tmp_path / "less.csv", key=predict, code=7).stderr.splitlines()[1:] == [
-            "Line 2, column 'rooms': This column is missing. Add it."
+        (tmp_path / "grouped.csv").write_text("site;rooms;area_m2\nn;2;1.493\n")
+        (tmp_path / "odd.csv").write_text("site,rooms,area_m2\nn,2,70\nn,2,k.A.\nn,2,71\nn,2,K.A.\n")
+        (less, _), (grouped, _), (more, _), (odd, _) = pairs = [
+            tuple(
+                run("predict", "homes", tmp_path / f"{name}.csv", "-o", "csv", key=key, code=code)
+                for key in (predict, admin)
+            )
+            for name, code in (("less", 7), ("grouped", 0), ("more", 0), ("odd", 7))
         ]
-        grouped, odd = tmp_path / "grouped.csv", tmp_path / "odd.csv"
-        grouped.write_text("site;rooms;area_m2\nn;2;1.493\n")
-        assert run("predict", "homes", grouped, key=predict, code=7).stderr == (
-            "This key may not read how the training's file was written; one of the scope read may.\n"
-            "If 1.493 is a number, say how it is written: --decimal point, or --decimal comma --thousands point.\n"
-        )
-        said = ((predict, "--decimal", "point"), (predict, "--thousands", "none"), (admin,))
-        plain = [run("predict", "homes", grouped, *way, "-o", "json", key=key).stdout for key, *way in said]
-        assert plain[0] == plain[1] == plain[2]
-        odd.write_text("site,rooms,area_m2\nn,2,70\nn,2,k.A.\nn,2,71\nn,2,K.A.\n")
-        assert run("predict", "homes", odd, key=predict, code=7).stderr.splitlines()[1:] == [
-            "Lines 3 ('k.A.'), 5 ('K.A.'): Column 'area_m2' takes numbers. Expected a number.",
-            "If that means no value, pass --missing-text 'k.A.': this key may not read which texts did in the "
-            "training's file.",
+        assert all((one.stdout, one.stderr) == (other.stdout, other.stderr) for one, other in pairs)
+        assert more.stdout.startswith("site,rooms,area_m2,door,prediction\nn,2,70,3,")
+        assert less.stderr == "The file has no column 'rooms'.\nhomes/1 takes: area_m2, rooms, site.\n"
+        assert grouped.stdout.startswith("site;rooms;area_m2;prediction\nn;2;1.493;")
+        assert odd.stderr.splitlines()[1:] == [
+            "Lines 3 ('k.A.'), 5 ('K.A.'): Column 'area_m2' takes numbers. Expected a number."
         ]
         assert run("jobs", "list", key=predict, code=6).stderr == (
             "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
@@ -1248,8 +1359,8 @@ class TestExitCodes:
         assert lines == [
             "The values do not have the type that is expected.",
             "Line 4 ('old'): Column 'sepal_length' takes numbers. Expected a number.",
-            "Lines 6, 8, 10 and 2 more: Column 'petal_length' has no value, and this version fills none in. "
-            'Send a number, or train with gaps and the step {"type": "impute"}.',
+            "Lines 6, 8, 10 and 2 more: Column 'petal_length' has no value, and this version needs one. "
+            'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.',
         ]
         assert "Line 1202: Column 'petal_length' has no value" in run("predict", "flowers", path, code=7).stderr
 

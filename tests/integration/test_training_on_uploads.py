@@ -104,6 +104,38 @@ def test_a_zip_of_pictures_becomes_a_classifier_that_takes_pictures(client: http
     assert_problem(wrong, 422, "validation-failed", pointer="/inputs/1")
 
 
+def test_rows_without_a_label_are_left_out_and_told_wherever_the_dataset_is_used(client: httpx.Client) -> None:
+    days = [f"2024-{n // 28 + 1:02d}-{n % 28 + 1:02d}" for n in range(60)]
+    rows = [f"{n / 10},{day},{'' if n % 4 == 0 else n % 2}" for n, day in enumerate(days)]
+    found = upload(client, "\n".join(["sep=,", "x,on,y", *rows, ""]).encode())
+    source = {"type": "csv", "upload": found, "inputs": ["x"], "kept": ["on"], "target": "y"}
+    refused = client.post("/v1/datasets", json={"source": source}, headers={"Prefer": "wait=20"})
+    problem = assert_problem(refused, 422, "dataset-refused", pointer="/source/upload")
+    members = json.loads(problem["errors"][0]["expected"])
+    made = client.post("/v1/datasets", json={"source": {**source, **members}}, headers={"Prefer": "wait=20"}).json()
+    where = f"/v1/datasets/{made['id']}"
+    job = train(
+        client,
+        "labelled",
+        architecture=sequential([1], {"type": "Linear", "in_features": 1, "out_features": 2}),
+        dataset={**source, **members},
+        objective={"type": "cross_entropy"},
+        split={"type": "time", "by": "on", "validation": 0.2},
+    )
+    dry = client.post("/v1/jobs?dry_run=true", json={**job["spec"], "kind": "train"}).json()
+
+    assert problem["errors"][0]["detail"].startswith("line 3, column 'y': ")  # the first line is sep=,
+    assert members == {"unlabelled": "skip"}
+    assert (made["rows"], made["source"]["unlabelled"]) == (45, "skip")
+    told = "15 of 60 rows are left out, without a value in column 'y' (line 3 is the first)."
+    for warnings in (made["warnings"], job["warnings"], dry["warnings"]):
+        assert [one["detail"] for one in warnings if one["code"] == "unlabelled-rows"] == [told]
+    assert client.get(f"{where}/preview?limit=2").json()["rows"][0] == [0.1, 1, "2024-01-02T00:00:00+00:00"]
+    [target] = [one for one in client.get(f"{where}/profile").json()["columns"] if one["role"] == "target"]
+    assert sum(target["histogram"]["counts"]) == 45
+    assert dry["plan"]["rows"] == {"train": 36, "val": 9}
+
+
 def test_a_table_with_holes_is_filled_as_in_training(client: httpx.Client) -> None:
     generator = np.random.default_rng(0)
     rows = []

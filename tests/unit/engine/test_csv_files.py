@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -546,6 +547,207 @@ def test_texts_that_mean_a_missing_value_are_bounded_and_need_that_such_are_kept
             source(missing="keep", missing_texts=wrong)
 
     assert "missing_texts" not in source(missing="keep").model_dump(mode="json")
+
+
+def test_rows_without_a_label_are_refused_with_the_member_that_leaves_them_out(read):
+    for text in ("x,y\n1,2\n2,\n", "x,y\n1,a\n2,\n"):
+        with pytest.raises(DatasetRefused) as caught:
+            read(text, target="y")
+
+        [entry] = caught.value.errors
+        assert entry.detail.startswith("line 3, column 'y': A value is missing")
+        assert 'write "unlabelled": "skip" in the source to leave such rows out' in (entry.hint or "")
+        assert json.loads(entry.expected or "") == {"unlabelled": "skip"}
+        assert read(text, target="y", **json.loads(entry.expected or "")).arrays["numeric"].tolist() == [[1]]
+
+
+def test_rows_whose_number_is_missing_are_left_out_and_counted(read):
+    raw = read("x,on,y\n1,d,\n2,a,5\nno,,n/a\n3,b,6.5\n=1,c, - \n", target="y", kept=("on",), unlabelled="skip")
+
+    assert raw.arrays["numeric"].tolist() == [[2], [3]]
+    assert raw.arrays["targets"].tolist() == [5, 6.5]
+    assert raw.arrays["kept-codes"].tolist() == [[0], [1]]
+    assert [(each.pointer, each.code, each.detail) for each in raw.warnings] == [
+        (
+            "/source/upload",
+            "unlabelled-rows",
+            "3 of 5 rows are left out, without a value in column 'y' (line 2 is the first).",
+        )
+    ]
+    [one] = read("x,y\n1,2\n2,\n", target="y", unlabelled="skip").warnings
+    assert one.detail == "1 of 2 rows is left out, without a value in column 'y' (line 3)."
+    assert read("x,y\n1,2\n2,3\n", target="y", unlabelled="skip").warnings == ()
+
+
+def test_among_classes_only_empty_cells_and_texts_of_the_source_are_no_label(read):
+    text = "x,y\n1,none\n2,\n3,unknown\n4,a\n"
+    raw = read(text, target="y", unlabelled="skip")
+    named = read(text, target="y", unlabelled="skip", missing="keep", missing_texts=("Unknown",))
+    given = read("x,y\n1,-\n2,\n3,+\n", target="y", unlabelled="skip", classes=("+", "-"))
+
+    assert (raw.classes, raw.arrays["numeric"][:, 0].tolist()) == (("a", "none", "unknown"), [1, 3, 4])
+    assert (named.classes, named.arrays["numeric"][:, 0].tolist()) == (("a", "none"), [1, 4])
+    assert (given.arrays["targets"].tolist(), given.arrays["numeric"][:, 0].tolist()) == ([1, 0], [1, 3])
+
+
+def test_a_word_that_is_no_number_is_a_class_where_a_text_comes_far_below(read):
+    rows = 250_000  # more than one block of two columns
+    raw = read("x,y\n0,NA\n1,\n" + "2,7\n" * rows + "3,seven\n4,-\n5,\n", target="y", unlabelled="skip")
+
+    assert raw.classes == ("-", "7", "NA", "seven")
+    assert len(raw.arrays["targets"]) == len(raw.arrays["numeric"]) == rows + 3
+    assert raw.arrays["numeric"][[0, 1, -2, -1], 0].tolist() == [0, 2, 3, 4]
+    assert (
+        raw.warnings[0].detail
+        == f"2 of {rows + 5} rows are left out, without a value in column 'y' (line 3 is the first)."
+    )
+
+
+def test_rows_are_left_out_in_every_block_of_a_long_file(read):
+    labels = ["" if place % 3 else str(place) for place in range(500_000)]
+    text = "x,t,y\n" + "".join(f"{place},{'ab'[place % 2]},{label}\n" for place, label in enumerate(labels))
+    raw = read(text, target="y", unlabelled="skip")
+
+    assert raw.arrays["numeric"][:, 0].tolist() == raw.arrays["targets"].tolist() == list(range(0, 500_000, 3))
+    assert raw.warnings[0].detail.startswith("333333 of 500000 rows are left out")
+
+
+def test_a_table_without_any_label_is_refused(read):
+    assert refusal(read, "x,y\n1,\n2,NA\n", target="y", unlabelled="skip") == (
+        "/source/target",
+        "None of 2 rows has a value in column 'y': all would be left out.",
+        "Is it the column that is to be learnt?",
+    )
+
+
+def test_of_rows_without_a_label_only_their_length_is_judged(read):
+    with pytest.raises(DatasetRefused) as caught:
+        read("x,y\n,\n1\n,2\ninf,NA\n4,5\n", target="y", unlabelled="skip")
+
+    assert [(entry.code, entry.detail.partition(":")[0]) for entry in caught.value.errors] == [
+        ("ragged-row", "line 3"),
+        ("missing-value", "line 4, column 'x'"),
+    ]
+
+
+def test_an_odd_cell_is_looked_for_in_the_rows_that_are_read(read):
+    rows = "".join(f"{place},1\n" for place in range(20))
+    raw = read(f"x,y\nodd,\n{rows}odd,2\n", target="y", unlabelled="skip")
+
+    assert [each.code for each in raw.warnings] == ["unlabelled-rows", "nearly-numbers"]
+    assert raw.warnings[1].detail.endswith("1 of 21 cells is no number (line 23: 'odd').")
+
+
+def test_odd_cells_of_a_target_may_mean_that_a_row_has_no_label(read):
+    text = "x,y\n" + "".join(f"{place},{place}\n" for place in range(20)) + "1,k.A.\n"
+    [warning] = read(text, target="y").warnings
+    mended = read(text, target="y", **json.loads(warning.expected))
+
+    assert (warning.hint or "").endswith(
+        'leave its row out: "missing": "keep", "missing_texts": [...], "unlabelled": "skip" in the source.'
+    )
+    assert json.loads(warning.expected) == {"missing": "keep", "missing_texts": ["k.A."], "unlabelled": "skip"}
+    assert (mended.target, len(mended.arrays["targets"])) == ("number", 20)
+
+
+def test_only_a_table_with_a_target_has_rows_without_a_label():
+    with pytest.raises(ValidationError) as caught:
+        source(unlabelled="skip")
+
+    [entry] = caught.value.errors()[0]["ctx"]["entries"]
+    assert (entry.pointer, entry.hint) == ("/unlabelled", "Name the column that is to be learnt.")
+    assert "unlabelled" not in source(target="y").model_dump(mode="json")  # older sources keep their digests
+
+
+def test_warnings_come_in_the_order_of_the_lines_that_they_name(read):
+    rows = "".join(f"{place},{place},{place}\n" for place in range(20))
+    raw = read(
+        f"a,b,y\n{rows}late,1,2\n1,2,\n{rows}1,soon,2\n".replace("4,4,4", "4,first,4", 1), target="y", unlabelled="skip"
+    )
+
+    assert [re.findall(r"line ([0-9]+)", each.detail) for each in raw.warnings] == [["6"], ["22"], ["23"]]
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", "SEP=;\r\n", "\ufeffsep=;\n", '"sep=;"\n'])
+def test_a_first_line_that_names_the_delimiter_is_skipped_and_lines_stay_those_of_the_file(read, first):
+    assert read(f"{first}a;b\n1;2\n", delimiter=";").arrays["numeric"].tolist() == [[1, 2]]
+    assert refusal(read, f"{first}a;b\n1;2\n3;\n", delimiter=";")[1] == "line 4, column 'b': A value is missing ('')."
+    assert refusal(read, f"{first}a;b\n1;2;3\n", delimiter=";")[1] == "line 3: 3 values, but line 2 names 2 columns."
+    assert refusal(read, f"{first}a;;b\n1;2;3\n", delimiter=";")[1] == "line 2: column 2 has no name."
+    assert refusal(read, f'{first}a;b\n1;"2\n', delimiter=";")[1] == "line 3: a quote is opened and never closed."
+    rows = "".join(f"{place};1\n" for place in range(20))
+    assert read(f"{first}a;b\n{rows}odd;1\n", delimiter=";").warnings[0].detail.endswith("(line 23: 'odd').")
+
+
+def test_a_first_line_that_names_another_delimiter_is_refused_with_that(read):
+    with pytest.raises(DatasetRefused) as caught:
+        read("sep=\t\na\tb\n1\t2\n", delimiter=";")
+
+    [entry] = caught.value.errors
+    assert (entry.pointer, entry.code) == ("/source/delimiter", "wrong-delimiter")
+    assert entry.detail == "line 1: the file says that '\\t' parts its values."
+    assert entry.hint == 'Write "delimiter": "\\t" in the source.'
+    assert (json.loads(entry.expected or ""), entry.got) == ({"delimiter": "\t"}, ";")
+    assert refusal(read, "sep=;\n", delimiter=";")[1].startswith("The file is empty")
+
+
+def test_empty_columns_without_a_name_at_the_right_end_are_left_out(read):
+    raw = read("a;y;;\n1;2;;\n3;4; ;\n", delimiter=";", target="y")
+
+    assert [column.name for column in raw.columns] == ["a", "y"]
+    assert raw.arrays["numeric"].tolist() == [[1], [3]]
+    assert raw.warnings == ()
+    text = read("a;t;\n1;x;\nodd;y;\n", delimiter=";", target="t")
+    assert text.classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("content", "detail", "hint"),
+    [
+        pytest.param(
+            "a;b;;\n1;2;;\n3;4;;x\n",
+            "line 1: columns 3, 4 have no name.",
+            "Name them, or delete what stands there: line 3 has 'x'.",
+            id="a value below",
+        ),
+        pytest.param(
+            "a;;b;\n1;;2;\n",
+            "line 1: column 2 has no name.",
+            "Delete empty columns where the file was made.",
+            id="one in the middle too",
+        ),
+        pytest.param(
+            "Sales;;\na;b;c\n1;2;3\n",
+            "line 1: columns 2, 3 have no name.",
+            "The first line must have the names of the columns: take out what stands above them.",
+            id="a title above",
+        ),
+        pytest.param(
+            ";;\n;;\n",
+            "line 1: columns 1, 2, 3 have no name.",
+            "The first line must have the names of the columns: take out what stands above them.",
+            id="no name at all",
+        ),
+        pytest.param(
+            "a;b;;\n1;2\n3;4;;\n",
+            "line 2: 2 values, but line 1 has 4 columns, 2 of them with a name.",
+            None,
+            id="a shorter row",
+        ),
+        pytest.param(
+            "\na;b\n1;2\n",
+            "line 1: an empty line; the first line must name the columns.",
+            "Take out what stands above the names.",
+            id="an empty line above",
+        ),
+    ],
+)
+def test_other_columns_without_a_name_are_refused(read, content, detail, hint):
+    assert refusal(read, content, delimiter=";")[1:] == (detail, hint)
+
+
+def test_a_target_beside_empty_columns_at_the_right_end_is_looked_for_among_the_names(read):
+    assert refusal(read, "a;b;\n1;2;\n", delimiter=";", target="c")[1] == "The file has no column 'c'."
 
 
 def test_a_missing_category_is_refused_with_the_way_to_keep_it(read):

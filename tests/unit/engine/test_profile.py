@@ -86,6 +86,19 @@ def test_doubled_rows_are_counted(look):
     assert warning["detail"].startswith("2 of 4 rows")
 
 
+def test_classes_that_one_row_alone_has_are_named(look):
+    def rare(text: str) -> Any:
+        return next(each.get("rare") for each in look(text, target="y")[1]["columns"] if each["role"] == "target")
+
+    many = "x,y\n" + "".join(f"{n},c{n:02d}\n" for n in range(12)) + "1,a\n2,a\n"
+    assert rare("x,y\n1,a\n2,b\n3,a\n4,c\n") == {"count": 2, "values": ["b", "c"]}
+    assert rare("x,y\n1,7\n2,7\n3,9\n") == {"count": 1, "values": ["9"]}
+    assert rare(many) == {"count": 12, "values": [f"c{n:02d}" for n in range(10)]}
+    assert rare("x,y\n1,a\n2,a\n") == {"count": 0, "values": []}
+    assert rare("x,y\n" + "".join(f"1,{n}\n" for n in range(60))) is None  # numbers to be met
+    assert rare("x,y\n1,0.5\n2,1\n") is None
+
+
 def test_a_dataset_without_trouble_has_no_warnings(look):
     text = "\n".join(["x,k,y", *(f"{np.sin(i):.6f},{'uvw'[i % 3]},{i % 2}" for i in range(60))])
 
@@ -150,3 +163,21 @@ def test_several_inputs_are_shown_side_by_side(look):
     assert [each["name"] for each in preview["columns"]] == ["c", "b", "a", "y"]
     assert preview["rows"] == [[3, "u", 1, 0], [5, "v", 2, 1]]
     assert [each["name"] for each in profile["columns"]] == ["c", "b", "a", "y"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([10**17 + 16 * i for i in range(8)], id="so large that few numbers lie between"),
+        pytest.param([2**60] * 8, id="one value that is large"),
+        pytest.param([0.1] * 8, id="one value"),
+        pytest.param([0.1, 0.10000000000000002], id="two neighbours"),
+    ],
+)
+def test_a_histogram_has_no_more_bins_than_its_range_has_room_for(look, values):
+    _, profile = look("x,y\n" + "".join(f"{value},{i}\n" for i, value in enumerate(values)))
+
+    histogram = profile["columns"][0]["histogram"]
+    assert sum(histogram["counts"]) == len(values)
+    assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+    assert histogram["edges"] == sorted(set(histogram["edges"]))

@@ -202,6 +202,65 @@ def test_missing_cells_are_refused_or_kept(make, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "labels", [[None, 1.5, None, 2.5, 3.5], [None, "b", " ", "a", "b"]], ids=["numbers", "classes"]
+)
+def test_rows_without_a_label_are_left_out_as_if_they_were_not_in_the_file(make, kind, labels):
+    rows = [[n, "uvwxy"[n], f"2024-01-0{n + 1}", label] for n, label in enumerate(labels)]
+    rows[2][0] = None  # in a row that is left out
+    names, blank = ["n", "t", "when", "y"], "" if kind == "csv" else None
+    content = FORMATS[kind](names, [[blank if cell is None else cell for cell in row] for row in rows])
+    source = {"type": kind, "target": "y", "kept": ["when"]}
+    found = make({**source, "unlabelled": "skip"}, content)
+    alone = make(source, FORMATS[kind](names, [rows[place] for place in (1, 3, 4)]))
+
+    assert found.manifest.digest == alone.manifest.digest
+    assert (found.rows, found.manifest.columns) == (3, alone.manifest.columns)
+    place = {"csv": "line 2", "jsonl": "line 1", "parquet": "row 0"}[kind]
+    assert [(warning["code"], warning["detail"]) for warning in found.manifest.warnings] == [
+        ("unlabelled-rows", f"2 of 5 rows are left out, without a value in column 'y' ({place} is the first).")
+    ]
+    assert {code for code, _ in refusal(make, source, content)} == {"missing-value"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_refusal_of_rows_without_a_label_has_the_member_that_leaves_them_out(make, kind):
+    content = FORMATS[kind](["x", "y"], [[1, 2], [3, "" if kind == "csv" else None]])
+    with pytest.raises(DatasetRefused) as caught:
+        make({"type": kind, "target": "y"}, content)
+    none = FORMATS[kind](["x", "y"], [[1, "" if kind == "csv" else None]] * 2)
+
+    [entry] = caught.value.errors
+    assert (entry.code, json.loads(entry.expected or "")) == ("missing-value", {"unlabelled": "skip"})
+    assert '"unlabelled": "skip"' in (entry.hint or "")
+    if kind != "parquet":  # whose column of nulls alone has no type
+        assert refusal(make, {"type": kind, "target": "y", "unlabelled": "skip"}, none) == [
+            ("no-rows", "None of 2 rows has a value in column 'y': all would be left out.")
+        ]
+
+
+def test_batches_of_parquet_keep_the_numbers_of_their_rows(make):
+    labels = [None if place % 4 == 0 else place for place in range(200_000)]
+    table = pa.table({"x": pa.array(range(200_000), pa.float64()), "y": pa.array(labels, pa.int32())})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    examples = make({"type": "parquet", "target": "y", "unlabelled": "skip"}, stream.getvalue())
+    odd = table.set_column(0, "x", pa.array([None if place in (0, 150_001) else place for place in range(200_000)]))
+    stream = io.BytesIO()
+    pq.write_table(odd, stream)
+
+    assert np.array_equal(examples.numbers[:, 0], examples.targets)
+    assert examples.rows == 150_000
+    assert refusal(make, {"type": "parquet", "target": "y", "unlabelled": "skip"}, stream.getvalue()) == [
+        ("missing-value", "row 150001, column 'x': A value is missing.")
+    ]
+    empty = pa.table({"x": [1.0, 2.0], "y": pa.array([None, None], pa.float64())})
+    stream = io.BytesIO()
+    pq.write_table(empty, stream)
+    assert refusal(make, {"type": "parquet", "target": "y", "unlabelled": "skip"}, stream.getvalue())[0][0] == "no-rows"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_free_text_has_no_limit_of_categories(make, kind):
     texts = [f"Sentence number {i},\nwith “quotes” and a line break." * 8 for i in range(50)]
     content = FORMATS[kind](["s", "y"], [[text, i % 2] for i, text in enumerate(texts)])
