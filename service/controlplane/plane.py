@@ -18,7 +18,7 @@ from service.controlplane.documents import Documents
 from service.controlplane.examining import Examiner
 from service.controlplane.intake import Intake
 from service.controlplane.planning import Plan, Planner, Resources, require_whole
-from service.engine import bundle, export
+from service.engine import bundle, checkpoints, export
 from service.engine.checkpoints import Kept
 from service.errors import Conflict, Entry, JobFailed, NotFound, PreconditionFailed, PreconditionRequired
 from service.figures import thinned as thinned_places
@@ -435,8 +435,8 @@ class ControlPlane:
     def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
         """The checkpoints that a job keeps: for resuming, and the best one."""
         self.queue.get(job_id)
-        folder = folder_of_job(self._root, job_id) / "checkpoints"
-        found = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+        found = [one.entry for one in checkpoints.kept(folder_of_job(self._root, job_id) / "checkpoints")]
+        found.sort(key=lambda entry: (entry["kind"], entry["step"]))
         return [{key: value for key, value in entry.items() if key not in ("file", "frozen_digest")} for entry in found]
 
     def metrics(self, job_id: str, *, points: int) -> dict[str, Any]:

@@ -55,6 +55,7 @@ from service.schemas.jobs import (
 )
 from service.schemas.judgement import Judgement, Limits, require
 from service.schemas.preprocessing import Preprocessing
+from service.schemas.training import TrainingConfig
 from service.schemas.versions import JOB_REFERENCE, Reference, parse_reference, reference_of
 from service.store.datasets import DatasetRecord
 from service.store.models import ModelStore, Resolved
@@ -249,7 +250,7 @@ class Planner:
             odd += _frozen_and_new(held, rows, lineage, beginning)
         with refusals:
             dataset = self._intake.of_job(spec.dataset, at="/dataset")
-        unable = [*_unmeasured(spec), *_no_device(spec, self._resources.devices), *_no_engine(spec.output)]
+        unable = [*_unmeasured(spec.output, spec), *_no_device(spec, self._resources.devices), *_no_engine(spec.output)]
         if refusals:  # without a net or without data there is nothing to compare
             with refusals:
                 if unable:
@@ -380,38 +381,46 @@ class Planner:
         return job, found[0]
 
     def _plan_import(self, spec: ImportSpec, given: Given) -> Plan:
-        if lacks := _no_engine(spec.output):
-            raise _refusal(lacks, lacks[0].detail)
-        if spec.job is not None:
-            return self._plan_checkpoint(spec)
-        if spec.output.condition is not None:
-            at, detail = "/output/alias_on_success", "An import measures nothing, so there is nothing to compare."
-            hint = "Give the alias alone, or set it after an evaluate job."
-            raise _refusal([Entry(at, "unknown-metric", detail, hint=hint)], detail)
-        if spec.model is not None:
-            return self._plan_publishing(spec, spec.model)
-        if spec.upload is not None:
-            try:
-                upload = self._uploads.get(spec.upload)
-            except NotFound as error:
-                raise error.at("/upload") from None
+        refusals = _Refusals()
+        with refusals:
+            if lacks := _no_engine(spec.output):
+                raise _refusal(lacks, lacks[0].detail)
+        with refusals:
+            if spec.output.condition is not None and spec.job is None:
+                at, detail = "/output/alias_on_success", "An import measures nothing, so there is nothing to compare."
+                hint = "Give the alias alone, or set it after an evaluate job."
+                raise _refusal([Entry(at, "unknown-metric", detail, hint=hint)], detail)
+        if spec.job is not None or spec.model is not None:
+            with refusals:
+                plan = self._plan_checkpoint(spec) if spec.job is not None else self._plan_publishing(spec)
+            if refusals:
+                raise refusals.together()
+            return plan
+        with refusals:
+            if spec.upload is not None:
+                try:
+                    upload = self._uploads.get(spec.upload)
+                except NotFound as error:
+                    raise error.at("/upload") from None
+        if given is not None:
+            with refusals:
+                authored, judgement, lineage, odd = self._documents.of_job(given)
+                assert judgement.architecture is not None
+                second = next((name for name in ("upload", "state_dict") if getattr(spec, name) is not None), None)
+                if second is not None and "resolved_model" in lineage:
+                    detail = "The weights are taken over from the version that is edited."
+                    hint = f"Leave {second} out, or send the edited document as the architecture."
+                    entry = Entry(f"/{second}", "conflict", detail, hint=hint)
+                    raise _refusal([entry], "There are two sources of weights.")
+                if spec.state_dict is not None:
+                    reference = build.build(judgement.architecture, device="meta").state_dict()
+                    checkpoint.state_dict_from_json(spec.state_dict, reference)
+        if refusals:
+            raise refusals.together()
         if given is None:  # the file says it
             resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture", "priority"})
             resolved |= {"architecture": None, "architecture_digest": None, "upload_digest": upload.digest}
             return Plan(resolved, None, {"model": spec.output.model}, ())
-        authored, judgement, lineage, odd = self._documents.of_job(given)
-        assert judgement.architecture is not None
-        if spec.upload is not None and "resolved_model" in lineage:
-            detail = "The weights are taken over from the version that is edited."
-            hint = "Leave upload out, or send the edited document as the architecture."
-            raise _refusal([Entry("/upload", "conflict", detail, hint=hint)], "There are two sources of weights.")
-        if spec.state_dict is not None and "resolved_model" in lineage:
-            detail = "The weights are taken over from the version that is edited."
-            hint = "Leave state_dict out, or send the edited document as the architecture."
-            raise _refusal([Entry("/state_dict", "conflict", detail, hint=hint)], "There are two sources of weights.")
-        if spec.state_dict is not None:
-            reference = build.build(judgement.architecture, device="meta").state_dict()
-            checkpoint.state_dict_from_json(spec.state_dict, reference)
         record, _ = self._documents.keep(authored, judgement)
         resolved = spec.model_dump(mode="json", by_alias=True, exclude={"architecture", "priority"})
         if spec.upload is not None:
@@ -438,6 +447,21 @@ class Planner:
                 hint = "It keeps one every `checkpoint.every_s` seconds, and when it is paused or cancelled."
             raise Conflict(detail, errors=[Entry("/job", "conflict", detail, hint=hint)])
         assert job.dataset is not None
+        refusals = _Refusals()
+        with refusals:
+            config = {
+                name: job.resolved_spec[name] for name in TrainingConfig.model_fields if name in job.resolved_spec
+            }
+            if unmeasured := _unmeasured(spec.output, TrainingConfig.model_validate(config)):
+                raise _refusal(unmeasured, unmeasured[0].detail)
+        with refusals:
+            try:
+                dataset = self._datasets.get(job.dataset["id"])
+            except NotFound as error:
+                detail = f"It cannot be measured: {error.message}"
+                raise Conflict(detail, errors=[Entry("/job", "conflict", detail)]) from None
+        if refusals:
+            raise refusals.together()
         best = found[0]
         resolved = {
             **{name: value for name, value in job.resolved_spec.items() if name not in ("resolved_model", "replay_of")},
@@ -446,13 +470,13 @@ class Planner:
             "output": spec.output.model_dump(mode="json"),
             "checkpoint_of": {"job": spec.job, "step": best.step, "epoch": best.epoch, "state": job.state.value},
         }
-        dataset = self._datasets.get(job.dataset["id"])
         return Plan(resolved, dataset, {"model": spec.output.model}, (), checkpoint=best)
 
-    def _plan_publishing(self, spec: ImportSpec, model: str) -> Plan:
+    def _plan_publishing(self, spec: ImportSpec) -> Plan:
         """What publishing a version once more comes to."""
+        assert spec.model is not None
         try:
-            found = self._models.resolve(parse_reference(model))
+            found = self._models.resolve(parse_reference(spec.model))
         except NotFound as error:
             raise error.at("/model") from None
         require_whole(self._models, found.model, found.version)
@@ -579,18 +603,18 @@ def _no_engine(output: Output) -> list[Entry]:
     return [Entry("/output/engine/type", "not-installed", detail, hint=hint, got=engine.type)]
 
 
-def _unmeasured(spec: TrainSpec) -> list[Entry]:
+def _unmeasured(output: Output, config: TrainingConfig) -> list[Entry]:
     """A condition on something that the job will not measure can never hold."""
-    condition = spec.output.condition
+    condition = output.condition
     if condition is None:
         return []
-    measured = ["loss", *(spec.metrics if spec.metrics is not None else default_metrics(spec.objective))]
-    held_out = ["val_"] if spec.split is not None and spec.split.validation else []
-    held_out += ["test_"] if spec.split is not None and spec.split.test else []
+    measured = ["loss", *(config.metrics if config.metrics is not None else default_metrics(config.objective))]
+    held_out = ["val_"] if config.split is not None and config.split.validation else []
+    held_out += ["test_"] if config.split is not None and config.split.test else []
     known = [f"{part}{name}" for part in ("", *held_out) for name in dict.fromkeys(measured)]
     if any(condition.metric == name or condition.metric.startswith(f"{name}_") for name in known):
         return []
-    at = f"/output/alias_on_success/{spec.output.alias}"
+    at = f"/output/alias_on_success/{output.alias}"
     detail = f"The job will not measure {condition.metric}, so this could never hold."
     hint = nearest_hint(condition.metric, known) or "Name it in `metrics`; val_ and test_ need rows that are held out."
     return [Entry(at, "unknown-metric", detail, hint=hint, expected=", ".join(known)[:200], got=condition.metric)]

@@ -29,7 +29,16 @@ from starlette.types import Receive, Scope, Send
 
 from service import keys
 from service.controlplane.plane import ControlPlane, Download
-from service.errors import DatasetRefused, DigestMismatch, Entry, Forbidden, NotFound, ValidationFailed, shorten
+from service.errors import (
+    DatasetRefused,
+    DigestMismatch,
+    Entry,
+    Forbidden,
+    ModelQuarantined,
+    NotFound,
+    ValidationFailed,
+    shorten,
+)
 from service.jobs.queue import Event, Job
 from service.rest import bodies
 from service.rest.auth import principal_of, require, still_admitted
@@ -979,7 +988,10 @@ def _models(control: ControlPlane, limits: Limits, prepare: Callable[[str, str, 
         return _page(request, models.versions(name, limit=limit, after=after), _version_view)
 
     def _version_view(record: Any) -> dict[str, Any]:
-        preprocessing = models.document(record.model, record.version, "preprocessing.json")
+        try:
+            preprocessing = models.document(record.model, record.version, "preprocessing.json")
+        except ModelQuarantined:  # the other versions of a list are shown all the same
+            preprocessing = None
         return {**record.view(), "preprocessing": preprocessing}
 
     @routes.get(

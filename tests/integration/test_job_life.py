@@ -167,6 +167,32 @@ def test_what_has_a_version_is_not_promoted(client: httpx.Client) -> None:
     )
 
 
+def test_all_that_is_wrong_with_an_import_is_told_at_once(client: httpx.Client) -> None:
+    net = {"type": "Linear", "in_features": 2, "out_features": 1}
+    body = {
+        "kind": "import",
+        "upload": "up_" + "0" * 32,
+        "architecture": {"schema": "arch/1", "inputs": [{"name": "x", "shape": ["B", 1]}], "root": net},
+        "output": {"model": "wrong", "alias_on_success": {"champion": "loss < champion.loss"}},
+    }
+    told = assert_problem(client.post("/v1/jobs", json=body), 422, "validation-failed")
+
+    assert {entry["pointer"] for entry in told["errors"]} == {
+        "/output/alias_on_success",
+        "/upload",
+        "/architecture/root/in_features",
+    }
+
+
+def test_a_checkpoint_is_not_published_on_a_condition_that_can_never_hold(client: httpx.Client, running: str) -> None:
+    output = {"model": "never", "alias_on_success": {"champion": "val_nonsense > 1"}}
+    told = assert_problem(act(client, running, "promote", output=output), 422, "validation-failed")
+
+    assert [(entry["pointer"], entry["code"]) for entry in told["errors"]] == [
+        ("/output/alias_on_success/champion", "unknown-metric")
+    ]
+
+
 # -- aliases on a condition -------------------------------------------------------------------------------------------
 
 
