@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +33,8 @@ _PLAIN_FROM: Final = 1e-4
 _PLAIN_TO: Final = 1e5
 """Over at most so many powers of ten, between these, a logarithmic axis has plain numbers at its ticks."""
 _POWERS_SHOWN: Final = 8
+_ABOVE: Final = 1.25
+"""An axis for a single value ends at so many times the value."""
 _COLOURS: Final = (
     "#1f77b4",
     "#ff7f0e",
@@ -157,8 +159,25 @@ def _loss(material: Material, wish: Wish) -> Figure:
     traces = [_line(name, curve, wish.points, place) for place, (name, curve) in enumerate(told)]
     values = [value for _, curve in told for value in curve.values]
     low, high = min(values), max(values)
-    log = _logarithmic(low, high) if low > 0 and high / low >= _LOG_FROM else {}
-    return _figure(traces, f"Loss{_until(material)}", "step", "loss", yaxis=log)
+    axis = _logarithmic(low, high) if low > 0 and high / low >= _LOG_FROM else _lone_value(values)
+    steps = _lone_step(curve for _, curve in told)
+    return _figure(traces, f"Loss{_until(material)}", "step", "loss", xaxis=steps, yaxis=axis)
+
+
+def _lone_step(curves: Iterable[Curve]) -> dict[str, Any]:
+    """An axis around the only step that there is, with whole numbers; plotly's own has halves."""
+    steps = {step for curve in curves for step in curve.steps}
+    if len(steps) > 1:
+        return {}
+    [step] = steps
+    return {"range": [step - 1, step + 1], "dtick": 1}
+
+
+def _lone_value(values: Sequence[float]) -> dict[str, Any]:
+    """An axis from zero for a single value; plotly's own has a unit on each side, so losses below zero."""
+    if len(values) > 1 or not math.isfinite(values[0] * _ABOVE):
+        return {}
+    return {"range": sorted([0.0, values[0] * _ABOVE or 1.0])}
 
 
 def _logarithmic(low: float, high: float) -> dict[str, Any]:
@@ -191,8 +210,10 @@ def _metrics(material: Material, wish: Wish) -> Figure:
             "title": {"text": name},
             "domain": [high - 0.85 / len(told), high],
             "automargin": True,
+            **_lone_value(curve.values),
         }
-    layout["xaxis"] = {"title": {"text": "step"}, "anchor": f"y{len(told)}" if len(told) > 1 else "y"}
+    steps = _lone_step(curve for _, curve in told)
+    layout["xaxis"] = {"title": {"text": "step"}, "anchor": f"y{len(told)}" if len(told) > 1 else "y", **steps}
     layout |= {"title": {"text": f"Metrics{_until(material)}"}, "showlegend": False}
     return {"data": traces, "layout": layout | {"height": max(360, 200 * len(told))}}
 

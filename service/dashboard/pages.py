@@ -44,6 +44,7 @@ rules into its sheet; and it gives parts of pictures a `style` attribute.
 """
 
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_IMPORT: Final = re.compile(rb'^(?:import|\}) .*?from "\./([\w.]+)";$', re.MULTILINE)
 _STYLE_MARK: Final = re.compile(rb'getElementById\("([0-9a-f]{64})"\)')
 _FOREVER: Final = "public, max-age=31536000, immutable"
 AcceptEncoding = Annotated[str | None, Header(max_length=1000)]
@@ -114,6 +115,17 @@ def _read() -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
 
 
+def _needed(name: str, sources: dict[str, bytes]) -> set[str]:
+    """A module and all that it imports from its first line on; what it imports as it goes is not among them."""
+    found = {name}
+    waiting = [name]
+    while waiting:
+        names = {each.decode() for each in _IMPORT.findall(sources[waiting.pop()])}
+        waiting += names - found
+        found |= names
+    return found
+
+
 def router() -> APIRouter:
     """`/ui/` and what it loads.
 
@@ -130,7 +142,7 @@ def router() -> APIRouter:
     digest = combined.hexdigest()[:16]
     assets = {name: _Asset(content, _TYPES[Path(name).suffix]) for name, content in sources.items()}
     preloads = "\n".join(
-        f'<link rel="modulepreload" href="/ui/{digest}/{name}">' for name in sorted(assets) if name.endswith(".js")
+        f'<link rel="modulepreload" href="/ui/{digest}/{name}">' for name in sorted(_needed("app.js", sources))
     )
     for mark, value in {
         "{{modulepreload}}": preloads,

@@ -1,4 +1,4 @@
-"""What tests measured, told at the end; and checkpoints that real releases of torch wrote, once a session."""
+"""What tests measured, told at the end; checkpoints that real releases of torch wrote; and a browser with a server."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
+from service.schemas import examples
+from tests.browser import opened
 from tests.corpus import corpus
 from tests.corpus.corpus import Written
+from tests.live import Server, run_job
 
 MEASURED = "measured"
 
@@ -43,3 +47,40 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Written]]:
     folder = tmp_path_factory.mktemp("nets")
     yield corpus.write(folder, "nets")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two versions of one model and one of another, which the tests of a file share."""
+    found = Server(tmp_path_factory.mktemp("dashboard") / "store").start()
+    found.port = int(found.url.rpartition(":")[2])
+    with found.client() as client:
+        run_job(client, examples.TRAIN)
+        run_job(client, {**examples.TRAIN, "seed": 2, "output": {"model": "quadratic"}})
+        run_job(client, examples.CLASSIFY)
+    yield found
+    assert found.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    """The driver: while it lives, this process has a running event loop, so it ends with its file."""
+    with sync_playwright() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium."""
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests need the Debian package chromium"
+    found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """A page of the shared server in a context of its own."""
+    with opened(browser, server.url) as found:
+        yield found

@@ -69,6 +69,30 @@ def test_a_logarithmic_axis_has_ticks_that_can_be_read(values: list[float], tick
     go.Figure(figure)  # which refuses what plotly does not know
 
 
+def test_a_single_point_has_axes_with_whole_steps_and_no_value_that_cannot_be() -> None:
+    once = Material({"loss": curve([0.4]), "val_accuracy": curve([0.8]), "val_r2": curve([-2.0])})
+    loss, metrics = figures.draw("loss", once), figures.draw("metrics", once)
+    zero = figures.draw("loss", Material({"loss": curve([0.0])}))
+    largest = figures.draw("loss", Material({"loss": curve([1.7e308])}))
+    both = figures.draw("loss", Material({"loss": curve([0.4]), "val_loss": curve([0.3])}))
+    longer = figures.draw("metrics", Material({"val_accuracy": curve([0.5, 0.5])}))
+
+    assert isinstance(loss, dict)
+    assert isinstance(metrics, dict)
+    layout = metrics["layout"]
+    assert [loss["layout"]["xaxis"][name] for name in ("range", "dtick")] == [[0, 2], 1]
+    assert [layout["xaxis"][name] for name in ("range", "dtick")] == [[0, 2], 1]
+    assert [each["range"] for each in (loss["layout"]["yaxis"], layout["yaxis"], layout["yaxis2"])] == [
+        [0.0, 0.5],
+        [0.0, 1.0],
+        [-2.5, 0.0],
+    ]
+    ranges = [(go.Figure(each).layout.xaxis.range, go.Figure(each).layout.yaxis.range) for each in (zero, both)]
+    assert ranges == [((0, 2), (0.0, 1.0)), ((0, 2), None)]
+    assert go.Figure(largest).layout.yaxis.range is None
+    assert (go.Figure(longer).layout.xaxis.range, go.Figure(longer).layout.yaxis.range) == (None, None)
+
+
 def test_names_of_classes_are_no_markup() -> None:
     part = {
         "kind": "classes",

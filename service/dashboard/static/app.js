@@ -1,14 +1,9 @@
 // The frame: which page an address shows, the navigation, the state of the connection.
+// A page's module is loaded when the page is first shown.
 
-import { Problem, forgetKey, hasKey, scopeOf, onStatus, watch } from "./api.js";
+import { Problem, forgetKey, hasKey, scopeOf, onStatus, request, watch } from "./api.js";
 import { button, h, replace } from "./dom.js";
 import { failure } from "./parts.js";
-import * as imports from "./imports.js";
-import * as jobs from "./jobs.js";
-import * as models from "./models.js";
-import * as playground from "./playground.js";
-import * as start from "./start.js";
-import * as train from "./train.js";
 
 const PAGES = [
   ["Start", "#/"],
@@ -19,17 +14,18 @@ const PAGES = [
   ["Import", "#/import"],
 ];
 
+// Addresses, each with the module of its page, the function in it that draws, and the title.
 const ROUTES = [
-  [/^\/$/, start.page, "Start"],
-  [/^\/train$/, train.page, "Train"],
-  [/^\/datasets\/([^/]+)$/, train.page, "Train"],
-  [/^\/jobs$/, jobs.list, "Jobs"],
-  [/^\/jobs\/([^/]+)$/, jobs.page, "Jobs"],
-  [/^\/models$/, models.list, "Models"],
-  [/^\/models\/([^/]+)$/, models.page, "Models"],
-  [/^\/models\/([^/]+)\/(\d+)$/, models.page, "Models"],
-  [/^\/playground(?:\/([^/]+))?$/, playground.page, "Playground"],
-  [/^\/import$/, imports.page, "Import"],
+  [/^\/$/, "start", "page", "Start"],
+  [/^\/train$/, "train", "page", "Train"],
+  [/^\/datasets\/([^/]+)$/, "train", "page", "Train"],
+  [/^\/jobs$/, "jobs", "list", "Jobs"],
+  [/^\/jobs\/([^/]+)$/, "jobs", "page", "Jobs"],
+  [/^\/models$/, "models", "list", "Models"],
+  [/^\/models\/([^/]+)$/, "models", "page", "Models"],
+  [/^\/models\/([^/]+)\/(\d+)$/, "models", "page", "Models"],
+  [/^\/playground(?:\/([^/]+))?$/, "playground", "page", "Playground"],
+  [/^\/import$/, "imports", "page", "Import"],
 ];
 
 const main = document.getElementById("main");
@@ -61,10 +57,10 @@ async function show() {
   leave?.();
   leave = null;
   let found = null;
-  for (const [pattern, page, title] of ROUTES) {
+  for (const [pattern, module, draw, title] of ROUTES) {
     const match = pattern.exec(path);
     if (match) {
-      found = { page, title, params: match.slice(1).map((part) => part && decoded(part)) };
+      found = { module, draw, title, params: match.slice(1).map((part) => part && decoded(part)) };
       break;
     }
   }
@@ -80,13 +76,17 @@ async function show() {
   document.title = `${found?.title ?? "Not found"} · Modelyard`;
   const left = [];
   leave = () => left.forEach((end) => end());
+  let stands = false;
   try {
     if (!found) throw new Problem(404, { detail: "There is no such page." });
-    await found.page(place, {
+    const module = await loaded(found.module, () => mine === turn);
+    if (mine !== turn) return;
+    await module[found.draw](place, {
       params: found.params,
       query: new URLSearchParams(search ?? ""),
       onLeave: (end) => (mine === turn ? left.push(end) : end()),
     });
+    stands = true;
   } catch (error) {
     if (mine !== turn) return;
     const back = PAGES.find(([title]) => title === found?.title) ?? PAGES[0];
@@ -94,6 +94,7 @@ async function show() {
       place,
       h("h1", {}, found?.title ?? "Not found"),
       failure(error),
+      error instanceof NotLoaded ? h("p", {}, button("Try again", show, { class: "primary" })) : null,
       error.status === 404 ? h("p", {}, h("a", { href: back[1] }, `Go to ${back[0]}`)) : null,
       error.status === 403 && scopeOf(error) === "read"
         ? h(
@@ -117,8 +118,32 @@ async function show() {
   }
   first = false;
   forget.hidden = !hasKey();
-  if (!performance.getEntriesByName("usable").length) performance.mark("usable");
+  if (stands && !performance.getEntriesByName("usable").length) performance.mark("usable");
   main.dataset.ready = location.hash || "#/";
+}
+
+/** The module of a page could not be loaded. */
+class NotLoaded extends Error {}
+
+const RELOADED = "modelyard.reloaded";
+
+/** The module of a page. Another release of the server has others in their place: then the whole page is loaded anew,
+ * once, if it is still `wanted`; and not where no server answers, since this page tells that better than a browser. */
+async function loaded(name, wanted) {
+  try {
+    const module = await import(`./${name}.js`);
+    sessionStorage.removeItem(RELOADED);
+    return module;
+  } catch (cause) {
+    const answer = await request(location.pathname, { cache: "no-store" }).catch((error) => error);
+    if (answer.ok && wanted() && !sessionStorage.getItem(RELOADED)) {
+      sessionStorage.setItem(RELOADED, "once");
+      location.reload();
+      await new Promise(() => {}); // nothing more is drawn here
+    }
+    if (wanted()) sessionStorage.removeItem(RELOADED); // whoever tries again may
+    throw new NotLoaded(answer.message ?? "A part of this page could not be loaded from the server.", { cause });
+  }
 }
 
 /** A part of an address as text, also where it is not well written. */

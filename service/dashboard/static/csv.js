@@ -14,21 +14,28 @@ export async function textOf(file) {
   return { text: new TextDecoder("windows-1252").decode(content), was: "windows-1252" };
 }
 
-/** The names in the first line of a CSV text, and what parts them. */
+// What Excel writes above the names to say what parts the values; the server skips the same lines.
+const TOLD = /^\ufeff?"?sep=([,;\t|])"?(?:\r?\n|$)/i;
+
+/** The names in the first line of a CSV text, and what parts them, which a line above them may say. */
 export function header(text) {
+  const told = TOLD.exec(text)?.[1];
+  if (told) return { names: records(text, told, 1)[0]?.cells ?? [], delimiter: told };
   const bare = text.split(/\r?\n/, 1)[0].replace(/"[^"]*"/g, "");
   const delimiter = [",", ";", "\t", "|"].sort((a, b) => bare.split(b).length - bare.split(a).length)[0];
   return { names: records(text, delimiter, 1)[0]?.cells ?? [], delimiter };
 }
 
-/** The first records of a CSV text as `{line, cells}`, with the line that each begins on; empty lines are none.
- * A cell in quotes may have delimiters, line ends and doubled quotes in it. */
+/** The first records of a CSV text as `{line, cells}`, with the line that each begins on; empty lines are none,
+ * nor is one that says this delimiter. A cell in quotes may have delimiters, line ends and doubled quotes in it. */
 export function records(text, delimiter, most = Infinity) {
   const found = [];
   let cells = [""];
   let quoted = false;
-  let line = 1;
-  let begins = 1;
+  const above = TOLD.exec(text);
+  const told = above?.[1] === delimiter;
+  let line = told ? 2 : 1;
+  let begins = line;
   const write = (sign) => {
     cells[cells.length - 1] += sign;
   };
@@ -37,7 +44,7 @@ export function records(text, delimiter, most = Infinity) {
     cells = [""];
     begins = line;
   };
-  for (let i = text.startsWith("\ufeff") ? 1 : 0; i < text.length && found.length < most; i += 1) {
+  for (let i = told ? above[0].length : Number(text.startsWith("\ufeff")); i < text.length && found.length < most; i += 1) {
     const sign = text[i];
     if (sign === "\n") line += 1;
     if (quoted && sign === '"' && text[i + 1] === '"') {

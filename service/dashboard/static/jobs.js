@@ -154,6 +154,10 @@ const verdictOf = ({ version, promotion: { alias, promoted, detail } }) =>
 const SHOWN = { spec: "Request", resolved_spec: "Resolved", report: "Report" };
 const isLoss = (name) => /^(val_)?loss$/.test(name);
 
+/** Whether the best value of a metric says more than the last one beside it. */
+const isNews = (name, best, last) =>
+  best !== undefined && number(best) !== number(last) && !(isLoss(name) && best > last);
+
 export async function page(place, { params: [id], onLeave }) {
   if (!/^job_[0-9a-f]{32}$/.test(id)) throw new Problem(404, { detail: `There is no job ${id}.` });
   let job = await get(`/v1/jobs/${id}`);
@@ -286,7 +290,7 @@ export async function page(place, { params: [id], onLeave }) {
                 { class: "tile" },
                 h("span", { class: "tile-number" }, number(value)),
                 h("span", { class: "tile-label" }, metricName(name)),
-                best[name] && !(isLoss(name) && best[name].value > value)
+                isNews(name, best[name]?.value, value)
                   ? h(
                       "span",
                       { class: "tile-note" },

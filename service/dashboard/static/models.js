@@ -502,7 +502,7 @@ async function changed(name, one, other) {
   if (both.some(({ signature }) => signature.inputs.length > 1))
     return h("p", {}, "Predictions of versions with several inputs are not compared here.");
   const asked = previews
-    .map((preview) => ({ id: preview.id, rows: both.map((version) => rowsFor(preview, version)) }))
+    .map((preview) => ({ ...preview, seen: preview.rows, rows: both.map((version) => rowsFor(preview, version)) }))
     .find(({ rows }) => rows.every(Boolean));
   if (!asked) return unlike(one, other);
   const { rows } = asked;
@@ -517,6 +517,8 @@ async function changed(name, one, other) {
   const given = (i) => (rows.some((of) => Array.isArray(of[i])) ? rows[1][i] : { ...rows[0][i], ...rows[1][i] });
   const names = Object.keys(given(0));
   const few = names.length <= 6 && !Array.isArray(given(0));
+  const target = asked.columns.findIndex(({ role }) => role === "target");
+  const targetName = target >= 0 && ["Target", asked.columns[target].name].filter(Boolean).join(": ");
   const { name: dataset } = await get(`/v1/datasets/${asked.id}`);
   return h(
     "div",
@@ -531,12 +533,19 @@ async function changed(name, one, other) {
     differing.length
       ? table(
           "Changed predictions",
-          ["Row", ...(few ? names : ["Input"]), `Version ${one.version}`, `Version ${other.version}`],
+          [
+            "Row",
+            ...(few ? names : ["Input"]),
+            ...(targetName ? [targetName] : []),
+            `Version ${one.version}`,
+            `Version ${other.version}`,
+          ],
           differing.slice(0, 10).map(({ i, values }) => [
             i + 1,
             ...(few
               ? Object.values(given(i)).map(answered)
               : [h("span", { class: "clip" }, JSON.stringify(given(i), rounded))]),
+            ...(targetName ? [answered(asked.seen[i][target])] : []),
             ...values.map(answered),
           ]),
         )

@@ -2,9 +2,9 @@
 
 import { all, get, perhaps, post, watch } from "./api.js";
 import { button, h, replace, table } from "./dom.js";
+import { EXAMPLES } from "./examples.js";
 import { ago, number, seconds, shortJob } from "./format.js";
 import { attempt, badge, card, emptyState, heading, isActive, isOver, nameOf, prose } from "./parts.js";
-import { EXAMPLES } from "./train.js";
 
 const QUICK = {
   kind: "train",

@@ -1,0 +1,531 @@
+"""The page on which data, a net and a training are put together."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect
+
+from service.schemas import examples
+from tests.browser import go, opened
+from tests.live import Server, run_job, wait_for
+
+
+def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser: Browser, server: Server) -> None:
+    with opened(
+        browser, server.url, interrupted=True
+    ) as page:  # where it is slow, the wrong request is sent and refused
+        rows = "\n".join(f"{i};{i / 10};{('red', 'green')[i % 2]};{('a', 'b')[i % 2]}" for i in range(60))
+        go(page, server, "#/train")
+        page.get_by_role("tab", name="Upload a file").click()
+        page.get_by_label("Choose a file").set_input_files(
+            {"name": "flowers.csv", "mimeType": "text/csv", "buffer": f"number;length;colour;kind\n{rows}\n".encode()}
+        )
+        expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
+        page.get_by_role("checkbox", name="number", exact=True).uncheck()
+        page.get_by_role("button", name="Use this data").click()
+        expect(page.get_by_role("region", name="Columns")).to_contain_text("colour")
+        columns = page.get_by_role("region", name="Columns").get_by_role("row")
+        expect(columns.filter(has_text="left out")).to_contain_text("number")
+        expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+
+        page.get_by_role("tab", name="JSON").click()
+        editor = page.get_by_label("Architecture document")
+        editor.fill(editor.input_value().replace("ReLU", "Relu", 1))
+        expect(page.get_by_text("One mistake in the net.")).to_be_visible()
+        page.get_by_role("button", name="Show me").first.click()
+        assert (
+            page.evaluate(
+                "() => { const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd) }"
+            )
+            == '"Relu"'
+        )
+        page.get_by_role("button", name="Use ReLU").first.click()
+        expect(page.get_by_text("The net can be built.")).to_be_visible()
+        expect(editor).to_have_value(re.compile('"ReLU"'))
+
+        page.get_by_label("Encode texts as one-hot").uncheck()
+        expect(page.get_by_text("Mend the mistakes, then train.")).to_be_visible()
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+        page.get_by_role("button", name="Mend this").click()
+        expect(page.get_by_label("Encode texts as one-hot")).to_be_checked()
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+
+
+def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: Server) -> None:
+    """Decimal commas, a text before the numbers, and categories that are only among the rows that are held out."""
+    rows = [f"{('Süd', 'Nord')[i % 2]};{20 + i},5;{1900 + i};{300 + 9 * i},25" for i in range(60)]
+    rows += [f"Ort {i};{30 + i},5;1990;{400 + 9 * i},25" for i in range(8)]
+    text = "\r\n".join(["\ufeffStadtteil;Fläche;Baujahr;Miete", *rows, ""])
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "mieten.csv", "mimeType": "text/csv", "buffer": text.encode()}
+    )
+    expect(page.get_by_label("Numbers are written as")).to_have_value("1234,56")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("20.5 to 79.5")
+    expect(page.get_by_label("Standardize the target")).to_be_checked()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.get_by_role("heading", name="Training of mieten")).to_contain_text("succeeded")
+
+    go(page, server, "#/playground/mieten")
+    expect(page.get_by_label("Fläche")).to_have_accessible_description(
+        re.compile(r"Seen in training: 2\d,5 to 7\d,5\. Written like 1234,56")
+    )
+    expect(page.get_by_label("Baujahr")).to_have_accessible_description(
+        re.compile(r"Seen in training: 19\d\d to 19\d\d")
+    )
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("[data-answer]")).to_be_visible()
+    page.get_by_role("tab", name="/v2").click()
+    call = page.get_by_label("The call in the Open Inference Protocol").inner_text()
+    answer = json.loads(subprocess.run(["sh", "-c", call], capture_output=True, check=True, timeout=30).stdout)
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 1]], answer
+
+
+def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(page: Page, server: Server) -> None:
+    """Of thirty categories some are only among held-out rows, so the page asks twice and narrows its net."""
+    rows = "".join(f"{number / 7:.2f},kind {number * 7 % 30},{number % 5}.5\n" for number in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "flats.csv", "mimeType": "text/csv", "buffer": f"area,kind,price\n{rows}".encode()}
+    )
+    with page.expect_response(lambda answer: "dry_run" in answer.url and len(answer.json()["warnings"]) == 0):
+        page.get_by_role("button", name="Use this data").click()
+    page.get_by_label("Name of the model").fill("casa")
+    page.get_by_label("Epochs").fill("7")
+    page.get_by_label("Optimizer").select_option("SGD")
+    page.get_by_label("Learning rate").fill("0.002")
+    page.get_by_label("Seed").fill("9")
+    page.get_by_label("Make it the champion when it succeeds").uncheck()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/v1/jobs")) as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+
+    asked: Any = sent.value.post_data_json
+    assert asked["output"] == {"model": "casa"}
+    assert (asked["budget"], asked["seed"]) == ({"epochs": 7, "max_seconds": 300}, 9)
+    assert asked["optimizer"] == {"type": "SGD", "lr": 0.002}
+    expect(page.get_by_role("heading", name="Training of casa")).to_contain_text("succeeded")
+    with server.client() as client:  # without a champion it would need a hand on the first page
+        assert client.delete("/v1/models/casa").is_success
+
+
+def test_a_file_of_windows_with_odd_cells_is_read_and_a_spreadsheet_is_not(page: Page, server: Server) -> None:
+    rows = "".join(f"{number},5;{'k.A.' if number % 20 == 0 else number};{number * 2},5\n" for number in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chooser = page.get_by_label("Choose a file")
+    chooser.set_input_files({"name": "prüfung.xlsx", "mimeType": "application/zip", "buffer": b"PK"})
+    expect(page.get_by_role("alert")).to_contain_text('in Excel, as "CSV UTF-8"')
+    chooser.set_input_files(
+        {"name": "Prüfung.csv", "mimeType": "text/csv", "buffer": f"Fläche;Größe;Preis\n{rows}".encode("cp1252")}
+    )
+    expect(page.get_by_label("Name", exact=True)).to_have_value("pruefung")
+    expect(page.get_by_label("Texts that mean a missing value")).to_have_value("k.A.")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("Größe")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    expect(page.get_by_label("Fill missing numbers")).to_be_checked()
+
+
+def test_texts_that_make_a_column_of_numbers_one_of_texts_are_read_as_missing_at_a_press(
+    page: Page, server: Server
+) -> None:
+    rows = "".join(f"{'k.A.' if i % 20 == 0 else i};{'?!' if i == 7 else i / 4};{2 * i}\n" for i in range(60))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "gaps.csv", "mimeType": "text/csv", "buffer": f"age;size;price\n{rows}".encode()}
+    )
+    page.get_by_label("Texts that mean a missing value").fill("")
+    page.get_by_role("button", name="Use this data").click()
+    columns = page.get_by_role("region", name="Columns").get_by_role("row")
+    expect(columns.filter(has_text="age")).to_contain_text("text")
+    check = page.get_by_role("complementary", name="Check and train")
+    expect(check).to_contain_text("Still needed: how to read age, size (see Data).")
+    expect(check.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+    page.get_by_role("button", name="Read “k.A.” as missing").click()
+    expect(columns.filter(has_text="age")).to_contain_text("1 to 59")
+    expect(check).to_contain_text("Still needed: how to read size (see Data).")
+    page.get_by_role("button", name="Read “?!” as missing").click()
+    expect(columns.filter(has_text="size")).to_contain_text("0 to 14.75")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    expect(page.get_by_label("Fill missing numbers")).to_be_checked()
+
+    with server.client() as client:
+        [made] = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == "gaps"]
+    assert (made["source"]["missing_texts"], made["source"]["missing"]) == (["k.A.", "?!"], "keep")
+
+
+def test_marks_between_thousands_are_found_and_else_asked_about(page: Page, server: Server) -> None:
+    """Where a choice makes texts of numbers, nothing is trained before somebody has said how these are meant."""
+
+    def chosen(name: str, rows: str) -> None:
+        page.get_by_label("Choose a file").set_input_files(
+            {"name": name, "mimeType": "text/csv", "buffer": f"size;price\n{rows}".encode()}
+        )
+
+    rows = "".join(f"{i},5;{1 + i % 9}.{100 + i},08\n" for i in range(60))
+    train = page.get_by_role("button", name="Train", exact=True)
+    marks = page.get_by_label("Numbers are written as")
+    columns = page.get_by_role("region", name="Columns").get_by_role("row")
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chosen("swiss.csv", rows.replace(".", "\u2019").replace(",", "."))
+    expect(marks).to_have_value("1'234.56")
+    chosen("plain.csv", "1.234;5\n2.500;6\n")
+    expect(marks).to_have_value("1234.56")
+    chosen("marks.csv", rows)
+    expect(marks).to_have_value("1.234,56")
+    marks.select_option("1234,56")
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("listitem").filter(has_text="Column 'price' is taken as texts")).to_be_visible()
+    expect(page.get_by_text("Still needed: how to read price (see Data).")).to_be_visible()
+    expect(train).to_be_disabled()
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    page.get_by_role("button", name="Its texts are classes").click()
+    expect(train).to_be_enabled()
+    page.get_by_role("button", name="Use this data").click()
+    page.get_by_role("button", name="Read as numbers like 1.234,56").click()
+    expect(columns.filter(has_text="price")).to_contain_text("1100 to 9153")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_label("Epochs").fill("2")
+    train.click()
+    expect(page.get_by_role("heading", name="Training of marks")).to_contain_text("succeeded")
+
+    with server.client() as client:
+        made = [one["source"] for one in client.get("/v1/datasets").json()["data"] if one["name"] == "marks"]
+    assert {"decimal": ",", "thousands": "."}.items() <= made[0].items()
+
+
+def test_who_trains_a_model_that_is_there_is_told_of_its_champion(page: Page, server: Server) -> None:
+    with server.client() as client:
+        run_job(client, {**examples.CLASSIFY, "output": {"model": "reigning", "alias_on_success": "champion"}})
+        found = client.get("/v1/models/reigning/versions/1").json()["metrics"]["val_accuracy"]
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Examples").click()
+    page.get_by_role("button", name=re.compile("Two clouds")).click()
+    page.get_by_label("Name of the model").fill("reigning")
+    told = page.get_by_text(f"version 1 is its champion (validation accuracy {found:.4g})")
+    expect(told).to_contain_text("The new version takes its place, even if it is worse.")
+    page.get_by_label("Only if it is better").check()
+    expect(told).to_contain_text("takes its place if val_accuracy > champion.val_accuracy.")
+    page.get_by_label("Held out for validation").select_option("nothing")
+    expect(told).to_contain_text("if accuracy > champion.accuracy.")
+    page.get_by_label("Make it the champion when it succeeds").uncheck()
+    expect(told).to_contain_text("It stays the champion.")
+    page.get_by_label("Make it the champion when it succeeds").check()
+    page.get_by_label("Only if it is better").check()
+    page.get_by_label("Epochs").fill("1")
+    page.get_by_label("Learning rate").fill("1e-9")
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+    page.get_by_role("button", name="Train", exact=True).click()
+
+    expect(page.get_by_role("heading", name="Training of reigning")).to_contain_text("succeeded")
+    expect(page.get_by_text("The champion stayed as it was:")).to_be_visible()
+    with server.client() as client:
+        assert client.get("/v1/models/reigning").json()["aliases"] == {"champion": 1}
+
+
+def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, server: Server) -> None:
+    """Before the file is read and after it; the job's page says which ones the net has not seen."""
+    rows = "\n".join(f"{i},{i / 10},1,remark {i},{3 * i}" for i in range(60))
+    go(page, server, "#/train")
+    expect(page.get_by_label("Objective")).to_have_count(0)
+    expect(page.get_by_text("Choose data first: objective, epochs")).to_be_visible()
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "sizes.csv", "mimeType": "text/csv", "buffer": f"id,length,same,note,weight\n{rows}\n".encode()}
+    )
+    for name, taken, reason in (
+        ("id", False, "Seems to number the rows."),
+        ("length", True, ""),
+        ("note", False, "Too many different texts to be a category."),
+    ):
+        box = page.get_by_role("checkbox", name=name, exact=True)
+        expect(box).to_be_checked(checked=taken)
+        expect(box).to_have_accessible_description(reason)
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_role("checkbox", name="Learn from note")).not_to_be_checked()
+    page.get_by_role("button", name="Leave same out").click()
+    expect(page.get_by_role("checkbox", name="Learn from same")).not_to_be_checked()
+    page.get_by_role("checkbox", name="Learn from id").check()
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.get_by_role("button", name="Use these columns")).to_be_hidden()
+    expect(page.get_by_role("checkbox", name="Learn from id")).to_be_checked()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_role("button", name="Train", exact=True).click()
+
+    expect(page.get_by_role("heading", name="Training of sizes")).to_contain_text("succeeded")
+    expect(page.get_by_text("Left out of the inputs: same, note.")).to_be_visible()
+    with server.client() as client:
+        made = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == "sizes"]
+        version = client.get("/v1/models/sizes/versions/1").json()
+    assert len(made) == 1
+    assert version["signature"]["columns"] == ["length", "id"]
+
+
+def test_numbers_with_a_unit_are_told_and_classes_of_one_row(page: Page, server: Server) -> None:
+    """Beside what else is left out, and why; what is typed is then read as the file writes numbers."""
+    rows = "".join(
+        f"{i};{i},5;{1 + i % 9}.{100 + i},08;{1 + i % 9}.{100 + i},50 €;{'rare' if i == 7 else 'AB'[i % 2]};;\n"
+        for i in range(60)
+    )
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    chooser = page.get_by_label("Choose a file")
+    names = "nr;size;cost;price;kind"
+    chooser.set_input_files(
+        {"name": "title.csv", "mimeType": "text/csv", "buffer": f"Report;;;;;;\n{names};;\n{rows}".encode()}
+    )
+    expect(page.get_by_label("Texts that mean a missing value")).to_have_value("")
+    expect(page.get_by_label("What is to be predicted")).to_have_value("Report")
+    chooser.set_input_files({"name": "ends.csv", "mimeType": "text/csv", "buffer": f"{names};;\n{rows}".encode()})
+    expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
+    chooser.set_input_files(
+        {"name": "euros.csv", "mimeType": "text/csv", "buffer": f"{names}\n{rows.replace(';;', '')}".encode()}
+    )
+    expect(page.get_by_role("checkbox", name="price")).not_to_be_checked()
+    page.get_by_role("button", name="Use this data").click()
+    told = page.get_by_role("complementary", name="Check and train")
+    expect(told).to_contain_text("price is left out. These look like numbers with a unit (€): take the unit out of")
+    expect(told).to_contain_text("Only one row is of the class rare.")
+    expect(told).to_contain_text("nr Seems to number the rows.")
+    page.get_by_role("button", name="Train", exact=True).click()
+    expect(page.get_by_role("heading", name="Training of euros")).to_contain_text("succeeded")
+
+    go(page, server, "#/playground/euros")
+    cost = page.get_by_label("cost")
+    expect(cost).to_have_accessible_description(re.compile("Written like 1.234,56"))
+    answer = page.locator(".answer")
+    for typed, read in (("8.153,08", 8153.08), ("8.153", 8153), ("8153,5", 8153.5)):
+        cost.fill(typed)
+        with page.expect_request("**/predict") as sent:
+            page.get_by_role("button", name="Predict").click()
+        asked: Any = sent.value.post_data_json
+        assert asked["inputs"][0]["cost"] == read
+    cost.fill("11.5")
+    page.get_by_role("button", name="Predict").click()
+    expect(answer).to_contain_text("cost needs a number written like 1.234,56, not 11.5.")
+    cost.fill("88.153,5")
+    page.get_by_role("button", name="Predict").click()
+    expect(answer).to_contain_text(re.compile(r"Expected: 11\d\d\.08 to 91\d\d\.08\. Here: 88153\.5\."))
+
+
+def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: Server) -> None:
+    """Also where they lack one only since a text was read as missing, and where the file takes long to be read."""
+    rows = "".join(f"{'k.A.' if i % 9 == 0 else i},{'' if i % 20 == 3 else i / 4}\n" for i in range(60))
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/train")
+        page.get_by_role("tab", name="Upload a file").click()
+        chooser = page.get_by_label("Choose a file")
+        skip = page.get_by_role("button", name="Skip these rows")
+        columns = page.get_by_role("region", name="Columns").get_by_role("row")
+        told = (
+            page.get_by_role("region", name="1 Data")
+            .get_by_role("listitem")
+            .filter(has_text="left out, without a value in column")
+        )
+        for name, head in (("quick", {}), ("slow", {"prefer": "wait=0"})):
+
+            def slowly(route: Route, *, head: dict[str, str] = head) -> None:
+                route.continue_(headers={**route.request.headers, **head})
+
+            page.route("**/v1/datasets", slowly)
+            chooser.set_input_files(
+                {"name": f"{name}.csv", "mimeType": "text/csv", "buffer": f"age,price\n{rows}".encode()}
+            )
+            page.get_by_label("Texts that mean a missing value").fill("")
+            page.get_by_role("button", name="Use this data").click()
+            expect(page.get_by_role("alert")).to_contain_text("A value is missing")
+            found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+            skip.click()
+            expect(columns.filter(has_text="price")).to_contain_text("0 to 14.75")
+            expect(told).to_contain_text("3 of 60 rows are left out")
+            expect(page.get_by_role("alert")).to_have_count(0)
+            expect(page.get_by_role("region", name="Columns")).to_be_focused()
+            page.unroute("**/v1/datasets")
+
+        swapped = rows.replace(",\n", ",k.A.\n")
+        chooser.set_input_files(
+            {"name": "both.csv", "mimeType": "text/csv", "buffer": f"age,price\n{swapped}".encode()}
+        )
+        page.get_by_label("Texts that mean a missing value").fill("")
+        page.get_by_role("button", name="Use this data").click()
+        page.get_by_role("button", name="Read “k.A.” as missing").first.click()
+        expect(skip).to_be_focused()
+        expect(columns.filter(has_text="price")).to_contain_text("target")
+        page.keyboard.press("Enter")
+        expect(told).to_contain_text("3 of 60 rows are left out")
+        expect(skip).to_have_count(0)
+        expect(page.get_by_role("region", name="Columns")).to_be_focused()
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+
+    with server.client() as client:
+        there = [one for one in client.get("/v1/datasets").json()["data"] if one["state"] == "ready"]
+    made = {one["name"]: one["source"] for one in there}
+    assert [made[name]["unlabelled"] for name in ("quick", "slow", "both")] == ["skip"] * 3
+    assert made["both"]["missing_texts"] == ["k.A."]
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"], ids=["comma", "semicolon", "tab", "bar"])
+def test_a_line_that_says_what_parts_the_values_is_believed(page: Page, server: Server, sign: str) -> None:
+    """And columns of nothing at the right end, as spreadsheets leave them, are none."""
+    name = f"told{ord(sign)}"
+    lines = ['id;"a, b";"c; d";price;', *(f"{100 + i};{i};{i / 7:.2f};{3 * i};" for i in range(60)), ""]
+    text = "\r\n".join(lines).replace(";", sign).replace(f"c{sign} d", "c; d")
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": f"{name}.csv", "mimeType": "text/csv", "buffer": f"\ufeffsep={sign}\r\n{text}".encode()}
+    )
+    expect(page.get_by_label("What is to be predicted")).to_have_value("price")
+    expect(page.get_by_role("checkbox", name="id", exact=True)).not_to_be_checked()
+    page.get_by_role("button", name="Use this data").click()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+
+    with server.client() as client:
+        [made] = [one for one in client.get("/v1/datasets").json()["data"] if one["name"] == name]
+    assert (made["rows"], made["source"].get("delimiter", ",")) == (60, sign)
+    roles = {"id": "ignored", "a, b": "input", "c; d": "input", "price": "target"}
+    assert {column["name"]: column["role"] for column in made["columns"]} == roles
+
+
+def test_datasets_of_one_name_are_told_apart_and_all_are_found(
+    browser: Browser, make_server: Callable[..., Server]
+) -> None:
+    own = make_server()
+    with own.client() as client:
+        for i in range(64):
+            row = [0.0] * (1 + i % 3)
+            source = {"type": "inline", "inputs": [row] * (i + 4), "targets": [1.0] * (i + 4)}
+            name = "first" if i == 0 else "alike"
+            columns = ["once"] if i == 3 else [f"x{k}" for k in range(len(row))]
+            assert client.post("/v1/datasets", json={"name": name, "source": {**source, "columns": columns}}).is_success
+        upload = client.post("/v1/uploads", content=b"a,b\n1,2\n3,4\n", headers={"Content-Type": "text/csv"}).json()
+        file = {"type": "csv", "upload": upload["id"], "target": "b"}
+        client.post("/v1/datasets", json={"name": "alike", "source": file})
+    with opened(browser, own.url) as page:
+        page.route(  # a request gives fewer, so fewer have to be made
+            "**/v1/datasets?*", lambda route: route.continue_(url=route.request.url.replace("=200", "=40"))
+        )
+        go(page, own, "#/train")
+        table = page.get_by_role("table", name="Datasets")
+        rows = table.get_by_role("row")
+        expect(page.get_by_role("tab", name="Datasets here (40+)")).to_have_attribute("aria-selected", "true")
+        expect(rows).to_have_count(31)
+        expect(table.get_by_role("columnheader")).to_have_text(["Name", "Made", "Rows", "Source", "Columns", "Use"])
+        told = rows.nth(1).get_by_role("cell").all_inner_texts()
+        assert [told[0], *told[2:5]] == ["alike", "2", "CSV", "2: a, b"]
+        told = rows.nth(2).get_by_role("cell").all_inner_texts()
+        assert [told[0], *told[2:4]] == ["alike", "67", "inline"]
+        page.get_by_role("button", name="More").click()
+        expect(rows).to_have_count(61)
+        expect(rows.nth(31).get_by_role("button")).to_be_focused()
+        find = page.get_by_label("Find by name, source or column")
+        find.fill("FIRST")  # the oldest: of the second page that the server gives
+        expect(rows).to_have_count(2)
+        find.fill("inline once")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(1)).to_contain_text("7")
+        find.fill("nowhere")
+        expect(page.get_by_text("No dataset is like that.")).to_be_visible()
+        find.fill("alike csv")
+        expect(rows).to_have_count(2)
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+        page.get_by_role("button", name="Use alike").click()
+        expect(page.get_by_role("region", name="Columns").get_by_role("row")).to_have_count(3)
+
+
+def test_every_column_of_a_profile_is_in_sight_or_within_reach(page: Page, server: Server) -> None:
+    """Beside the check; where not all have room, a shadow shows on which side there is more."""
+    names = ["od280/od315_of_diluted_wines", "a column with a rather long name", "nonflavanoid_phenols"]
+    rows = "".join(f"{i / 7},{i + 1},{1000 + i / 7},{2 * i}\n" for i in range(60))
+    with server.client() as client:
+        text = f"{','.join(names)},price\n{rows}".encode()
+        upload = client.post("/v1/uploads", content=text, headers={"Content-Type": "text/csv"}).json()["id"]
+        source = {"type": "csv", "upload": upload, "target": "price"}
+        dataset = client.post("/v1/datasets", json={"name": "broad", "source": source}).json()["id"]
+    columns = page.get_by_role("region", name="Columns")
+    hidden = "box => box.scrollWidth - box.clientWidth - box.scrollLeft"
+    for width, room in ((1280, True), (1000, False), (400, False)):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto("about:blank")
+        go(page, server, f"#/datasets/{dataset}")
+        expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+        assert columns.evaluate("box => getComputedStyle(box).backgroundImage.includes('gradient')")
+        assert (columns.evaluate(hidden) <= 0) == room
+        columns.focus()
+        for _ in range(30):
+            page.keyboard.press("ArrowRight")
+        wait_for(lambda: columns.evaluate(hidden) <= 1)
+        last, around = columns.get_by_role("img").last.bounding_box(), columns.bounding_box()
+
+        assert last
+        assert around
+        assert around["x"] <= last["x"]
+        assert last["x"] + last["width"] <= around["x"] + around["width"]
+
+
+def test_a_net_is_written_by_the_form_and_taken_from_the_catalogue(page: Page, server: Server) -> None:
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Examples").click()
+    page.get_by_role("button", name=re.compile("Two clouds")).click()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_role("tab", name="JSON").click()
+    document = page.get_by_label("Architecture document")
+    before = json.loads(document.input_value())["root"]["layers"]
+    page.get_by_role("tab", name="Form").click()
+    layers = page.locator(".layers > li")
+    expect(layers).to_have_count(len(before))
+    page.get_by_role("button", name="+ Dropout").click()
+    expect(page.get_by_label(f"Layer {len(before)}", exact=True)).to_have_value("Dropout")
+    page.get_by_role("button", name="+ Linear").click()
+    added = layers.nth(len(before))
+    added.get_by_label("out features").fill("5")
+    layers.nth(len(before) - 1).get_by_label("p", exact=True).fill("0.1")
+    page.get_by_role("button", name=f"Move layer {len(before) + 1} up").click()
+    expect(page.get_by_label(f"Layer {len(before)}", exact=True)).to_be_focused()
+    page.get_by_label("Layer 1", exact=True).select_option("ReLU")
+    page.get_by_role("button", name="Remove layer 1").click()
+    expect(page.get_by_label("Layer 1", exact=True)).to_be_focused()
+    page.get_by_role("tab", name="JSON").click()
+    linear = {"type": "Linear", "in_features": "auto", "out_features": 5}
+    wanted = [*before[1:-1], linear, {"type": "Dropout", "p": 0.1}, before[-1]]
+    assert json.loads(document.input_value())["root"]["layers"] == wanted
+    expect(page.get_by_text("The net can be built.")).to_be_visible()
+    page.get_by_role("tab", name="Form").click()
+    page.get_by_label("Shape of one row").fill("3")
+    page.get_by_label("Shape of one row").press("Tab")
+    expect(page.get_by_text("Mend the mistakes, then train.")).to_be_visible()
+    page.get_by_label("Shape of one row").fill("2")
+    page.get_by_label("Shape of one row").press("Tab")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+
+    page.get_by_role("tab", name="Catalogue").click()
+    page.get_by_label("Net", exact=True).select_option("mlp")
+    page.get_by_label("hidden", exact=True).fill("7, 5")
+    expect(page.get_by_role("region", name="Layers")).to_contain_text("7")
+    page.get_by_label("Epochs").fill("2")
+    page.get_by_label("Name of the model").fill("catalogued")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/v1/jobs")) as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+    asked: Any = sent.value.post_data_json
+    assert asked["architecture"]["catalogue"] == "mlp"
+    params = asked["architecture"]["params"]
+    assert (params["in_features"], params["hidden"], params["num_classes"]) == (2, [7, 5], 2)
+    expect(page.get_by_role("heading", name="Training of catalogued")).to_contain_text("succeeded")
