@@ -134,7 +134,11 @@ class ControlPlane:
         Raises:
             NotFound, ModelQuarantined: accordingly.
         """
-        found = self.models.resolve(reference)
+        self.models.model(reference.model)
+        try:
+            found = self.models.resolve(reference)
+        except NotFound as error:
+            raise error.at("/query/version") from None
         manifest = self.models.version(found.model, found.version).manifest
         assert manifest is not None  # what can be resolved is ready
         document = self.models.document(found.model, found.version, "preprocessing.json")

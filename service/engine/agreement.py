@@ -83,7 +83,7 @@ def agree(
     warnings += [Entry(**{**told, "pointer": "/dataset"}) for told in manifest.warnings]
     parts = {name for name, _ in examples.parts}
     if len(outputs) != 1 or ((parts or len(specs) != 1) and parts != {spec.name for spec in specs}):
-        detail = f"Training takes nets with one input and one output; this one has {len(specs)} and {len(outputs)}."
+        detail = f"Training takes nets with one output; this one has {len(outputs)}."
         hint = "Let the forward return one value, such as the last one of a sequence: a net with several outputs can be"
         hint += " imported and served, not trained."
         if len(outputs) == 1:
@@ -128,9 +128,11 @@ def agree_with_version(
     """
     examples = open_dataset(folder, manifest)
     found = metric_mistakes(spec.objective, spec.metrics) + fitted_mistakes(spec.objective)
-    if (len(signature.inputs) != 1 and preprocessing.inputs is None) or len(signature.outputs) != 1:
-        count = f"{len(signature.inputs)} and {len(signature.outputs)}"
-        detail = f"Models with one input and one output are measured; this one has {count}."
+    if len(signature.outputs) != 1:
+        detail = f"Models with one output are measured; this one has {len(signature.outputs)}."
+        return [*found, Entry("/model", "shape-mismatch", detail)]
+    if len(signature.inputs) != 1 and preprocessing.inputs is None:
+        detail = f"The model was imported with {len(signature.inputs)} inputs: how rows of these look is not known."
         return [*found, Entry("/model", "shape-mismatch", detail)]
     if preprocessing.row is None and preprocessing.inputs is None:
         found += _plain_row_mistakes(manifest, tuple(signature.inputs[0].shape)[1:])

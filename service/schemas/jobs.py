@@ -87,6 +87,7 @@ ArchitectureField = Annotated[
                             "anyOf": [
                                 {"type": "object", "required": ["model"]},
                                 {"type": "object", "required": ["architecture"]},
+                                {"type": "object", "required": ["catalogue"]},
                             ]
                         },
                         "edits": {"type": "array", "items": {"type": "object", "required": ["op"]}, "minItems": 1},

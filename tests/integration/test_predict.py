@@ -356,4 +356,5 @@ class TestSignature:
         ],
     )
     def test_what_is_not_there_is_refused(self, client: httpx.Client, path: str, status: int, code: str) -> None:
-        assert_problem(client.get(f"/v1/models/{path}"), status, code)
+        pointer = "/path/name" if "?" not in path else "/query/" + path.partition("?")[2].partition("=")[0]
+        assert_problem(client.get(f"/v1/models/{path}"), status, code, pointer=pointer)
