@@ -23,7 +23,7 @@ from service.engine.readers import nested_numbers
 from service.errors import MAX_ENTRIES, CheckpointReason, CheckpointRefused, DtypeMismatch, Entry, NotFinite, shorten
 from service.schemas.document import canonical, digest, nearest_hint, pointer
 
-NO_MEMORY: Final = re.compile(r"not enough memory|can(?:no|')t allocate memory|bad_alloc", re.IGNORECASE)
+NO_MEMORY: Final = re.compile(r"out of memory|not enough memory|can(?:not|'t) allocate memory|bad_alloc", re.IGNORECASE)
 """What torch says where Python would raise MemoryError."""
 
 

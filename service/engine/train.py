@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from service.engine import objectives, optimizers, transfer
 from service.engine.augmentation import Augment
+from service.engine.checkpoint import NO_MEMORY
 from service.engine.evaluate import default_metrics, evaluate, larger_is_better
 from service.engine.schedulers import Schedule
 from service.engine.step import AutogradStep, Step
@@ -295,11 +296,6 @@ class Trainer:
     def step(self) -> int:
         """Steps done."""
         return self._progress.step
-
-    @property
-    def best(self) -> Mapping[str, Best]:
-        """The best value of each metric so far."""
-        return dict(self._progress.best)
 
     @property
     def best_weights(self) -> dict[str, Tensor] | None:
@@ -796,7 +792,7 @@ class Trainer:
         def failed(code: str, detail: str, hint: str | None = None, pointer: str | None = None) -> JobFailed:
             return JobFailed(code, detail, hint=hint, pointer=pointer, step=step, epoch=epoch)
 
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(text):
             detail = f"There was not enough memory for a batch of {self._batch} rows."
             return failed("out_of_memory", detail, "Use a smaller batch_size or a smaller net.", "/batch_size")
         if "does not have a deterministic implementation" in text:
@@ -819,7 +815,6 @@ class Trainer:
         return error
 
 
-_NO_MEMORY: Final = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _SHAPES: Final = re.compile(r"shape|size|dimension|dtype|expected .* to have|expected .*-dimensional", re.IGNORECASE)
 
 

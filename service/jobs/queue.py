@@ -126,54 +126,39 @@ class Event:
 
 
 class Changes:
-    """Tells waiters in this process that something about some job was committed.
+    """Tells listeners in this process that something about some job was committed.
 
     Those in other processes of the same server are told if they can be: whoever waits also looks again after a timeout.
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._count = 0
+        self._mutex = threading.Lock()
         self._listeners: list[Callable[[str], None]] = []
         self.relay: Callable[[str], None] = lambda _: None
         """Called with the job's id after each change that this process has made; as a listener, it must be quick."""
-
-    def mark(self) -> int:
-        """Where the changes are now; take it before looking at the state that one waits on."""
-        with self._condition:
-            return self._count
-
-    def wait(self, timeout: float | None = None, *, since: int | None = None) -> int:
-        """Wait for a change after `since` (a mark; by default, now); the new mark, the same one after a timeout."""
-        with self._condition:
-            seen = self._count if since is None else since
-            self._condition.wait_for(lambda: self._count != seen, timeout)
-            return self._count
 
     def subscribe(self, listener: Callable[[str], None]) -> Callable[[], None]:
         """Call `listener` with the job's id after each change, in the thread that made it; the answer ends that.
 
         The listener must be quick and must not raise: `loop.call_soon_threadsafe` is what it is for.
         """
-        with self._condition:
+        with self._mutex:
             self._listeners.append(listener)
 
         def unsubscribe() -> None:
-            with self._condition:
+            with self._mutex:
                 self._listeners.remove(listener)
 
         return unsubscribe
 
     def notify(self, job_id: str) -> None:
-        """Wake all waiters, here and elsewhere."""
+        """Tell all listeners, here and elsewhere."""
         self.heard(job_id)
         self.relay(job_id)
 
     def heard(self, job_id: str) -> None:
-        """Wake all waiters here: the change was made elsewhere."""
-        with self._condition:
-            self._count += 1
-            self._condition.notify_all()
+        """Tell all listeners here: the change was made elsewhere."""
+        with self._mutex:
             listeners = list(self._listeners)
         for listener in listeners:
             listener(job_id)
@@ -218,7 +203,7 @@ class JobQueue:
         """Add a job: (the job, None), or (None, the first answer) where the same request came before.
 
         What the job uses is kept for those who ask whether it may be deleted: `dataset["id"]`, and of `resolved_spec`
-        the members architecture_digest and resolved_model.
+        the members architecture_digest, resolved_model and inherited.
 
         Raises:
             QueueFull: `max_queued` jobs wait already; `retry_after_s` is how long one place takes at the present rate.
