@@ -23,9 +23,14 @@ import {
   unfolding,
   unlisted,
 } from "./parts.js";
-import { blank, change, suggest } from "./request.js";
+import { CLASSIFY, blank, change, suggest } from "./request.js";
 import { trainingForm } from "./training.js";
 import { uploadForm } from "./upload.js";
+
+const rareWords = ({ count, values }) =>
+  count === 1
+    ? `Only one row is of the class ${values[0]}.`
+    : `Only one row each is of the classes ${values.join(", ")}${count > values.length ? ` and ${count - values.length} more` : ""}.`;
 
 export async function page(place, { params: [id], onLeave }) {
   const given = id && (await subject(get(`/v1/datasets/${encodeURIComponent(id)}`), `There is no dataset ${id}.`));
@@ -34,7 +39,7 @@ export async function page(place, { params: [id], onLeave }) {
     dataset: null,
     reasons: new Map(), // for which columns were left out
     kept: new Set(), // columns that are one of texts by few cells, and are to be
-    rare: [], // classes that only one row has
+    rare: null, // how many classes have one row alone, and some of these
     undecided: [], // those that nobody has decided about
     verdict: null,
     broken: null,
@@ -78,8 +83,7 @@ export async function page(place, { params: [id], onLeave }) {
       get(`/v1/datasets/${dataset.id}/profile`),
     ]);
     if (draft.dataset !== dataset) return;
-    const { top = [] } = profile.columns.find(({ role }) => role === "target") ?? {};
-    draft.rare = top.filter(({ count }) => count === 1).map(({ value }) => value);
+    draft.rare = profile.columns.find(({ role }) => role === "target")?.rare ?? null;
     const fill = () => {
       change(draft.body, () => suggest(draft, dataset, profile));
       draft.touched = false;
@@ -370,7 +374,7 @@ export async function page(place, { params: [id], onLeave }) {
       const left = out.map(({ name }) => ({ name, reason: draft.reasons.get(name) ?? "" }));
       const told = [
         ...left.flatMap(({ name, reason }) => (/unit/.test(reason) ? note(`${name} is left out. ${reason}`) : [])),
-        ...(here ? draft.rare : []).map((name) => note(`Only one row is of the class ${name}.`)),
+        ...(here && draft.rare?.count && CLASSIFY.includes(body.objective.type) ? [note(rareWords(draft.rare))] : []),
         ...found.warnings.filter(({ code }) => !here || code !== "nearly-numbers"), // which is decided
       ];
       // A net of ours that has the sizes of all rows may have to have those of the training rows.
