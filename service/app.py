@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from anyio.to_thread import run_sync
@@ -18,7 +19,7 @@ from fastapi_standalone_docs import StandaloneDocs
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
-from service.company import Company, follow
+from service.company import Company, end_readers, follow
 from service.controlplane.plane import ControlPlane
 from service.controlplane.planning import Resources
 from service.dashboard import pages
@@ -192,7 +193,7 @@ def create_app(
             if seat is not None and not seat.first:
                 await run_sync(follow, root / "staging" / f"process-{seat.place}", datasets, models, leads)
             elif leads:
-                await run_sync(_recover, database, models, datasets, uploads)
+                await run_sync(_recover, root, database, models, datasets, uploads)
             if leads:
                 await run_sync(partial(supervisor.start, sweep=seat is None or seat.first))
             stack.push_async_callback(run_sync, supervisor.stop, settings.drain_timeout_s)
@@ -333,8 +334,11 @@ def _tokens(settings: Settings) -> Verifier | None:
     )
 
 
-def _recover(database: Database, models: ModelStore, datasets: DatasetStore, uploads: UploadStore) -> None:
-    """Finish or sweep what an earlier server left."""
+def _recover(root: Path, database: Database, models: ModelStore, datasets: DatasetStore, uploads: UploadStore) -> None:
+    """Finish, end or sweep what an earlier server left."""
+    staging = root / "staging"
+    for folder in (staging, *staging.glob("process-*")):  # the earlier one may have had several processes
+        end_readers(folder)
     models.recover()
     datasets.recover()
     uploads.recover()

@@ -129,6 +129,17 @@ def _no_room_for_metrics(left_out: int) -> None:
 
 def follow(staging: Path, datasets: DatasetStore, models: ModelStore, led: bool) -> None:
     """See to what the dead process before this one was doing, while the others go on; to versions where it led."""
+    ended = end_readers(staging)
+    datasets.take_over()
+    if ended:
+        empty(staging)
+    if led:
+        models.take_over()
+    models.renew()  # it may have died between a change and the word of it
+
+
+def end_readers(staging: Path) -> bool:
+    """End the readers of datasets that a dead process has left below its folder; False where one could not be ended."""
     ended = True
     for entry in entries(staging):
         if entry.is_dir():
@@ -142,9 +153,4 @@ def follow(staging: Path, datasets: DatasetStore, models: ModelStore, led: bool)
                 reader.signal(signal.SIGKILL)
                 reader.ended(_END_S)
                 reader.close()
-    datasets.take_over()
-    if ended:
-        empty(staging)
-    if led:
-        models.take_over()
-    models.renew()  # it may have died between a change and the word of it
+    return ended

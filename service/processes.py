@@ -72,6 +72,9 @@ def run(settings: Settings) -> int:
         try:
             port = Port(settings.host, settings.port)
             stack.callback(_close, port.claims)
+            places = [_Place(port.bind()) for _ in range(settings.workers)]
+            for place in places:
+                stack.callback(_close, place.sockets)
             if settings.grpc_port is not None:
                 # Held, not listened at: so nobody else takes it before the processes do.
                 other = Port(settings.host, settings.grpc_port)
@@ -82,7 +85,7 @@ def run(settings: Settings) -> int:
             _log.error(f"The server cannot listen: {error}.", action="unbindable")
             return server.STARTUP_FAILURE
         server.import_all()
-        return _Parent(settings, port=port, held=held, lock=lock, epoch=epoch).run()
+        return _Parent(settings, port=port, places=places, held=held, lock=lock, epoch=epoch).run()
 
 
 class Port:
@@ -188,14 +191,21 @@ class _Place:
 
 class _Parent:
     def __init__(
-        self, settings: Settings, *, port: Port, held: list[socket.socket], lock: StoreLock, epoch: int
+        self,
+        settings: Settings,
+        *,
+        port: Port,
+        places: list[_Place],
+        held: list[socket.socket],
+        lock: StoreLock,
+        epoch: int,
     ) -> None:
         self._settings = settings
         self._port = port
         self._held = held
         self._lock = lock
         self._epoch = epoch
-        self._places = [_Place(port.bind()) for _ in range(settings.workers)]
+        self._places = places
         self._url = server.url_of(self._places[0].sockets[0], tls=settings.tls_certfile is not None)
         self._mailboxes = Mailboxes(settings.workers)
         self._tallies = Tallies(settings.workers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, Literal, NoReturn
 
 from service.engine import inert
-from service.engine.inert import Name, Persistent, Reading, refuse
+from service.engine.inert import Name, Persistent, Reading, legible, refuse
 from service.engine.inspection import ITEM_SIZES, MAX_KEY, MAX_RANK, MAX_TENSORS, Archive, Storage, TensorInfo
 from service.errors import CheckpointRefused, shorten
 
@@ -472,8 +472,7 @@ def _source(reference: Persistent) -> tuple[str, str] | None:
     found = reference.id
     if type(found) is not tuple or len(found) != 4 or found[0] != "module" or type(found[1]) is not Name:
         return None
-    text = found[3] if type(found[3]) is str else ""
-    return str(found[1]), text.encode("utf-8", "replace").decode()
+    return str(found[1]), found[3] if type(found[3]) is str else ""
 
 
 def _are_sizes(values: Any) -> bool:
@@ -482,7 +481,7 @@ def _are_sizes(values: Any) -> bool:
 
 def _json(data: bytes, what: str) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
+        made = {legible(name): legible(value) if type(value) is str else value for name, value in pairs}
         if len(made) < len(pairs):
             refuse("duplicate-entry", f"{what} has a member twice.")
         return made

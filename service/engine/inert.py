@@ -518,9 +518,14 @@ def _is_list_of_one(arguments: tuple[Value, ...]) -> bool:
     return len(arguments) == 1 and type(arguments[0]) is list
 
 
+def legible(text: str) -> str:
+    """The text with its escape in place of half a pair of surrogates, which nobody could write down as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _decoded(data: bytes) -> str:
     try:
-        return data.decode("utf-8", "surrogatepass")
+        return legible(data.decode("utf-8", "surrogatepass"))
     except UnicodeDecodeError as error:
         raise CheckpointRefused("The pickle has a text that is no UTF-8.", reason="damaged") from error
 

@@ -34,7 +34,8 @@ from service.schemas.judgement import require
 from service.schemas.outputs import Output
 from service.schemas.preprocessing import ArrayRow, ClassTarget, Preprocessing, TableRow
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
-from service.store.files import fsync_file, fsync_folder, make_folder, sha256_file, write_atomic
+from service.store.files import fsync_file, fsync_folder, make_folder, sha256_file, translated, write_atomic
+from service.store.folders import wrong_files
 
 GOLDEN_ROWS: Final = 4
 
@@ -52,15 +53,14 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def check_digests(folder: Path, files: Sequence[VersionFile]) -> None:
-    """See that a version's files are the published ones, as whoever loads it first in a process does."""
-    wrong = []
-    for file in files:
-        try:
-            same = sha256_file(folder / file.name) == (file.sha256, file.size_bytes)
-        except OSError:
-            same = False
-        if not same:
-            wrong.append(file.name)
+    """See that a version's files are the published ones, as whoever loads it first in a process does.
+
+    Raises:
+        CheckpointRefused: they are not.
+        StoreError: the machine could not tell.
+    """
+    with translated():
+        wrong = wrong_files(folder, files)
     if wrong:
         raise CheckpointRefused(f"Its files differ from its manifest: {', '.join(wrong)}.", reason="digest-mismatch")
 

@@ -52,6 +52,7 @@ _TICK_S: Final = 0.1
 _IDLE_S: Final = 5.0
 _GRACE_S: Final = 10.0
 _COUNT_EVERY_S: Final = 1.0
+_SWEEP_EVERY_S: Final = 3600.0
 _BLOCK: Final = 4 * 1024 * 1024
 _MAX_FAULTS: Final = 5
 _BUSY_SHARE: Final = 0.01
@@ -133,6 +134,7 @@ class Supervisor:
         self._running: dict[str, _Running] = {}
         self._all_taken_up = False
         self._count_at = clock()
+        self._sweep_at = clock() + _SWEEP_EVERY_S
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waker_open = threading.Lock()
         self._stopping = threading.Event()
@@ -252,6 +254,9 @@ class Supervisor:
             for state, count in self._queue.counts().items():
                 self._metrics.jobs.labels(state.value).set(count)
             self._metrics.store_free_bytes.set(shutil.disk_usage(self._root).free)
+        if self._clock() >= self._sweep_at:
+            self._sweep_at = self._clock() + _SWEEP_EVERY_S
+            self._queue.forget_old_answers()
 
     def _attend(self, running: _Running) -> None:
         """Do what is to be done about one job now; what goes wrong is tried again, or ends the job at last."""
@@ -459,9 +464,11 @@ class Supervisor:
         result = _read(folder / "result.json")
         error = _read(folder / "error.json")
         done = result is not None and result["outcome"] == "done"
+        # Publishing moves the folder away; whoever cancels then is too late.
+        published = result is not None and result.get("version") is not None and not (folder / "staged").exists()
         if job.state is JobState.INTERRUPTED:  # recorded before, but not put back
             self._queue.transition(job.id, JobState.QUEUED, attempt=job.attempt, reason=job.state_reason)
-        elif job.state is JobState.CANCELLING:
+        elif job.state is JobState.CANCELLING and not published:
             if result is not None and done and job.kind == "train":
                 self._keep_weights(job, folder, result)
             cancelled = JobFailed("cancelled_by_user", "The job was cancelled; its checkpoint is kept.")

@@ -364,7 +364,10 @@ def _uploads(control: ControlPlane, limits: Limits) -> APIRouter:
     ) -> Response:
         expected = _repr_digest(repr_digest)
         bodies.require_plain(request)
-        writer = await run_sync(control.uploads.receive)
+        announced = bodies.declared(request)
+        if announced > limits.upload_bytes:
+            raise bodies.too_large(limits.upload_bytes)
+        writer = await run_sync(lambda: control.uploads.receive(expected_bytes=announced))
         empty = True
         with writer:
             async for piece in bodies.stream(request, limit=limits.upload_bytes):

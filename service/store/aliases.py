@@ -301,7 +301,7 @@ class Aliases:
             self._prepared(seen.model, seen.alias, prepare, if_match=seen.etag)
         with self._database.write() as connection:
             present = alias_in(connection, seen.model, seen.alias)
-            if present is None or present.etag != seen.etag or version not in _watched(present):
+            if present is None or present.etag != seen.etag or version != _watched(present):
                 return None
             try:
                 return self._back(connection, present, by="guard", reason=reason)
@@ -439,10 +439,10 @@ def _alias_record(row: Row[Any]) -> AliasRecord:
     return AliasRecord(row.model, row.alias, row.version, row.updated_at, _alias_etag(row.change), routing)
 
 
-def _watched(record: AliasRecord) -> tuple[int, ...]:
+def _watched(record: AliasRecord) -> int:
     """The version that a guard may take back."""
     canary = record.routing.canary
-    return (record.version if canary is None else canary.version,)
+    return record.version if canary is None else canary.version
 
 
 def _needed(version: int, routing: Routing) -> list[tuple[str, int]]:

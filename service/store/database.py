@@ -48,14 +48,20 @@ class JsonText(sa.types.TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """The text that is stored."""
+        """The text that is stored.
+
+        Raises:
+            ValueError: it could not be read back.
+        """
         if value is None:
             return None
         try:
             return orjson.dumps(value).decode()
         except TypeError:
             # A request may hold integers beyond 64 bits, which orjson refuses and JSON does not.
-            return json.dumps(value, allow_nan=False)
+            text = json.dumps(value, allow_nan=False)
+            orjson.loads(text)
+            return text
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """The value that was stored."""
@@ -377,14 +383,6 @@ class Database:
         """Call `hook` once the write transaction of this thread is committed. It must not raise."""
         self._local.hooks.append(hook)
 
-    def check(self) -> list[str]:
-        """What SQLite's quick check finds wrong; an empty list when all is well."""
-        if not self._is_sqlite:
-            return []
-        with self.read() as connection:
-            found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check(20)")]
-        return [] if found == ["ok"] else found
-
     def close(self) -> None:
         """Close all connections."""
         self._readers.dispose()
@@ -528,8 +526,8 @@ def after_cursor(text: str | None, *kinds: type) -> tuple[Any, ...] | None:
         return None
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True)) if len(text) <= 512 else None
-    except (binascii.Error, ValueError, RecursionError):
+        key = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True)) if len(text) <= 512 else None
+    except (binascii.Error, ValueError):
         key = None
     if (
         not isinstance(key, list)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from service.errors import Conflict, DigestMismatch, InUse, NotFound, ServiceError
+from service.errors import Conflict, DatabaseBusy, DigestMismatch, InUse, NotFound, ServiceError
 from service.schemas.datasets import DatasetManifest
 from service.schemas.document import is_id, new_id, utc_now
 from service.schemas.jobs import FINAL
@@ -30,6 +30,7 @@ from service.telemetry import log
 
 _log = log(__name__)
 _MANIFEST: Final = "manifest.json"
+_CREATED: Final = 201
 _INTERRUPTED: Final = {"code": "interrupted", "detail": "The server stopped while it read this."}
 
 
@@ -130,7 +131,7 @@ class DatasetStore:
                         retry_after_s=1.0,
                         hint="Send it again with the same Idempotency-Key in a second: it gets the first answer.",
                     )
-                self._answers.keep(idempotency, 201, {"id": record.id})
+                self._answers.keep(idempotency, _CREATED, {"id": record.id})
             connection.execute(
                 sa.insert(datasets).values(
                     id=record.id,
@@ -160,6 +161,7 @@ class DatasetStore:
         The files must be exactly the manifest's, a manifest.json apart, which is written here.
 
         Raises:
+            DatabaseBusy: the folder may be in its place already; the same call again does the rest.
             DigestMismatch: files are missing, strange, or of another size.
             Conflict: the dataset is not being processed any more.
             NotFound: it was deleted meanwhile.
@@ -168,18 +170,8 @@ class DatasetStore:
             _require_processing(_row(connection, dataset_id))
         folder = files.child(self._folder, dataset_id)
         with files.translated():
-            # Sizes only: the rows may be gigabytes that this machine has just written, and losing them costs a
-            # repetition, not a model. Publishing versions reads everything again.
-            expected = {file.name: file.size_bytes for file in manifest.files}
-            found = {entry.name: entry.lstat().st_size for entry in files.entries(staged) if entry.name != _MANIFEST}
-            if found != expected:
-                wrong = sorted({name for name, _ in expected.items() ^ found.items()})
-                raise DigestMismatch(f"The prepared files are not those of the manifest: {', '.join(wrong)}.")
-            for name in expected:
-                files.fsync_file(files.child(staged, name))
-            files.write_atomic(staged / _MANIFEST, manifest.model_dump_json(indent=1).encode())
-            files.make_folder(self._folder, parents=True)
-            files.rename_new(staged, folder)
+            if not folder.exists():
+                self._settle(staged, folder, manifest)
             try:
                 files.fsync_folder(self._folder)
                 files.make_read_only(folder)
@@ -191,20 +183,38 @@ class DatasetStore:
                         .values(state="ready", manifest=manifest.model_dump(mode="json"), updated_at=utc_now())
                     )
                     record = _record(_row(connection, dataset_id))
-                self._made(dataset_id)
-                return record
+            except DatabaseBusy:
+                raise
             except BaseException:
                 self._discard(dataset_id)
                 raise
+        self._made(dataset_id)
+        return record
+
+    def _settle(self, staged: Path, folder: Path, manifest: DatasetManifest) -> None:
+        """Seal the prepared files with their manifest, and move the folder into place."""
+        # Sizes only: the rows may be gigabytes that this machine has just written, and losing them costs a
+        # repetition, not a model. Publishing versions reads everything again.
+        expected = {file.name: file.size_bytes for file in manifest.files}
+        found = {entry.name: entry.lstat().st_size for entry in files.entries(staged) if entry.name != _MANIFEST}
+        if found != expected:
+            wrong = sorted({name for name, _ in expected.items() ^ found.items()})
+            raise DigestMismatch(f"The prepared files are not those of the manifest: {', '.join(wrong)}.")
+        for name in expected:
+            files.fsync_file(files.child(staged, name))
+        files.write_atomic(staged / _MANIFEST, manifest.model_dump_json(indent=1).encode())
+        files.make_folder(self._folder, parents=True)
+        files.rename_new(staged, folder)
 
     def fail(self, dataset_id: str, error: Mapping[str, Any]) -> DatasetRecord:
-        """Note why a dataset could not be made.
+        """Note why a dataset could not be made; the request that asked for it may use its Idempotency-Key again.
 
         Raises:
             Conflict: the dataset is not being processed any more.
         """
         with self._database.write() as connection:
             _require_processing(_row(connection, dataset_id))
+            self._answers.forget(_CREATED, {"id": dataset_id})
             connection.execute(
                 sa.update(datasets)
                 .where(datasets.c.id == dataset_id)
@@ -278,18 +288,19 @@ class DatasetStore:
                 )
             # The row outlives the files, so that after a crash between it is known that they may go.
             connection.execute(
-                sa.update(datasets)
-                .where(datasets.c.id == dataset_id)
-                .values(state="deleted", source={}, source_digest="", updated_at=utc_now())
+                sa.update(datasets).where(datasets.c.id == dataset_id).values(**_gone()),
             )
         self._clear(dataset_id)
 
-    def discard(self, dataset_id: str, *, idempotency: IdempotencyKey | None = None) -> None:
+    def discard(self, dataset_id: str) -> None:
         """Forget a dataset that did not become ready, as if it had not been asked for."""
         with self._database.write() as connection:
-            if idempotency is not None:
-                self._answers.forget(idempotency)
-            connection.execute(sa.delete(datasets).where(datasets.c.id == dataset_id, datasets.c.state != "ready"))
+            unready = datasets.c.id == dataset_id, datasets.c.state != "ready"
+            found = connection.execute(sa.update(datasets).where(*unready).values(**_gone())).rowcount
+            if found:
+                self._answers.forget(_CREATED, {"id": dataset_id})
+        if found:
+            self._clear(dataset_id)
         self._made(dataset_id)
 
     def recover(self) -> None:
@@ -351,6 +362,11 @@ def _row(connection: Connection, dataset_id: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"There is no dataset {dataset_id[:80]!r}.")
     return row
+
+
+def _gone() -> dict[str, Any]:
+    """What the row of a dataset says until its files have gone too."""
+    return {"state": "deleted", "source": {}, "source_digest": "", "updated_at": utc_now()}
 
 
 def not_ready_hint(state: str) -> str:

@@ -122,12 +122,20 @@ def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) <= 9
 
 
+def wrong_files(folder: Path, expected: Sequence[VersionFile]) -> list[str]:
+    """Names of files that are missing, or that are not what they should be, byte by byte.
+
+    Raises:
+        OSError: the machine is in need, which says nothing about the files.
+    """
+    return [
+        file.name for file in expected if _measured(files.child(folder, file.name)) != (file.sha256, file.size_bytes)
+    ]
+
+
 def _mismatches(folder: Path, expected: Sequence[VersionFile]) -> list[str]:
-    """Names of files that are missing, that nobody told of, or that are not what they should be."""
-    wrong = []
-    for file in expected:
-        if _measured(files.child(folder, file.name)) != (file.sha256, file.size_bytes):
-            wrong.append(file.name)
+    """Names of files that are wrong, and of those that nobody told of."""
+    wrong = wrong_files(folder, expected)
     known = {_MANIFEST, *(file.name for file in expected)}
     wrong += [
         entry.name for entry in files.entries(folder) if entry.name not in known and not files.is_temporary(entry)

@@ -44,8 +44,8 @@ class IdempotencyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, key: IdempotencyKey) -> StoredAnswer | None:
-        """The answer that this request got before.
+    def find(self, key: IdempotencyKey, *, now: datetime | None = None) -> StoredAnswer | None:
+        """The answer that this request got in the last day.
 
         Raises:
             IdempotencyMismatch: the key came with another body then.
@@ -58,7 +58,7 @@ class IdempotencyStore:
                     idempotency.c.caller == key.caller,
                 )
             ).first()
-        if row is None:
+        if row is None or row.created_at < _oldest(now):
             return None
         if row.body_sha256 != key.body_sha256:
             raise IdempotencyMismatch()
@@ -67,6 +67,13 @@ class IdempotencyStore:
     def keep(self, key: IdempotencyKey, status: int, answer: Mapping[str, Any]) -> None:
         """Keep the answer. Look with `find` in the same transaction first."""
         with self._database.write() as connection:
+            connection.execute(  # one that is older than a day
+                sa.delete(idempotency).where(
+                    idempotency.c.key == key.key,
+                    idempotency.c.route == key.route,
+                    idempotency.c.caller == key.caller,
+                )
+            )
             connection.execute(
                 sa.insert(idempotency).values(
                     key=key.key,
@@ -79,20 +86,19 @@ class IdempotencyStore:
                 )
             )
 
-    def forget(self, key: IdempotencyKey) -> None:
+    def forget(self, status: int, answer: Mapping[str, Any]) -> None:
         """Forget an answer, since what it tells of did not come to be."""
         with self._database.write() as connection:
             connection.execute(
-                sa.delete(idempotency).where(
-                    idempotency.c.key == key.key,
-                    idempotency.c.route == key.route,
-                    idempotency.c.caller == key.caller,
-                )
+                sa.delete(idempotency).where(idempotency.c.status == status, idempotency.c.answer == dict(answer))
             )
 
     def sweep(self, *, now: datetime | None = None) -> int:
         """Forget answers older than a day; how many there were."""
-        oldest = (now or datetime.now(UTC)) - timedelta(seconds=KEPT_S)
-        limit = oldest.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with self._database.write() as connection:
-            return connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < limit)).rowcount
+            return connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < _oldest(now))).rowcount
+
+
+def _oldest(now: datetime | None) -> str:
+    oldest = (now or datetime.now(UTC)) - timedelta(seconds=KEPT_S)
+    return oldest.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,7 +12,8 @@ kept in step. Knows bytes and digests, but no tensors.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from service.errors import Conflict, ModelQuarantined, NotFound, ServiceError
+from service.errors import Conflict, DatabaseBusy, ModelQuarantined, NotFound, ServiceError
 from service.schemas.document import utc_now
 from service.schemas.routing import PLAIN
 from service.schemas.versions import (
@@ -84,25 +85,48 @@ class ModelStore:
         Raises:
             DigestMismatch: the staged files are not those that the draft tells of.
             StoreFull, StoreReadOnly, StoreError: the disk refused; nothing was published.
+            DatabaseBusy: the version may be in its place already; the same call again finishes it, or `recover` does.
         """
         check_name(model, at="/output/model")
         if alias is not None:
             check_alias(alias, at="/output/alias_on_success")
+        if job_id is not None:
+            self._go_on(job_id, draft)
         claimed = self._claim(model, draft, job_id=job_id, alias=alias)
         if isinstance(claimed, Manifest):
             return claimed
         number, created_at = claimed
-        try:
+        with self._whole_or_abandoned(model, number):
             manifest = self._folders.settle(staged, model=model, number=number, draft=draft, created_at=created_at)
             with self._database.write() as connection:
                 self._finish(connection, manifest, job_id=job_id, alias=alias)
+        _log.info("A version was published.", action="publish", model=model, version=number, job=job_id, alias=alias)
+        return manifest
+
+    def _go_on(self, job_id: str, draft: VersionDraft) -> None:
+        """Finish what an earlier call for this job has put in its place and could not record."""
+        with self._database.read() as connection:
+            unfinished = connection.execute(
+                sa.select(versions).where(versions.c.job_id == job_id, versions.c.state == "publishing")
+            ).all()
+        for row in unfinished:
+            with self._whole_or_abandoned(row.model, row.number):
+                self._recover_one(row, draft)
+
+    @contextmanager
+    def _whole_or_abandoned(self, model: str, number: int) -> Iterator[None]:
+        """Give a version up that cannot be published; one that the database is only too busy for stays as it is."""
+        try:
+            yield
+        except DatabaseBusy:
+            # The folder was moved away and may be all that is left of a long training.
+            _log.warning("A version waits for the database.", action="publish", model=model, version=number)
+            raise
         except BaseException as error:
             # An fsync that failed once must not be tried again on the same file, so the whole attempt is given up.
             _log.error("A version was abandoned.", action="publish", model=model, version=number, error=repr(error))
             self._abandon(model, number)
             raise
-        _log.info("A version was published.", action="publish", model=model, version=number, job=job_id, alias=alias)
-        return manifest
 
     def _claim(
         self, model: str, draft: VersionDraft, *, job_id: str | None, alias: str | None
@@ -118,7 +142,7 @@ class ModelStore:
                 ).scalar()
                 if found is not None:
                     return Manifest.model_validate(found)
-                # An earlier attempt that could not even be marked; what it still does will find its row gone.
+                # One that could not even be marked as abandoned; what still works at it will find its row gone.
                 connection.execute(
                     sa.update(versions)
                     .where(versions.c.job_id == job_id, versions.c.state == "publishing")
@@ -202,9 +226,10 @@ class ModelStore:
         for row in unfinished:
             self._recover_one(row)
 
-    def _recover_one(self, row: Row[Any]) -> None:
+    def _recover_one(self, row: Row[Any], draft: VersionDraft | None = None) -> None:
+        """Finish a version whose folder is whole, and has the files of `draft` where that is given; else abandon it."""
         manifest = self._folders.settle_again(row.model, row.number)
-        if manifest is None:
+        if manifest is None or (draft is not None and manifest.files != draft.files):
             _log.warning("A version was abandoned.", action="recover", model=row.model, version=row.number)
             self._abandon(row.model, row.number)
             return
@@ -379,12 +404,15 @@ class ModelStore:
 
         Raises:
             NotFound: there is no such version.
+            ModelQuarantined: the file is damaged, or gone.
         """
         path = files.child(self.folder(name, number), file)
         try:
             with files.open_for_reading(path) as opened:
                 return orjson.loads(opened.read())
         except FileNotFoundError:
+            if any(one.name == file for one in self.version(name, number).manifest.files):
+                raise ModelQuarantined(f"{file} of version {number} of {name!r} is gone.") from None
             return None
         except ValueError as error:
             raise ModelQuarantined(f"{file} of version {number} of {name!r} cannot be read.") from error
@@ -540,12 +568,14 @@ class ModelStore:
         """Delete a version and its files; its number stays taken.
 
         Raises:
+            InUse: a job that has not ended needs it.
             VersionInUse: an alias points at it; with `force` the alias goes too.
             NotFound: there is no such version.
         """
         with self._database.write() as connection:
             records.live(connection, name)
             records.visible(connection, name, number)
+            records.require_unneeded(connection, name, number)
             self.aliases.release(connection, name, number, force=force, by=by)
             connection.execute(sa.delete(pins).where(pins.c.model == name, pins.c.version == number))
             records.set_state(connection, name, number, "deleted", only=VISIBLE)
@@ -556,11 +586,13 @@ class ModelStore:
         """Delete a model with all its versions; the next model of this name goes on counting.
 
         Raises:
+            InUse: a job that has not ended needs one of them.
             VersionInUse: it has aliases; with `force` they go too.
             NotFound: there is no such model.
         """
         with self._database.write() as connection:
             records.live(connection, name)
+            records.require_unneeded(connection, name)
             self.aliases.release(connection, name, force=force, by=by)
             connection.execute(sa.delete(pins).where(pins.c.model == name))
             numbers = list(

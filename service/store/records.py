@@ -13,10 +13,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from service.errors import Entry, NotFound
+from service.errors import Entry, InUse, NotFound
 from service.schemas.document import nearest_hint, utc_now
+from service.schemas.jobs import FINAL, JobState
 from service.schemas.versions import Manifest
-from service.store.database import aliases, models, versions
+from service.store.database import aliases, jobs, models, versions
 
 VISIBLE: Final = ("ready", "quarantined")
 """The states of versions that clients can see."""
@@ -134,6 +135,27 @@ def _there(connection: Connection, name: str) -> str | None:
 
 
 _NAMED: Final = 8
+
+
+def require_unneeded(connection: Connection, name: str, number: int | None = None) -> None:
+    """See that no job that has not ended needs this version of a model, or any.
+
+    Raises:
+        InUse: one does: it measures or edits it, or begins with its weights.
+    """
+    spec = jobs.c.resolved_spec
+    document = sa.cast(spec, sa.JSON) if connection.dialect.name == "postgresql" else sa.type_coerce(spec, sa.JSON)
+    needed = []
+    for path in (("resolved_model",), ("inherited", "from")):
+        named = document[(*path, "model")].as_string() == name
+        needed.append(named if number is None else named & (document[(*path, "version")].as_integer() == number))
+    live_states = [state.value for state in JobState if state not in FINAL]
+    job = connection.execute(
+        sa.select(jobs.c.id).where(jobs.c.state.in_(live_states), sa.or_(*needed)).limit(1)
+    ).scalar()
+    if job is not None:
+        what = "a version of this model" if number is None else "this version"
+        raise InUse(f"The job {job} uses {what} and has not ended.", hint="Wait until that job ends, or cancel it.")
 
 
 def remember_number(connection: Connection, name: str, number: int, *, now: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,24 @@ def test_a_stream_that_is_cut_again_and_again_loses_and_doubles_nothing(client: 
     assert seen == all_events(client, job_id)
     assert seen[-1]["type"] == "done"
     assert list(stream(client, job_id, seen[-1]["id"])) == []
+
+
+def test_the_reader_of_a_killed_server_is_ended_by_the_next_one(make_server: Callable[..., Server]) -> None:
+    """Nobody watches it any more: it would have no limit of time."""
+    server = make_server()
+    with server.client() as client:
+        rows = "".join(f"{number},{number}\n" for number in range(400_000))
+        upload = client.post("/v1/uploads", content=f"x,y\n{rows}".encode()).json()["id"]
+        source = {"type": "csv", "upload": upload, "inputs": ["x"], "target": "y"}
+        answer = client.post("/v1/datasets", json={"source": source}, headers={"Prefer": "wait=0"})
+        [told] = wait_for(lambda: list(server.store.glob("staging/*/pid")))
+        reader = os.pidfd_open(int(told.read_text()))
+    signal.pidfd_send_signal(reader, signal.SIGSTOP)  # it takes as long as it likes
+    server.kill()
+    server.start()
+
+    with closing(os.fdopen(reader)), server.client() as client:
+        assert select.select([reader], [], [], 0)[0]
+        dataset = client.get(answer.headers["location"]).json()
+    assert (dataset["state"], dataset["error"]["code"]) == ("failed", "interrupted")
+    assert list(server.store.glob("staging/*")) == []

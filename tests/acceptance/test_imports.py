@@ -289,6 +289,23 @@ def test_safetensors_are_read(client: httpx.Client, linears: str, tmp_path: Path
     assert predicted(client, "safe", [[1, 1], [0, 0]]) == [[22], [1]]
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_half_a_character_in_a_files_notes_is_told_as_its_escape(
+    client: httpx.Client, linears: str, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "weights"
+    if kind == "safetensors":
+        save_file(STATE, path, metadata={"note": "XXXXXX"})
+        path.write_bytes(path.read_bytes().replace(b"XXXXXX", rb"\ud800"))
+    else:
+        torch.save({"state_dict": STATE, "note": "\ud800"}, path)
+    job = succeeded(client, upload(client, path), f"half-{kind}", architecture=linears)
+
+    assert job["report"]["others"] == {"note": r"\ud800"}
+    assert predicted(client, f"half-{kind}", [[1, 1]]) == [[22]]
+    assert client.get(f"/v1/models/half-{kind}/versions/1").is_success
+
+
 def test_a_torchserve_archive_gives_its_weights_and_none_of_its_code(
     client: httpx.Client, linears: str, tmp_path: Path
 ) -> None:

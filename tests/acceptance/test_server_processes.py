@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -527,6 +528,20 @@ def test_a_dataset_that_a_killed_process_was_reading_is_failed_by_its_successor(
     left = answer_of(witness, "GET", f"/v1/datasets/{dataset['id']}")
     assert (left["state"], left["error"]["code"]) == ("failed", "interrupted")
     assert [path.name for path in pair.server.store.glob("staging/process-1/*")] == []
+
+
+def test_a_server_ends_in_a_sentence_where_another_like_it_is_about_to_listen(tmp_path: Path) -> None:
+    """The port itself is free until one of the two listens."""
+    server = Server(tmp_path / "store", workers="2")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        server.port = probe.getsockname()[1]
+    with socket.socket(socket.AF_UNIX) as claim:
+        claim.bind(f"\0modelyard:127.0.0.1:{server.port}".encode())
+        with pytest.raises(AssertionError, match=r"The server cannot listen: .* in use"):
+            server.start()
+
+    assert (server.stop(), "Traceback" in server.log.read_text()) == (3, False)
 
 
 def test_the_store_is_held_by_the_server_as_a_whole(pair: Pair) -> None:

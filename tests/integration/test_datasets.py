@@ -39,6 +39,15 @@ def test_a_generated_dataset_is_ready_at_once(client: httpx.Client) -> None:
     assert make(client, examples.PARABOLA).json()["digest"] == made["digest"]
 
 
+@pytest.mark.parametrize("path", ["/v1/datasets", "/v1/jobs", "/v1/jobs?dry_run=true"])
+def test_a_whole_number_of_more_than_64_bits_is_refused_with_its_place(client: httpx.Client, path: str) -> None:
+    source = {"type": "inline", "inputs": [[1], [10**30]], "targets": [[1], [2]]}
+    datasets = path == "/v1/datasets"
+    answer = client.post(path, json={"source": source} if datasets else {**examples.TRAIN, "dataset": source})
+
+    assert_problem(answer, 422, "not-finite", pointer=f"/{'source' if datasets else 'dataset'}/inputs/1/0")
+
+
 def test_a_csv_file_becomes_columns_that_can_be_looked_at(client: httpx.Client) -> None:
     source = {"type": "csv", "upload": upload(client, CSV), "inputs": ["x", "city"], "target": "y"}
     made = make(client, source).json()

@@ -66,6 +66,19 @@ def test_a_refused_request_does_not_take_its_key(client: httpx.Client, path: str
     assert send(client, path, body, key).is_success
 
 
+def test_a_file_that_was_refused_when_it_was_read_does_not_take_its_key(client: httpx.Client) -> None:
+    key = uuid4().hex
+
+    def made_of(content: bytes) -> httpx.Response:
+        upload = client.post("/v1/uploads", content=content).json()["id"]
+        return send(client, "/v1/datasets", {"source": {"type": "csv", "upload": upload, "target": "y"}}, key)
+
+    assert_problem(made_of(b"x,y\n1,2\n3\n"), 422, "dataset-refused")
+    mended = made_of(b"x,y\n1,2\n3,4\n")
+
+    assert (mended.status_code, mended.json()["rows"]) == (201, 2)
+
+
 @ROUTES
 def test_the_same_key_counts_for_each_route_alone(client: httpx.Client, path: str, body: Any, other: Any) -> None:
     key = uuid4().hex

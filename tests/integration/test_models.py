@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -231,3 +232,28 @@ def test_the_history_of_an_alias_names_the_key_that_changed_it_and_never_shows_i
     ]
     assert not any(text in history.text or key.sha256 in history.text for text, key in made.values())
     assert client.get(f"{ALIAS}/history").json()["data"][0]["by"] is None  # without keys nobody is known
+
+
+def test_a_version_with_a_damaged_file_hides_no_other(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    with server.client() as client:
+        for _ in range(2):
+            run_job(client, {**examples.TRAIN, "budget": {"epochs": 1}, "output": {"model": "hurt"}})
+        first, second = (server.store / "models" / "hurt" / number for number in "12")
+        replaced(first / "preprocessing.json", b"\x00")
+        replaced(second / "architecture.json", None)
+        listed = client.get("/v1/models/hurt/versions").json()["data"]
+        shown = client.get("/v1/models/hurt/versions/1").json()
+        refused = [client.get(f"/v1/models/hurt/{path}") for path in ("signature?version=1", "versions/2/architecture")]
+
+    assert [(one["version"], one["preprocessing"] is None) for one in listed] == [(2, False), (1, True)]
+    assert shown["preprocessing"] is None
+    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(503, "model-quarantined")] * 2
+
+
+def replaced(path: Path, content: bytes | None) -> None:
+    """A file of a version, by other content or none."""
+    path.parent.chmod(0o755)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 
 import httpx
 
@@ -76,3 +77,11 @@ def test_an_upload_that_is_announced_too_large_is_refused_before_it_comes(shared
 
     assert status == 413
     assert json.loads(body)["limit"] == {"name": "body_bytes", "value": 2**31}
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_refused_before_it_comes(make_server: Callable[..., Server]) -> None:
+    server = make_server(max_upload_bytes=str(2**60))
+    status, body = send_raw(server, b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % 2**59)
+
+    assert (status, json.loads(body)["code"]) == (507, "store-full")
+    assert list(server.store.glob("staging/*")) == []

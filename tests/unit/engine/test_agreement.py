@@ -345,9 +345,7 @@ def test_a_net_of_several_outputs_is_told_to_return_one(store):
     }
     found, _ = store(inline([[1.0, 2.0], [2.0, 1.0]], [1.0, 2.0])).agree(net)
 
-    assert [entry.detail for entry in found] == [
-        "Training takes nets with one output; this one has 2."
-    ]
+    assert [entry.detail for entry in found] == ["Training takes nets with one output; this one has 2."]
     assert found[0].hint == (
         "Let the forward return one value, such as the last one of a sequence: a net with several outputs can be "
         "imported and served, not trained."

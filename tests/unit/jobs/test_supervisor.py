@@ -6,11 +6,14 @@ import errno
 import hashlib
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from service.errors import StoreLocked
 from service.jobs.queue import Job, JobQueue
@@ -18,9 +21,11 @@ from service.jobs.supervisor import Rules, Supervisor, folder_of_job
 from service.schemas.document import new_id
 from service.schemas.jobs import JobState
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
+from service.store import database, files
 from service.store.architectures import ArchitectureStore
 from service.store.database import Database
 from service.store.datasets import DatasetStore
+from service.store.idempotency import IdempotencyKey, IdempotencyStore
 from service.store.models import ModelStore
 from service.telemetry import Metrics
 from tests.fakes import FakeClock, FakeLauncher, FakeWorker
@@ -95,7 +100,7 @@ class World:
         self.launcher.end_all()
         for supervisor in self.supervisors:
             supervisor.turn()
-            supervisor.stop(0)
+            supervisor.stop(10)  # a thread that went on would close descriptors of the next test's
         self.database.close()
 
 
@@ -285,6 +290,28 @@ def test_a_cancel_between_claim_and_start_is_obeyed(world: World) -> None:
     world.supervisor.turn()
 
     assert world.state(job_id) == "cancelled"
+
+
+# -- the store's house -------------------------------------------------------------------------------------------------
+
+
+def test_answers_to_old_requests_are_forgotten_while_the_server_runs(world: World) -> None:
+    answers = IdempotencyStore(world.database)
+    answers.keep(IdempotencyKey("key", "POST /v1/jobs", "ann", "0" * 64), 202, {})
+    with world.database.write() as connection:
+        connection.execute(sa.update(database.idempotency).values(created_at="2020-01-01T00:00:00.000Z"))
+    world.clock.advance(3599)
+    world.supervisor.turn()
+    assert answers_kept(world) == 1
+    world.clock.advance(2)
+    world.supervisor.turn()
+
+    assert answers_kept(world) == 0
+
+
+def answers_kept(world: World) -> int:
+    with world.database.read() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(database.idempotency)).scalar_one()
 
 
 # -- devices and replays ----------------------------------------------------------------------------------------------
@@ -593,6 +620,53 @@ def test_what_a_busy_database_refuses_is_recorded_later(world: World) -> None:
 
     assert world.state(job_id) == "succeeded"
     assert [data for kind, data in world.told(job_id) if kind == "progress"] == [{"step": 1}]
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """One whose database waits only for a moment where another holds it."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@contextmanager
+def held_after_the_rename(root: Path) -> Iterator[None]:
+    """Another holds the database from when a version's folder has been moved into its place."""
+    other = sqlite3.connect(root / "modelyard.sqlite3", isolation_level=None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files, "make_read_only", lambda _: other.execute("BEGIN IMMEDIATE"))
+        yield
+    other.close()
+
+
+def test_a_training_whose_version_meets_a_busy_database_is_not_lost(impatient: World) -> None:
+    world = impatient
+    job_id, worker = world.start()
+    worker.end(result=staged(worker))
+    with held_after_the_rename(world.root):
+        world.supervisor.turn()
+        world.supervisor.turn()
+        assert world.state(job_id) == "running"
+    world.supervisor.turn()
+
+    job = world.job(job_id)
+    assert (job.state.value, job.output) == ("succeeded", {"model": "m", "version": 1, "alias": "champion"})
+    assert world.models.verify("m", 1) == []
+
+
+def test_a_cancel_that_comes_when_the_version_is_in_its_place_is_too_late(impatient: World) -> None:
+    world = impatient
+    job_id, worker = world.start()
+    worker.end(result=staged(worker))
+    with held_after_the_rename(world.root):
+        world.supervisor.turn()
+    world.queue.request_cancel(job_id)
+    world.supervisor.turn()
+
+    assert world.state(job_id) == "succeeded"
+    assert world.models.version("m", 1).aliases == ("champion",)
 
 
 # -- stopping and starting --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.schemas.jobs import JobState
 from service.store import files
 from service.store.database import Database
 from service.store.datasets import DatasetStore
+from service.store.idempotency import IdempotencyKey
 
 SOURCE = {"type": "polynomial", "coefficients": [0, 0, 1]}
 SOURCE_DIGEST = "sha256:" + "c" * 64
@@ -127,6 +129,19 @@ def test_a_failed_dataset_says_why_and_is_not_found_by_its_source(datasets: Data
     assert datasets.find(SOURCE_DIGEST) is None
     with pytest.raises(Conflict):
         datasets.commit(record.id, prepared(datasets), MANIFEST)
+
+
+@pytest.mark.parametrize("end", ["failed", "given up"])
+def test_a_dataset_that_did_not_become_ready_does_not_take_its_idempotency_key(datasets: DatasetStore, end: str):
+    key = IdempotencyKey("key", "POST /v1/datasets", "ann", "0" * 64)
+    record = datasets.begin(None, SOURCE, SOURCE_DIGEST, idempotency=key)
+    assert datasets.made_by(key) == record
+    if end == "failed":
+        datasets.fail(record.id, {"code": "data_error", "detail": "Line 3 has two columns."})
+    else:
+        datasets.discard(record.id)
+
+    assert datasets.made_by(replace(key, body_sha256="1" * 64)) is None
 
 
 def test_a_dataset_that_was_given_up_is_forgotten(datasets: DatasetStore):

@@ -57,3 +57,23 @@ def test_answers_are_forgotten_after_a_day(answers: IdempotencyStore):
     assert answers.sweep(now=now + timedelta(hours=23)) == 0
     assert answers.sweep(now=now + timedelta(hours=25)) == 1
     assert answers.find(KEY) is None
+
+
+def test_a_key_is_free_again_after_a_day_though_nobody_swept(answers: IdempotencyStore, database: Database):
+    answers.keep(KEY, 201, {"id": "ds_1"})
+    now = datetime.now(UTC)
+    later = replace(KEY, body_sha256="1" * 64)
+
+    assert answers.find(KEY, now=now + timedelta(hours=23)) is not None
+    assert answers.find(later, now=now + timedelta(hours=25)) is None
+    answers.keep(later, 201, {"id": "ds_2"})
+    assert answers.find(later) == StoredAnswer(201, {"id": "ds_2"})
+
+
+def test_an_answer_is_forgotten_by_what_it_tells_of(answers: IdempotencyStore):
+    other = replace(KEY, key="other")
+    answers.keep(KEY, 201, {"id": "ds_1"})
+    answers.keep(other, 201, {"id": "ds_2"})
+    answers.forget(201, {"id": "ds_1"})
+
+    assert (answers.find(KEY), answers.find(other)) == (None, StoredAnswer(201, {"id": "ds_2"}))

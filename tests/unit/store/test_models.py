@@ -9,6 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import (
+    DatabaseBusy,
     DigestMismatch,
+    InUse,
     InvalidName,
     ModelQuarantined,
     NotFound,
@@ -28,7 +33,11 @@ from service.errors import (
     StoreLocked,
     VersionInUse,
 )
+from service.jobs.queue import JobQueue
+from service.schemas.document import new_id
+from service.schemas.jobs import JobState
 from service.schemas.versions import Manifest, Reference, parse_reference
+from service.store import database as database_module
 from service.store import files
 from service.store.database import Database
 from service.store.models import ModelStore
@@ -145,6 +154,89 @@ def test_an_owner_that_was_replaced_in_the_middle_leaves_no_version(
 
         assert [record.version for record in successor.versions("net").items] == [1]
         assert successor.verify("net", 1) == []
+
+
+@pytest.fixture
+def impatient(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database that waits only for a moment where another holds it."""
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0.05)
+    with Database(f"sqlite:///{root}/modelyard.sqlite3") as opened:
+        opened.own()
+        yield opened
+
+
+@contextmanager
+def held_after_the_rename(root: Path) -> Iterator[None]:
+    """Another holds the database from when a version's folder has been moved into its place."""
+    other = sqlite3.connect(root / "modelyard.sqlite3", isolation_level=None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files, "make_read_only", lambda _: other.execute("BEGIN IMMEDIATE"))
+        yield
+    other.close()
+
+
+def test_a_version_that_a_busy_database_could_not_take_is_finished_by_the_same_call_again(
+    impatient: Database, stage: Any, root: Path
+):
+    models = ModelStore(root, impatient)
+    folder, draft = stage()
+    given = {"model": "net", "draft": draft, "job_id": "job_1", "alias": "champion"}
+    with held_after_the_rename(root), pytest.raises(DatabaseBusy):
+        models.publish(folder, **given)
+    assert models.models().items == ()
+
+    manifest = models.publish(folder, **given)
+
+    assert (manifest.version, models.verify("net", 1)) == (1, [])
+    assert [record.version for record in models.versions("net").items] == [1]
+    assert models.version("net", 1).aliases == ("champion",)
+    assert models.folder("net", 1).stat().st_mode & 0o777 == 0o555
+
+
+def test_a_version_that_a_busy_database_could_not_take_is_finished_by_the_next_start(
+    impatient: Database, stage: Any, root: Path
+):
+    models = ModelStore(root, impatient)
+    with held_after_the_rename(root), pytest.raises(DatabaseBusy):
+        publish(models, stage, job_id="job_1")
+
+    models.recover()
+
+    assert [record.version for record in models.versions("net").items] == [1]
+    assert models.verify("net", 1) == []
+
+
+def test_a_version_that_a_busy_database_could_not_take_gives_way_to_another_of_its_job(
+    impatient: Database, stage: Any, root: Path
+):
+    """The job has run again meanwhile: the folder in its place is not what it made."""
+    models = ModelStore(root, impatient)
+    with held_after_the_rename(root), pytest.raises(DatabaseBusy):
+        publish(models, stage, job_id="job_1")
+
+    manifest = publish(models, stage, job_id="job_1", weights=b"others")
+
+    assert (manifest.version, models.verify("net", 2)) == (2, [])
+    assert [path.name for path in (root / "models" / "net").iterdir()] == ["2"]
+    models.recover()
+    assert [record.version for record in models.versions("net").items] == [2]
+
+
+def test_a_version_that_a_busy_database_could_not_take_is_not_finished_when_a_byte_was_lost(
+    impatient: Database, stage: Any, root: Path
+):
+    models = ModelStore(root, impatient)
+    folder, draft = stage()
+    with held_after_the_rename(root), pytest.raises(DatabaseBusy):
+        models.publish(folder, model="net", draft=draft, job_id="job_1")
+    (root / "models" / "net" / "1" / "weights.pt").write_bytes(b"weighty")
+
+    with pytest.raises(DigestMismatch):
+        models.publish(folder, model="net", draft=draft, job_id="job_1")
+
+    models.recover()
+    assert models.models().items == ()
+    assert list((root / "models" / "net").iterdir()) == []
 
 
 def listed(models: ModelStore) -> dict[int, VersionRecord]:
@@ -535,6 +627,40 @@ def test_a_version_in_use_is_deleted_only_by_force(models: ModelStore, stage: An
     assert list((root / "models" / "net").iterdir()) == []
     assert leftovers(root) == []
     assert publish(models, stage).version == 2
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"resolved_model": {"model": "net", "version": 1}}, {"inherited": {"from": {"model": "net", "version": 1}}}],
+    ids=["a version that is measured or edited", "a version that a training begins with"],
+)
+def test_a_version_that_a_job_needs_is_not_deleted_not_even_by_force(
+    models: ModelStore, database: Database, stage: Any, spec: Any
+):
+    publish(models, stage)
+    publish(models, stage)
+    publish(models, stage, model="other")
+    queue = JobQueue(database)
+    job, _ = queue.enqueue(id=new_id("job"), kind="train", spec={}, resolved_spec=spec, max_queued=10)
+    assert job is not None
+    for delete in (partial(models.delete_version, "net", 1), partial(models.delete_model, "net")):
+        with pytest.raises(InUse, match=job.id):
+            delete(force=True)
+    models.delete_version("net", 2)
+    models.delete_model("other")
+    queue.transition(job.id, JobState.CANCELLED, attempt=0)
+
+    models.delete_version("net", 1)
+
+
+def test_a_job_that_begins_with_another_jobs_checkpoint_needs_no_version(
+    models: ModelStore, database: Database, stage: Any
+):
+    publish(models, stage)
+    spec = {"inherited": {"from": {"job": "net", "sha256": "0"}}}
+    JobQueue(database).enqueue(id=new_id("job"), kind="train", spec={}, resolved_spec=spec, max_queued=10)
+
+    models.delete_model("net")
 
 
 def test_who_has_the_weights_open_reads_on_after_the_deletion(models: ModelStore, stage: Any):
