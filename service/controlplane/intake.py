@@ -47,6 +47,8 @@ _READ_TIMEOUT_S: Final = 600.0
 _LONGER_S: Final = 60.0
 """What starting and ending a reader may take beside."""
 _AGAIN_S: Final = 0.5
+_OF_COLUMNS: Final = {"inputs", "kept", "free_text", "shape", "classes", "missing"}
+"""Members of a source that choose no row, and no target."""
 
 
 class Intake:
@@ -181,6 +183,7 @@ class Intake:
             try:
                 found = self._have_read(staged, source, uploads, at)
                 if isinstance(found, DatasetManifest):
+                    found = found.model_copy(update={"rows_digest": self._rows_digest(source)})
                     self._insist(partial(self.datasets.commit, dataset_id, staged / "staged", found))
                     return
             finally:
@@ -200,6 +203,12 @@ class Intake:
         self._fail(dataset_id, found)
         entries = [Entry(**entry) for entry in found.get("errors", [])]
         raise DatasetRefused(found["detail"], errors=entries, more=found.get("more", 0))
+
+    def _rows_digest(self, source: Any) -> str:
+        """Equal for sources that take the same rows and the same target of the same files, with whatever columns."""
+        members = source.model_dump(mode="json", exclude=_OF_COLUMNS)
+        members |= {member: self.uploads.get(upload).digest for member, upload in uploads_of(source).items()}
+        return digest(orjson.dumps(members, option=orjson.OPT_SORT_KEYS))
 
     def _have_read(
         self, staged: Path, source: Any, uploads: Mapping[str, Path], at: str

@@ -19,6 +19,8 @@ from service.errors import Entry
 
 SHOWN: Final = 5
 """Pairs that a warning names."""
+_MANY: Final = 0.05
+"""The share of a part's rows from which on doubles change its metrics much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,13 @@ class Leak:
         """
         called = {"val": "validation", "test": "test"}[self.part]
         shown = ", ".join(f"{train} and {other}" for train, other in self.pairs)
-        detail = (
-            f"{self.count} of the {held_out} {called} rows have the inputs of a training row (rows {shown}):"
-            " the metrics will look better than they are."
-        )
+        have = "has" if self.count == 1 else "have"
+        effect = "the metrics will look better than they are"
+        if self.count < _MANY * held_out:
+            effect = "if these are doubles and no chance, the metrics look a little better than they are"
+        some = f"{self.count} of the {held_out} {called} rows {have} the inputs of a training row (rows {shown})"
         hint = "Remove the doubles, or split by a column that keeps them on one side."
-        return Entry("/split", "leakage", detail, hint=hint)
+        return Entry("/split", "leakage", f"{some}: {effect}.", hint=hint)
 
 
 def leakage(examples: Examples, rows: Mapping[str, Tensor]) -> list[Leak]:

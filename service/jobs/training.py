@@ -353,8 +353,9 @@ class Training:
         watch = self._watch or self._watching(data)
         watch.behold(module, step=lineage["steps"], epoch=lineage["epochs"])
         dataset = self._task["dataset"]
+        digests = {name: dataset["manifest"].get(name) for name in ("digest", "rows_digest")}
         lineage = {
-            "dataset": {"id": dataset["id"], "digest": dataset["manifest"]["digest"]},
+            "dataset": {"id": dataset["id"], **{name: found for name, found in digests.items() if found is not None}},
             "job": self._task["job"],
             "attempt": self._task["attempt"],
             "rows": counts,

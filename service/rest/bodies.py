@@ -172,6 +172,12 @@ _FORMS: Final = {
 }
 
 
+_TABLES: Final = frozenset({"text/csv", "text/tab-separated-values", "application/vnd.ms-excel"})
+_TABLES_HINT: Final = (
+    "Rows to be predicted are JSON, which `modelyard predict MODEL FILE` and the playground at /ui/ make of a CSV file."
+)
+
+
 async def read_bytes(request: Request, *, limit: int, optional: bool = False, share: Share | None = None) -> bytes:
     """The body of an operation that takes JSON, as bytes; with `share` it is counted while it is held.
 
@@ -186,6 +192,9 @@ async def read_bytes(request: Request, *, limit: int, optional: bool = False, sh
     if media_type != "application/json" and not re.fullmatch(r"application/[a-z0-9.-]+\+json", media_type):
         if optional and not media_type and request.headers.get("content-length", "0") == "0":
             return b""
+        hint = "Send the header Content-Type: application/json (curl: -H 'Content-Type: application/json')."
+        if media_type in _TABLES:
+            hint = f"A file goes to POST /v1/uploads. {_TABLES_HINT}"
         raise UnsupportedMediaType(
             "This operation takes JSON.",
             errors=[
@@ -193,7 +202,7 @@ async def read_bytes(request: Request, *, limit: int, optional: bool = False, sh
                     "/header/content-type",
                     "unsupported-media-type",
                     "The content type is not that of JSON.",
-                    hint="Send the header Content-Type: application/json (curl: -H 'Content-Type: application/json').",
+                    hint=hint,
                     expected="application/json",
                     got=shorten(media_type) if media_type else "no content type",
                 )

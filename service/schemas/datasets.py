@@ -427,6 +427,8 @@ class DatasetManifest(Document):
     size_bytes: int
     warnings: tuple[dict[str, Any], ...] = ()
     """What was odd about the source as it was read; no part of the digest."""
+    rows_digest: Digest | None = None
+    """Of the files and of what chooses rows and target, whichever columns are taken; None of what was no file."""
 
 
 def _some_train(validation: float, test: float) -> None:

@@ -95,7 +95,8 @@ JOB_REFERENCE: Final = r"job_[0-9a-f]{32}"
 
 
 def same_rows(first: Manifest, second: Manifest) -> bool | None:
-    """Whether the metrics of two versions come from the same rows: those of one dataset, parted in one way.
+    """Whether the metrics of two versions come from the same rows: those of one dataset, or of one
+    file with other columns, parted in one way.
 
     None where one of them says nothing of rows: an import, or a version published once more.
     """
@@ -103,8 +104,11 @@ def same_rows(first: Manifest, second: Manifest) -> bool | None:
     for lineage in (first.lineage, second.lineage):
         if "dataset" not in lineage or "split" not in lineage["resolved_spec"]:
             return None
-        found.append((lineage["dataset"]["digest"], lineage["resolved_spec"]["split"]))
-    return found[0] == found[1]
+        found.append((lineage["dataset"], lineage["resolved_spec"]["split"]))
+    (one, parted), (other, parted_too) = found
+    both = one.get("rows_digest"), other.get("rows_digest")
+    alike = both[0] == both[1] if None not in both else one["digest"] == other["digest"]
+    return alike and parted == parted_too
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,21 +55,21 @@ class DatasetRecord:
     def view(self) -> dict[str, Any]:
         """The dataset as the API shows it."""
         manifest = self.manifest
-        found = {
+        return {
             "id": self.id,
             "name": self.name,
             "state": self.state,
             "digest": self.digest,
             "source": self.source,
             "rows": manifest.rows if manifest else None,
-            "columns": [
+            "size_bytes": manifest.size_bytes if manifest else None,
+            "created_at": self.created_at,
+            "warnings": list(manifest.warnings) if manifest else [],
+            **({} if self.error is None else {"error": self.error}),
+            "columns": [  # last: the names of classes may be many
                 column.model_dump(mode="json", exclude_none=True) for column in (manifest.columns if manifest else ())
             ],
-            "size_bytes": manifest.size_bytes if manifest else None,
-            "warnings": list(manifest.warnings) if manifest else [],
-            "created_at": self.created_at,
         }
-        return found if self.error is None else {**found, "error": self.error}
 
 
 class DatasetStore:

@@ -513,3 +513,11 @@ def test_a_page_of_another_site_changes_nothing_here(client: httpx.Client, path:
 
     assert_problem(refused, 403, "cross-origin", pointer="/header/sec-fetch-site")
     assert read.status_code == 200
+
+
+def test_a_table_that_is_sent_where_json_is_taken_is_told_where_it_goes(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=b"x\n0.5\n", headers={"Content-Type": "text/csv; charset=utf-8"})
+    told = assert_problem(answer, 415, "unsupported-media-type", pointer="/header/content-type")
+
+    assert "POST /v1/uploads" in told["errors"][0]["hint"]
+    assert "modelyard predict" in told["errors"][0]["hint"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from service.client import Client
 from service.schemas import examples
-from tests.live import run_job
+from tests.live import Server, run_job
 from tests.problems import assert_problem
 
 PYTHON = """import torch
@@ -141,6 +144,26 @@ def test_figures_of_other_rows_are_told_apart(client: httpx.Client) -> None:
 
     assert same == {1: True, 2: True, 3: False, 4: False, 5: None}
     assert "other rows" in job["output"]["promotion"]["detail"]
+
+
+def test_figures_of_the_same_rows_with_other_columns_are_comparable(shared_server: Server, tmp_path: Path) -> None:
+    text = "a,b,c,y\n" + "".join(f"{n},{n % 7},{'uv'[n % 2]},{3.5 * n if n else ''}\n" for n in range(40))
+    path = tmp_path / "columns.csv"
+
+    def train(client: Client, content: str, target: str = "y", **more: Any) -> None:
+        path.write_text(content)
+        job = client.train("columns", path, target, epochs=1, skip_unlabelled=True, **more)
+        assert client.jobs.wait(job).state == "succeeded"
+
+    with Client(shared_server.url) as client, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the target of whole numbers
+        train(client, text)
+        train(client, text, exclude=["b", "c"])
+        train(client, text.replace("\n5,5,", "\n6,5,"))
+        train(client, text, "a")
+        same = {b: client.models.compare("columns", 1, b).same_rows for b in (2, 3, 4)}
+
+    assert same == {2: True, 3: False, 4: False}
 
 
 @pytest.mark.parametrize(
