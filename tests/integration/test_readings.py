@@ -152,7 +152,7 @@ def test_figures_of_the_same_rows_with_other_columns_are_comparable(shared_serve
 
     def train(client: Client, content: str, target: str = "y", **more: Any) -> None:
         path.write_text(content)
-        job = client.train("columns", path, target, epochs=1, skip_unlabelled=True, **more)
+        job = client.train("one-file", path, target, epochs=1, skip_unlabelled=True, **more)
         assert client.jobs.wait(job).state == "succeeded"
 
     with Client(shared_server.url) as client, warnings.catch_warnings():
@@ -161,7 +161,7 @@ def test_figures_of_the_same_rows_with_other_columns_are_comparable(shared_serve
         train(client, text, exclude=["b", "c"])
         train(client, text.replace("\n5,5,", "\n6,5,"))
         train(client, text, "a")
-        same = {b: client.models.compare("columns", 1, b).same_rows for b in (2, 3, 4)}
+        same = {b: client.models.compare("one-file", 1, b).same_rows for b in (2, 3, 4)}
 
     assert same == {2: True, 3: False, 4: False}
 
