@@ -327,7 +327,7 @@ def test_a_key_of_too_small_a_scope_is_told_which_one_is_needed(browser: Browser
             page.get_by_role("button", name="Use this key").click()
             expect(page.get_by_role("alert")).to_contain_text("This key may not do that")
             expect(page.get_by_role("alert")).to_contain_text("Use a key of the scope read.")
-            expect(page.locator("#connection")).to_have_text("Needs the scope read")
+            expect(page.locator("#connection")).to_have_text("This key sees no events")
             asked.clear()
             page.wait_for_timeout(1500)  # longer than three of the waits after which a lost stream is tried again
             assert [url for url in asked if "/v1/" in url] == []
@@ -383,11 +383,20 @@ def test_a_key_that_may_only_predict_asks_by_name(browser: Browser, tmp_path: Pa
             page.get_by_role("textbox", name="Model").fill("homes")
             page.get_by_label("Version or alias").fill("")
             page.get_by_label("Version or alias").press("Enter")
+            expect(page.get_by_label("area")).to_have_value("")
+            page.get_by_role("button", name="Predict").click()
+            expect(page.locator(".answer")).to_contain_text("area still needs a number.")
+            expect(page.get_by_label("area")).to_be_focused()
+            model, version = (page.get_by_role("textbox", name=one).bounding_box() for one in ("Model", "Version"))
+            assert model
+            assert version
+            assert model["y"] == version["y"]
             page.get_by_label("area").fill("70,5")
             page.get_by_label("town").select_option("Ulm")
             page.get_by_role("button", name="Predict").click()
             shown = page.locator("[data-answer]").get_attribute("data-answer")
             assert float(shown or "nan") == pytest.approx(rent)
+            expect(page.locator("[data-answer]")).to_have_text(f"{rent:.7g}".replace(".", ","))
             page.get_by_role("textbox", name="Model").fill("nix")
             page.get_by_role("button", name="Show what it takes").click()
             expect(page.get_by_role("alert")).to_contain_text("nix")

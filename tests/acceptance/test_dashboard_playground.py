@@ -61,6 +61,37 @@ def test_a_number_that_may_be_missing_may_be_left_empty(page: Page, server: Serv
         expect(page.locator(".answer")).to_contain_text(warning["detail"].replace("`", ""))
 
 
+def test_numbers_are_shown_as_the_file_of_the_training_writes_them(page: Page, server: Server) -> None:
+    """Where they begin, in the hints, in the answer and in warnings; and whole ones begin whole."""
+    rows = "".join(f"{20 + i};{i + 1}.{100 + i},25;{i + 1}.{200 + i},75\n" for i in range(60))
+    with server.client() as client:
+        text = f"Alter;Umsatz;Preis\n{rows}".encode()
+        upload = client.post("/v1/uploads", content=text, headers={"Content-Type": "text/csv"}).json()
+        source = {"type": "csv", "upload": upload["id"], "target": "Preis", "delimiter": ";"}
+        source |= {"decimal": ",", "thousands": "."}
+        net = {"catalogue": "mlp", "params": {"in_features": 2, "hidden": [8], "num_classes": 1}}
+        steps = [{"type": "standardize"}, {"type": "standardize", "of": "target"}]
+        job = {**examples.TRAIN, "architecture": net, "dataset": source, "preprocessing": steps, "optimizer": ADAM}
+        run_job(client, {**job, "output": {"model": "marked"}})
+        asked = {"model": "marked", "inputs": [{"Alter": 50, "Umsatz": 90_000.5}]}
+        [[answer]] = client.post("/predict", json=asked).json()["outputs"]
+    go(page, server, "#/playground/marked")
+    age, turnover = page.get_by_label("Alter"), page.get_by_label("Umsatz")
+    expect(age).to_have_value("50")
+    expect(age).to_have_accessible_description(re.compile("Seen in training: 20 to 79"))
+    expect(turnover).to_have_value(re.compile(r"30\.\d{3}(,\d+)?"))
+    expect(turnover).to_have_accessible_description(re.compile(r"Seen in training: 1\.100,25 to 60\.159,3"))
+    turnover.fill("90.000,5")
+    page.get_by_role("button", name="Predict").click()
+
+    written = f"{float(f'{answer:.7g}'):,}".translate(str.maketrans(",.", ".,")).removesuffix(",0")
+    expect(page.locator("[data-answer]")).to_have_text(written)
+    warning = page.locator(".answer .entries li")
+    expect(warning).to_contain_text(re.compile(r"Expected: 1\.100,25 to 60\.159,2\d*\. Here: 90\.000,5\."))
+    expect(warning).to_contain_text("row 1, Umsatz")
+    expect(warning).not_to_contain_text("/inputs")
+
+
 def test_mistakes_that_were_not_sent_are_counted_as_not_shown(browser: Browser, server: Server) -> None:
     with server.client() as client:
         net = {
@@ -143,7 +174,14 @@ def test_a_refused_prediction_says_which_input_is_missing(browser: Browser, serv
         run_job(client, {"kind": "import", "architecture": wide_net(3), "output": {"model": "three"}})
     with opened(browser, server.url, interrupted=True) as page:
         go(page, server, "#/playground/three")
-        page.get_by_label("Rows as JSON").fill('{"in0": [[0, 0, 0, 0]], "in2": [[0, 0, 0, 0]]}')
+        rows = page.get_by_label("Rows as JSON")
+        rows.fill('{"in0": [[0, 0, 0, 0]], "in1": [[0, "many", 0, 0]], "in2": [[0, 0, 0, 0]]}')
+        page.get_by_role("button", name="Predict").click()
+        page.get_by_role("alert").get_by_role("button", name="/inputs/in1").click()
+        selected = rows.evaluate("e => e.value.slice(e.selectionStart, e.selectionEnd)")
+        assert "many" in selected
+        assert selected != rows.input_value()
+        rows.fill('{"in0": [[0, 0, 0, 0]], "in2": [[0, 0, 0, 0]]}')
         page.get_by_role("button", name="Predict").click()
         expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(
             ["/inputs/in1 This input is missing."]
@@ -175,7 +213,7 @@ def test_several_tables_begin_with_a_row_of_each(page: Page, server: Server) -> 
     page.get_by_role("button", name="Predict").click()
 
     expect(page.locator("[data-answer]")).to_be_visible()
-    assert asked == {"sizes": [{"length": 29.5, "width": 3}], "looks": [{"colour": "green"}]}
+    assert asked == {"sizes": [{"length": 30, "width": 3}], "looks": [{"colour": "green"}]}
 
 
 def test_what_was_answered_before_goes_when_the_next_question_fails(browser: Browser, server: Server) -> None:

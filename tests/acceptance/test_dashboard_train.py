@@ -39,7 +39,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser:
         editor = page.get_by_label("Architecture document")
         editor.fill(editor.input_value().replace("ReLU", "Relu", 1))
         expect(page.get_by_text("One mistake in the net.")).to_be_visible()
-        page.get_by_role("button", name="Show me").first.click()
+        page.get_by_role("button", name="/root/layers/1/type").click()
         assert (
             page.evaluate(
                 "() => { const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd) }"
@@ -300,7 +300,10 @@ def test_numbers_with_a_unit_are_told_and_classes_of_one_row(page: Page, server:
     page.get_by_role("button", name="Use this data").click()
     told = page.get_by_role("complementary", name="Check and train")
     expect(told).to_contain_text("price is left out. These look like numbers with a unit (€): take the unit out of")
-    expect(told).to_contain_text("Only one row is of the class rare.")
+    expect(told).to_contain_text(
+        "Only one row is of the class rare: no held-out row can tell whether it is learnt. Add rows of it, or leave it "
+        "out of the file."
+    )
     expect(told).to_contain_text("nr Seems to number the rows.")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_role("heading", name="Training of euros")).to_contain_text("succeeded")
@@ -320,7 +323,72 @@ def test_numbers_with_a_unit_are_told_and_classes_of_one_row(page: Page, server:
     expect(answer).to_contain_text("cost needs a number written like 1.234,56, not 11.5.")
     cost.fill("88.153,5")
     page.get_by_role("button", name="Predict").click()
-    expect(answer).to_contain_text(re.compile(r"Expected: 11\d\d\.08 to 91\d\d\.08\. Here: 88153\.5\."))
+    expect(answer).to_contain_text(re.compile(r"Expected: 1\.1\d\d,08 to 9\.1\d\d,08\. Here: 88\.153,5\."))
+
+
+def test_classes_of_few_rows_are_weighed_and_held_out_like_others(page: Page, server: Server) -> None:
+    """At a press beside the warning, which shows the control. A dataset that was here tells what is left out of it."""
+    rows = "".join(f"{i},{i / 7},{'yes' if i % 15 == 0 else 'no'}\n" for i in range(120))
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files(
+        {"name": "churn.csv", "mimeType": "text/csv", "buffer": f"id,usage,left\n{rows}".encode()}
+    )
+    page.get_by_role("button", name="Use this data").click()
+    warning = page.get_by_role("region", name="1 Data").get_by_role("listitem").filter(has_text="of the class")
+    expect(warning).to_contain_text("112 rows are of the class 'no', 8 of the class 'yes'.")
+    expect(warning.locator(".entry-foot")).to_contain_text(re.compile("^left"))
+    expect(warning).not_to_contain_text("{")
+    check = page.get_by_role("complementary", name="Check and train")
+    expect(check).to_contain_text("id Seems to number the rows.")
+    weigh = page.get_by_label("Weigh classes equally")
+    expect(weigh).not_to_be_checked()
+    warning.get_by_role("button", name="Weigh classes equally").click()
+    expect(weigh).to_be_checked()
+    expect(weigh).to_be_focused()
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    page.get_by_label("Objective").select_option("mse")
+    expect(weigh).to_have_count(0)
+    page.get_by_label("Objective").select_option("cross_entropy")
+    weigh.check()
+    page.get_by_label("Epochs").fill("2")
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/v1/jobs")) as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+    asked: Any = sent.value.post_data_json
+    assert asked["objective"] == {"type": "cross_entropy", "weight": "balanced"}
+    assert asked["split"]["type"] == "stratified"
+    expect(page.get_by_role("heading", name="Training of churn")).to_contain_text("succeeded")
+
+    go(page, server, f"#/datasets/{asked['dataset']}")
+    expect(check).to_contain_text("Left out of the inputs, as the dataset was made:id")
+
+
+def test_places_are_told_in_words_where_no_json_is_open(browser: Browser, server: Server) -> None:
+    """And the layers of a net that was proposed are folded up until somebody wants to see them."""
+    with opened(browser, server.url, interrupted=True) as page:
+        go(page, server, "#/train")
+        page.get_by_role("tab", name="Examples").click()
+        page.get_by_role("button", name=re.compile("Two clouds")).click()
+        net = page.get_by_role("region", name="2 Net")
+        layers = net.get_by_role("region", name="Layers")
+        expect(net.get_by_text("The net can be built.")).to_be_visible()
+        expect(layers).to_be_hidden()
+        net.get_by_text("Layers and drawing").click()
+        expect(layers).to_be_visible()
+        net.get_by_label("Layer 1", exact=True).select_option("Dropout")
+        net.get_by_label("p", exact=True).fill("3")
+        mistake = net.locator(".entries li").first
+        expect(mistake.locator(".entry-foot")).to_contain_text("Layer 1, p")
+        expect(mistake).not_to_contain_text("/root")
+        expect(mistake.get_by_role("button", name="Show me")).to_be_visible()
+        net.get_by_role("tab", name="JSON").click()
+        mistake.get_by_role("button", name="/root/layers/0/p").click()
+
+        selected = "() => { const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd) }"
+        assert page.evaluate(selected) == "3"
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
 def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: Server) -> None:

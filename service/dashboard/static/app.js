@@ -162,10 +162,10 @@ const WORDS = {
   paused: "Paused while hidden",
 };
 onStatus((status, problem) => {
-  document.getElementById("connection").dataset.status = status;
   const scope = problem && scopeOf(problem);
+  document.getElementById("connection").dataset.status = scope ? "unseen" : status; // a key may be right without them
   document.getElementById("connection-text").textContent =
-    WORDS[status] ?? (scope ? `Needs the scope ${scope}` : "Needs an API key");
+    WORDS[status] ?? (scope ? "This key sees no events" : "Needs an API key");
 });
 
 document.querySelector(".skip").addEventListener("click", (event) => {

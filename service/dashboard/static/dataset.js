@@ -4,7 +4,7 @@
 import { get } from "./api.js";
 import { likeThis } from "./csv.js";
 import { button, field, h, replace, table } from "./dom.js";
-import { ago, at, bytes, number, shape } from "./format.js";
+import { ago, at, bytes, number, placeOf, shape } from "./format.js";
 import { attempt, emptyState, entries, facts, histogram, unfolding } from "./parts.js";
 
 const SOURCES = { csv: "CSV", jsonl: "JSON lines", parquet: "Parquet", npz: "NPZ", images: "images" };
@@ -104,7 +104,7 @@ const typeOf = (column) =>
   column.role === "ignored" ? "–" : column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype;
 const ROLES = { ignored: "left out", kept: "for splits" };
 
-export function datasetView(dataset, preview, profile, draft, { remake, keep }) {
+export function datasetView(dataset, preview, profile, draft, { remake, keep, weigh }) {
   const byName = new Map(profile.columns.map((column) => [column.name, column]));
   const text = (value) =>
     typeof value === "number"
@@ -152,12 +152,12 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep }) 
           act: () => remake(dataset, only(before.filter((other) => other !== name))),
         }
       : null;
-  const withoutIt = (entry) =>
-    leave(OF_A_COLUMN.includes(entry.code) && profile.columns[entry.pointer.split("/")[2]]?.name);
+  const columnOf = (pointer) => /^\/columns\/\d+/.test(pointer) && profile.columns[pointer.split("/")[2]]?.name;
+  const withoutIt = (entry) => leave(OF_A_COLUMN.includes(entry.code) && columnOf(entry.pointer));
   const odd = { remake: (changes) => remake(dataset, changes), leave, keep };
   const warnings = [...dataset.warnings, ...profile.warnings]
     .filter((one) => one.code !== "unscaled-inputs" || !one.hint?.includes('"standardize"'))
-    .map((one) => ({ severity: "warning", ...one, ...readings(one, dataset, odd) }))
+    .map((one) => ({ severity: "warning", ...one, ...readings(one, dataset, odd), ...unequal(one, weigh) }))
     .filter(({ column }) => !draft.kept.has(column));
   draft.undecided = warnings.flatMap(({ column }) => column ?? []);
   const told = warnings.filter(({ code }) => !draft.undecided.length || code !== "too-many-categories"); // it may be none
@@ -169,7 +169,12 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep }) 
       ["Rows", number(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
-    told.length ? entries(told, { mend: (entry) => entry.cures ?? withoutIt(entry) }) : null,
+    told.length
+      ? entries(told, {
+          mend: (entry) => entry.cures ?? withoutIt(entry),
+          where: (pointer) => columnOf(pointer) || placeOf(pointer),
+        })
+      : null,
     h("h3", {}, "Profile"),
     table(
       "Columns",
@@ -246,6 +251,15 @@ function readings(entry, { source, columns }, { remake, leave, keep }) {
     pointer: "",
   };
 }
+
+/** What to do about a class that has many times the rows of another; null for other warnings. */
+const unequal = ({ code }, weigh) =>
+  code === "class-imbalance"
+    ? {
+        hint: "The rare class may hardly be learnt unless each weighs the same. Judge by more than accuracy.",
+        cures: [{ words: "Weigh classes equally", act: weigh }],
+      }
+    : null;
 
 /** Whether a warning's sentence begins with this column, as the server quotes it. */
 const isAbout = (detail, name) =>

@@ -10,12 +10,37 @@ export function number(value, digits = 4) {
   return size !== 0 && (size < 1e-4 || size >= 1e7) ? short.toExponential() : String(short);
 }
 
-/** What a version answers: numbers with all digits that a float32 has. */
-export const answered = (values) =>
+/** Whether a source writes numbers otherwise than this page does. */
+const hasMarks = ({ decimal, thousands }) => decimal === "," || Boolean(thousands);
+
+/** A number with the marks of a source. */
+export function marked(value, { decimal = ".", thousands } = {}, digits = 6) {
+  const [whole, rest] = String(Number(value.toPrecision(digits))).split(".");
+  const grouped = thousands && /^-?\d+$/.test(whole) ? whole.replace(/\B(?=(\d{3})+$)/g, thousands) : whole;
+  return rest === undefined ? grouped : `${grouped}${decimal}${rest}`;
+}
+
+/** What a version answers: numbers with all digits that a float32 has, and with the marks of a source. */
+export const answered = (values, source = {}) =>
   [values]
     .flat(9)
-    .map((value) => (typeof value === "number" ? number(value, 7) : (value ?? "–")))
+    .map((value) => {
+      if (typeof value !== "number") return value ?? "–";
+      return hasMarks(source) ? marked(value, source, 7) : number(value, 7);
+    })
     .join(", ");
+
+export const percent = (value, { decimal = "." } = {}) => `${(100 * (value ?? 0)).toFixed(1).replace(".", decimal)} %`;
+
+/** A warning of a range, whose numbers have the marks of a source where its sentences do not have them too. */
+export function inMarks(entry, source) {
+  if (!hasMarks(source) || entry.code !== "outside-training-range") return entry;
+  const written = (text) =>
+    text && !`${entry.detail} ${entry.hint}`.includes(text)
+      ? text.replace(/-?\d+(?:\.\d+)?(?:e[+-]?\d+)?/g, (found) => marked(Number(found), source, 9))
+      : text;
+  return { ...entry, expected: written(entry.expected), got: written(entry.got) };
+}
 
 export function bytes(count) {
   if (count === null || count === undefined) return "–";
@@ -84,6 +109,62 @@ const steps = (pointer) =>
     .split("/")
     .slice(1)
     .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+
+const isNumber = (part) => /^\d+$/.test(part);
+
+const inWords = (parts) =>
+  parts.map((part) => (isNumber(part) ? Number(part) + 1 : part.replaceAll("_", " "))).join(", ");
+
+// The fields of forms that write to these places of a request; what has none is not named.
+const FIELDS = [
+  ["/source/target", "What is to be predicted"],
+  ["/source/inputs", "What it is predicted from"],
+  ["/source/missing_texts", "Texts that mean a missing value"],
+  ["/source/decimal", "Numbers are written as"],
+  ["/source/thousands", "Numbers are written as"],
+  ["/source", ""],
+  ["/dataset", "Data"],
+  ["/preprocessing", "Preprocessing"],
+  ["/objective", "Objective"],
+  ["/optimizer/lr", "Learning rate"],
+  ["/optimizer", "Optimizer"],
+  ["/budget/epochs", "Epochs"],
+  ["/batch_size", "Batch size"],
+  ["/split", "Held out for validation"],
+  ["/seed", "Seed"],
+  ["/output/engine", "Answers are computed by"],
+  ["/output/model", "Name of the model"],
+  ["/output/alias_on_success", "Make it the champion when it succeeds"],
+];
+
+/** A place in a request as a person knows it: a row's column, or the field of a form; other texts as they are. */
+export function placeOf(pointer) {
+  if (!pointer?.startsWith("/")) return pointer ?? "";
+  const [first, ...rest] = steps(pointer);
+  if (first === "architecture") return placeInNet(pointer.slice("/architecture".length));
+  if (first === "inputs") return placeInRows(rest);
+  const field = FIELDS.find(([start]) => pointer === start || pointer.startsWith(`${start}/`));
+  return field ? field[1] : inWords([first, ...rest]);
+}
+
+/** The first number is that of a row, others are places in it. */
+function placeInRows(parts) {
+  const row = parts.findIndex(isNumber);
+  return parts
+    .map((part, i) => (i === row ? `row ${Number(part) + 1}` : isNumber(part) ? `x[${part}]` : part))
+    .join(", ");
+}
+
+/** A place in a net's document as its forms show it. */
+export function placeInNet(pointer) {
+  const [first, ...rest] = steps(pointer);
+  if (first === undefined) return "";
+  if (first === "inputs") return "Shape of one row";
+  if (first === "params") return rest.join(", ");
+  if (first === "root" && rest[0] === "layers" && rest.length > 1)
+    return [`Layer ${Number(rest[1]) + 1}`, inWords(rest.slice(2))].filter(Boolean).join(", ");
+  return first === "root" && !rest.length ? "" : inWords([first, ...rest]);
+}
 
 const TOKENS = /"(?:\\.|[^"\\])*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 

@@ -3,7 +3,7 @@
 import { changeKey, refused } from "./api.js";
 import { drawing } from "./graph.js";
 import { button, h, newId, replace, table } from "./dom.js";
-import { number, remedy, shape } from "./format.js";
+import { locate, number, percent, placeOf, remedy, shape } from "./format.js";
 
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
 export const isActive = (state) => ACTIVE.has(state);
@@ -69,8 +69,19 @@ export const prose = (text) =>
     .split("`")
     .map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
-/** A whole page's or section's failure; mistakes in what was sent stand each with its place. */
-export function failure(error) {
+/** Select what a pointer names in the JSON of a text area. */
+export function pointAt(area, pointer) {
+  const [start, end] = locate(area.value, pointer);
+  area.focus();
+  area.setSelectionRange(start, end);
+  area.scrollTop = (area.value.slice(0, start).split("\n").length - 4) * 20;
+}
+
+const pointerTo = (entry, go) => button(entry.pointer, () => go(entry), { class: "quiet small mono" });
+
+/** A whole page's or section's failure; mistakes in what was sent stand each with its place, to which `go(entry)` leads
+ * where it is one in JSON. */
+export function failure(error, { go } = {}) {
   const whole = error.status === 404 || refused(error); // says of no member what is wrong with it
   const placed = whole ? [] : (error.entries ?? []).filter((entry) => entry.pointer);
   return h(
@@ -88,7 +99,7 @@ export function failure(error) {
               h(
                 "li",
                 {},
-                h("code", {}, entry.pointer),
+                go ? pointerTo(entry, go) : placeOf(entry.pointer) && `${placeOf(entry.pointer)}:`,
                 " ",
                 prose([entry.detail, ...beyond(entry), entry.hint ?? ""].join(" ")),
               ),
@@ -112,8 +123,9 @@ export const unlisted = (count) =>
 const CAUSES = 5;
 const TITLES = { 401: "An API key is needed", 403: "This key may not do that", 404: "Not found" };
 
-/** Mistakes or warnings as a list. `go(entry)` leads to the place, `mend(entry)` gives `{words, act}`, or several. */
-export function entries(list, { go, mend } = {}) {
+/** Mistakes or warnings as a list. `where(pointer)` tells the place in words; `go(entry)` leads there, and where it is
+ * `json` that stands beside, by its pointer. `mend(entry)` gives `{words, act}`, or several. */
+export function entries(list, { go, json = false, mend, where = placeOf } = {}) {
   return h(
     "ul",
     { class: "entries" },
@@ -121,6 +133,8 @@ export function entries(list, { go, mend } = {}) {
       const cures = [mend?.(entry) ?? []].flat();
       const bad = entry.severity !== "warning";
       const more = [...beyond(entry), entry.hint].filter(Boolean).join(" ");
+      const place = where(entry.pointer);
+      const leads = go && entry.pointer;
       return h(
         "li",
         { class: bad ? "bad" : "warn" },
@@ -129,8 +143,8 @@ export function entries(list, { go, mend } = {}) {
         h(
           "div",
           { class: "entry-foot" },
-          entry.pointer ? h("code", {}, entry.pointer) : null,
-          go && entry.pointer ? button("Show me", () => go(entry), { class: "quiet small" }) : null,
+          leads && json ? pointerTo(entry, go) : place && h("span", { class: "where" }, place),
+          leads && !json ? button("Show me", () => go(entry), { class: "quiet small" }) : null,
           cures.map(({ words, act }) => button(words, act, { class: "small" })),
         ),
       );
@@ -216,7 +230,7 @@ export const metricName = (name) =>
     .replaceAll("_", " ")
     .replace("r2", "R²");
 
-export function bars(classes, values, most = 10) {
+export function bars(classes, values, source = {}, most = 10) {
   const sorted = classes
     .map((name, i) => [name, values[i]])
     .sort((a, b) => b[1] - a[1])
@@ -232,7 +246,7 @@ export function bars(classes, values, most = 10) {
         {},
         h("span", { class: "bar-name" }, name),
         h("span", { class: "track" }, fill),
-        h("span", { class: "bar-value" }, `${(100 * (value ?? 0)).toFixed(1)} %`),
+        h("span", { class: "bar-value" }, percent(value, source)),
       );
     }),
   );

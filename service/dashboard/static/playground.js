@@ -3,8 +3,8 @@
 import { Problem, all, changeKey, get, hasKey, perhaps, post, save, scopeOf, watch } from "./api.js";
 import { likeThis, numberOf } from "./csv.js";
 import { block, button, check, code, dropZone, field, h, replace, select, table, tabs } from "./dom.js";
-import { answered, pretty, shape } from "./format.js";
-import { attempt, bars, card, entries, facts, failure, heading, later, noModel, unfolding } from "./parts.js";
+import { answered, inMarks, marked, pretty, shape } from "./format.js";
+import { attempt, bars, card, entries, facts, failure, heading, later, noModel, pointAt, unfolding } from "./parts.js";
 import { answeredSheet, isTable, placed, readSheet } from "./sheet.js";
 
 const FEW = 64;
@@ -139,7 +139,7 @@ function unseen(name = "", query) {
     h(
       "form",
       {
-        class: "card row",
+        class: "card row top",
         "aria-label": "Which model",
         novalidate: true,
         onsubmit: (event) => {
@@ -236,7 +236,7 @@ function form({ row, reference, version, source = {} }) {
     try {
       show(answer, await work(show));
     } catch (error) {
-      show(answer, failure(error));
+      show(answer, failure(error, { go: control.go }));
     }
     if (mine !== turn) return;
     answer.removeAttribute("aria-busy");
@@ -247,7 +247,7 @@ function form({ row, reference, version, source = {} }) {
       const value = control.read();
       const [model, inputs] = [reference, control.whole ? value : [value]];
       show(calls, callsOf(model, inputs, version));
-      return answerOf(await post("/predict", { model, inputs }));
+      return answerOf(await post("/predict", { model, inputs }), source, control.go);
     });
   const runFile = (file) =>
     asking(async (show) => {
@@ -260,7 +260,8 @@ function form({ row, reference, version, source = {} }) {
       const [told, ...more] = answeredSheet(sheet, found);
       show(rows, more);
       show(calls, commandOf(model, file.name));
-      return h("div", { class: "stack" }, told, about({ ...found, warnings: placed(found.warnings ?? [], sheet) }));
+      const warnings = placed(found.warnings ?? [], sheet);
+      return h("div", { class: "stack" }, told, about({ ...found, warnings }, source));
     });
   const made = h(
     "div",
@@ -309,20 +310,27 @@ const size = (sizes) => sizes.reduce((product, one) => product * one, 1);
 const isImage = (sizes) =>
   sizes.length === 3 && [1, 3, 4].includes(sizes[0]) && sizes[1] >= 4 && sizes[2] >= 4 && size(sizes) <= 500_000;
 
-const middle = (low, high) =>
-  Number.isFinite(low) && Number.isFinite(high) ? Number(((low + high) / 2).toPrecision(5)) : 0.5;
+const isRange = (low, high) => Number.isFinite(low) && Number.isFinite(high);
 
-/** A field for a number as the training's file writes them, and how to read it. */
+/** A number in the middle of a range, and a whole one where the ends are. */
+function middle(low, high) {
+  const half = (low + high) / 2;
+  return Number.isInteger(low) && Number.isInteger(high) ? Math.round(half) : Number(half.toPrecision(5));
+}
+
+/** A field for a number as the training's file writes them, and how to read it; empty where no range is known. */
 function numberField(label, { name = label, low, high, optional }, source) {
-  const as = (value) => String(Number(value.toPrecision(6))).replace(".", source.decimal ?? ".");
+  const as = (value) => marked(value, source);
+  const known = isRange(low, high);
   const input = h("input", {
     inputmode: "decimal",
     autocomplete: "off",
-    value: as(middle(low, high)),
+    placeholder: known ? null : "a number",
+    value: known ? as(middle(low, high)) : "",
     required: !optional,
   });
   const hints = [
-    Number.isFinite(low) && Number.isFinite(high) && `Seen in training: ${as(low)} to ${as(high)}`,
+    known && `Seen in training: ${as(low)} to ${as(high)}`,
     (source.decimal === "," || source.thousands) && `Written like ${likeThis(source)}`,
     optional && "May be left empty.",
   ];
@@ -333,8 +341,28 @@ function numberField(label, { name = label, low, high, optional }, source) {
     input.focus();
     throw new Error(`${name} needs a number written like ${likeThis(source)}${given && `, not ${given}`}.`);
   };
-  return { element: field(label, input, { hint: hints.filter(Boolean).join(". ") }), read };
+  return {
+    name,
+    element: field(label, input, { hint: hints.filter(Boolean).join(". ") }),
+    read,
+    lacks: () => !optional && !input.value.trim(),
+    focus: () => input.focus(),
+  };
 }
+
+/** What the fields say, or which of them still need a number. */
+function readAll(fields) {
+  const lacking = fields.filter(({ lacks }) => lacks?.());
+  if (!lacking.length) return fields.map(({ read }) => read());
+  lacking[0].focus();
+  const named = lacking.slice(0, NAMED).map(({ name }) => name);
+  const more = lacking.length - named.length;
+  throw new Error(
+    `${named.join(", ")}${more ? ` and ${more} more` : ""} still ${lacking.length === 1 ? "needs" : "need"} a number.`,
+  );
+}
+
+const NAMED = 10;
 
 function numbersControl({ shape: [count], low, high }, source) {
   const fields = Array.from({ length: count }, (_, i) =>
@@ -350,7 +378,7 @@ function numbersControl({ shape: [count], low, high }, source) {
       count > 1 &&
         h("p", { class: "hint more" }, "The numbers of a row have no names in this model: x[0] is the first of them."),
     ],
-    read: () => fields.map(({ read }) => read()),
+    read: () => readAll(fields),
   };
 }
 
@@ -373,14 +401,20 @@ function columnsControl({ columns }, source) {
       { class: "fields" },
       fields.map(({ element }) => element),
     ),
-    read: () => Object.fromEntries(columns.map(({ name }, i) => [name, fields[i].read()])),
+    read: () => {
+      const values = readAll(fields);
+      return Object.fromEntries(columns.map(({ name }, i) => [name, values[i]]));
+    },
   };
 }
 
 function jsonControl({ shape: sizes, inputs }) {
   const zeros = (dims) => (dims.length ? Array.from({ length: dims[0] }, () => zeros(dims.slice(1))) : 0);
   const one = (dims) => (dims.every(Number.isInteger) && size(dims) <= 4096 ? [zeros(dims)] : []);
-  const first = ({ name, low, high, categories }) => [name, categories ? categories[0] : middle(low, high)];
+  const first = ({ name, low, high, categories }) => [
+    name,
+    categories ? categories[0] : isRange(low, high) ? middle(low, high) : 0,
+  ];
   const rowsOf = ({ takes, columns }) => (columns ? [Object.fromEntries(columns.map(first))] : one(takes));
   const rows = inputs ? Object.fromEntries(inputs.map((input) => [input.name, rowsOf(input)])) : sizes ? one(sizes) : [];
   const area = h("textarea", { class: "mono", rows: "12", value: pretty(rows, "", 60) });
@@ -392,6 +426,7 @@ function jsonControl({ shape: sizes, inputs }) {
   return {
     whole: true,
     element: field("Rows as JSON", area, { hint, wide: true }),
+    go: ({ pointer }) => pointAt(area, pointer.replace(/^\/inputs/, "")),
     read: () => {
       try {
         return JSON.parse(area.value);
@@ -533,30 +568,33 @@ function imageControl({ shape: [channels, height, width], low, high }) {
   };
 }
 
-function answerOf(found) {
+/** What one version answers; `go` leads to a place in the JSON of the rows, where that is what was typed. */
+function answerOf(found, source, go) {
   const outputs = Array.isArray(found.outputs) ? found.outputs : null;
   const values = outputs && [outputs[0]].flat(9);
   const parts = [];
   if (found.labels) {
     parts.push(h("p", { class: "label", data: { answer: found.labels[0] } }, found.labels[0]));
-    if (found.probabilities && found.classes) parts.push(bars(found.classes, found.probabilities[0]));
+    if (found.probabilities && found.classes) parts.push(bars(found.classes, found.probabilities[0], source));
   } else if (values?.length <= 8) {
     const kind = values.length > 2 ? "label many" : "label";
-    parts.push(h("p", { class: kind, data: { answer: String(values[0]) } }, answered(values)));
+    parts.push(h("p", { class: kind, data: { answer: String(values[0]) } }, answered(values, source)));
   } else parts.push(block("Outputs", pretty(found.outputs)));
   if (outputs && outputs.length > 1)
     parts.push(
       table(
         "All rows",
         ["Row", "Answer"],
-        outputs.map((output, i) => [i + 1, found.labels?.[i] ?? answered([output].flat(9).slice(0, 8))]),
+        outputs.map((output, i) => [i + 1, found.labels?.[i] ?? answered([output].flat(9).slice(0, 8), source)]),
       ),
     );
-  return h("div", {}, parts, about(found));
+  return h("div", {}, parts, about(found, source, go));
 }
 
-const about = (found) => [
-  found.warnings?.length ? entries(gathered(found.warnings)) : null,
+const about = (found, source, go) => [
+  found.warnings?.length
+    ? entries(gathered(found.warnings.map((one) => inMarks(one, source))), { go, json: true })
+    : null,
   facts([
     ["Model", found.model ?? "a job's checkpoint"],
     found.version ? ["Version", found.version] : ["Step", found.step],

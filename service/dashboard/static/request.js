@@ -32,6 +32,16 @@ export function change(body, work) {
   if (ours) output.alias_on_success = ifBetter(body);
 }
 
+/** The same share of each class is held out where classes are learnt: else a rare one may be missing there. */
+export const splitFor = (objective) => (objective?.type === "cross_entropy" ? "stratified" : "random");
+
+/** Let a class of few rows count as much as one of many, and be among what is held out. */
+export function weighClasses(body) {
+  if (body.objective?.type === "cross_entropy") body.objective.weight = "balanced";
+  else body.objective = { type: "cross_entropy", weight: "balanced" };
+  if (body.split?.type === "random") body.split.type = "stratified";
+}
+
 /** Fill in what suits a dataset: steps, objective, net, batches. A proposal, which the person changes. */
 export function suggest(draft, dataset, profile) {
   const { body } = draft;
@@ -75,7 +85,8 @@ export function suggest(draft, dataset, profile) {
   delete body.split;
   delete body.early_stopping;
   if (rows >= 30) {
-    body.split = { type: usual && classes && classes < rows / 10 ? "stratified" : "random", validation: 0.2, seed: 1 };
+    const few = target?.shape?.length || classes >= rows / 10; // a fifth of so few rows of a class is none
+    body.split = { type: few ? "random" : splitFor(body.objective), validation: 0.2, seed: 1 };
     body.checkpoint.publish = "best";
     if (usual) body.early_stopping = { metric: "val_loss", patience: 30 };
   }

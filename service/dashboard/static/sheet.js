@@ -3,7 +3,7 @@
 import { save } from "./api.js";
 import { MISSING, header, marksOf, numberIn, records, textOf, written } from "./csv.js";
 import { button, h, table } from "./dom.js";
-import { answered } from "./format.js";
+import { answered, percent } from "./format.js";
 import { attempt } from "./parts.js";
 
 const MOST = 1000; // rows of a request
@@ -65,7 +65,7 @@ export async function readSheet(file, row, source = {}) {
     inputs,
     named,
     delimiter,
-    decimal: marks.decimal,
+    marks,
     more: cut || all.length > MOST,
   };
 }
@@ -101,13 +101,13 @@ const plain = (value) =>
 
 export function answeredSheet(sheet, found) {
   const { names, rows } = answersOf(found);
-  const { head, lines, delimiter, decimal } = sheet;
+  const { head, lines, delimiter, marks } = sheet;
   const many = `${lines.length.toLocaleString("en-US")} ${lines.length === 1 ? "row is" : "rows are"} answered`;
   const whole = () => {
     const text = written(
       [[...head, ...names], ...lines.map(({ cells }, i) => [...cells, ...rows[i]])],
       delimiter,
-      decimal,
+      marks.decimal,
     );
     const mark = /[^\p{ASCII}]/u.test(text) ? "\ufeff" : ""; // by which spreadsheets know UTF-8
     save(new Blob([mark, text], { type: "text/csv" }), `${sheet.name.replace(/\.\w+$/, "")}-answers.csv`);
@@ -137,8 +137,8 @@ export function answeredSheet(sheet, found) {
         .slice(0, SHOWN)
         .map(({ line, cells }, i) => [
           line,
-          ...rows[i].slice(0, told.length).map((value) => h("strong", {}, answered(value))),
-          ...(likely ? [`${(100 * Math.max(...rows[i].slice(1))).toFixed(1)} %`] : []),
+          ...rows[i].slice(0, told.length).map((value) => h("strong", {}, answered(value, marks))),
+          ...(likely ? [percent(Math.max(...rows[i].slice(1)), marks)] : []),
           ...cells.slice(0, COLUMNS),
         ]),
     ),

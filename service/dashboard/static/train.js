@@ -5,7 +5,7 @@ import { all, get, post, refused, send, subject, Problem, watch } from "./api.js
 import { datasetList, datasetView, named, newestDatasets } from "./dataset.js";
 import { button, field, h, replace, tabs } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
-import { bytes, locate, number, patched, plainName, pretty, seconds } from "./format.js";
+import { bytes, number, patched, placeInNet, plainName, pretty, seconds } from "./format.js";
 import { catalogueForm, formCan, jsonEditor, netForm, suggestNet } from "./net.js";
 import {
   announce,
@@ -19,29 +19,35 @@ import {
   heading,
   metricName,
   net,
+  pointAt,
   problemText,
   unfolding,
   unlisted,
 } from "./parts.js";
-import { CLASSIFY, blank, change, suggest } from "./request.js";
+import { CLASSIFY, blank, change, suggest, weighClasses } from "./request.js";
 import { trainingForm } from "./training.js";
 import { uploadForm } from "./upload.js";
 
 const rareWords = ({ count, values }) =>
   count === 1
-    ? `Only one row is of the class ${values[0]}.`
-    : `Only one row each is of the classes ${values.join(", ")}${count > values.length ? ` and ${count - values.length} more` : ""}.`;
+    ? `Only one row is of the class ${values[0]}: ${remedyOf("it is", "it")}`
+    : `Only one row each is of the classes ${values.join(", ")}${
+        count > values.length ? ` and ${count - values.length} more` : ""
+      }: ${remedyOf("they are", "them")}`;
+const remedyOf = (are, them) =>
+  `no held-out row can tell whether ${are} learnt. Add rows of ${them}, or leave ${them} out of the file.`;
 
 export async function page(place, { params: [id], onLeave }) {
   const given = id && (await subject(get(`/v1/datasets/${encodeURIComponent(id)}`), `There is no dataset ${id}.`));
   const draft = {
     body: blank(),
     dataset: null,
-    reasons: new Map(), // for which columns were left out
+    reasons: null, // for which columns of a file were left out; of a dataset that was here they are not known
     kept: new Set(), // columns that are one of texts by few cells, and are to be
     rare: null, // how many classes have one row alone, and some of these
     undecided: [], // those that nobody has decided about
     verdict: null,
+    unfolded: null, // whether the layers are to be seen, once somebody has said so
     broken: null,
     mode: null,
     text: null,
@@ -99,10 +105,17 @@ export async function page(place, { params: [id], onLeave }) {
       changed();
       about.querySelector(".entries button, .scroll").focus({ preventScroll: true });
     };
+    const weigh = () => {
+      change(draft.body, () => weighClasses(draft.body));
+      drawTraining();
+      changed();
+      training.querySelector(`[data-option="weight"] input`).focus();
+      announce("Classes are weighed equally.");
+    };
     const show = () =>
       replace(
         about,
-        datasetView(dataset, preview, profile, draft, { remake, keep }),
+        datasetView(dataset, preview, profile, draft, { remake, keep, weigh }),
         draft.touched
           ? h(
               "div",
@@ -168,7 +181,7 @@ export async function page(place, { params: [id], onLeave }) {
       mine = made.id;
       about.querySelector(".scroll")?.focus({ preventScroll: true });
     });
-  const use = (dataset, reasons = new Map()) => {
+  const use = (dataset, reasons = null) => {
     draft.reasons = reasons;
     draft.kept.clear();
     return useDataset(dataset);
@@ -246,6 +259,7 @@ export async function page(place, { params: [id], onLeave }) {
         draft.mode,
         (key) => {
           draft.mode = key;
+          drawVerdict();
         },
       ),
     );
@@ -254,19 +268,46 @@ export async function page(place, { params: [id], onLeave }) {
     if (draft.mode !== "json") {
       draft.mode = "json";
       drawEditor();
+      drawVerdict();
     }
     const area = editor.querySelector("textarea");
-    const [start, end] = locate(area.value, entry.pointer);
-    area.focus();
-    area.setSelectionRange(start, end);
-    area.scrollTop = (area.value.slice(0, start).split("\n").length - 4) * 20;
+    pointAt(area, entry.pointer);
   };
   const mendNet = (patch) => {
     setNet(patched(draft.body.architecture, patch));
     drawEditor();
     announce("Mended.");
   };
+  const drawVerdict = () => {
+    const { verdict } = draft;
+    if (!verdict) return; // it is asked for
+    const json = draft.mode === "json";
+    const open = draft.unfolded ?? (draft.touched ? undefined : false);
+    const layers =
+      verdict.summary && unfolding("Layers and drawing", net(verdict.summary, verdict.mermaid), open);
+    layers?.querySelector("summary").addEventListener("click", () => {
+      draft.unfolded = !layers.open;
+    });
+    replace(
+      judged,
+      verdict.valid
+        ? h("p", { class: "ok", role: "status" }, "The net can be built.")
+        : h(
+            "p",
+            { class: "error-text", role: "status" },
+            `${verdict.errors.length === 1 ? "One mistake" : `${verdict.errors.length} mistakes`} in the net.`,
+          ),
+      entries([...verdict.errors, ...verdict.warnings.map((warning) => ({ severity: "warning", ...warning }))], {
+        go: goTo,
+        json,
+        mend: byHint(() => draft.body.architecture, mendNet),
+        where: placeInNet,
+      }),
+      layers,
+    );
+  };
   const validate = async (signal) => {
+    draft.verdict = null;
     if (draft.broken) {
       replace(
         judged,
@@ -283,24 +324,8 @@ export async function page(place, { params: [id], onLeave }) {
       return;
     }
     try {
-      const verdict = await post("/v1/architectures/validate?drawing=true", draft.body.architecture, { signal });
-      draft.verdict = verdict;
-      const open = judged.querySelector("details")?.open;
-      replace(
-        judged,
-        verdict.valid
-          ? h("p", { class: "ok", role: "status" }, "The net can be built.")
-          : h(
-              "p",
-              { class: "error-text", role: "status" },
-              `${verdict.errors.length === 1 ? "One mistake" : `${verdict.errors.length} mistakes`} in the net.`,
-            ),
-        entries([...verdict.errors, ...verdict.warnings.map((warning) => ({ severity: "warning", ...warning }))], {
-          go: goTo,
-          mend: byHint(() => draft.body.architecture, mendNet),
-        }),
-        verdict.summary ? unfolding("Layers and drawing", net(verdict.summary, verdict.mermaid), open) : null,
-      );
+      draft.verdict = await post("/v1/architectures/validate?drawing=true", draft.body.architecture, { signal });
+      drawVerdict();
     } catch (error) {
       if (error.name !== "AbortError") replace(judged, failure(error));
     }
@@ -371,7 +396,7 @@ export async function page(place, { params: [id], onLeave }) {
         models.then((there) => predecessor(there, body.output)).catch(() => null),
       ]);
       const out = here ? draft.dataset.columns.filter(({ role }) => role === "ignored") : [];
-      const left = out.map(({ name }) => ({ name, reason: draft.reasons.get(name) ?? "" }));
+      const left = out.map(({ name }) => ({ name, reason: draft.reasons?.get(name) ?? "" }));
       const told = [
         ...left.flatMap(({ name, reason }) => (/unit/.test(reason) ? note(`${name} is left out. ${reason}`) : [])),
         ...(here && draft.rare?.count && CLASSIFY.includes(body.objective.type) ? [note(rareWords(draft.rare))] : []),
@@ -415,7 +440,8 @@ export async function page(place, { params: [id], onLeave }) {
             })
           : h("p", { class: "ok" }, "Nothing to complain about."),
         bad ? h("p", { class: "error-text" }, "Mend the mistakes, then train.") : null,
-        left.length > 0 && h("p", { class: "hint more" }, "Left out of the inputs:"),
+        left.length > 0 &&
+          h("p", { class: "hint more" }, `Left out of the inputs${draft.reasons ? "" : ", as the dataset was made"}:`),
         left.slice(0, 20).map(({ name, reason }) => h("p", { class: "hint" }, h("strong", {}, name), " ", reason)),
       );
     } catch (error) {

@@ -1,7 +1,7 @@
 // How a net is trained: the form of objective, optimizer, epochs and the model's name, which writes to a request.
 
 import { check, field, h, select } from "./dom.js";
-import { CLASSIFY, change, ifBetter } from "./request.js";
+import { CLASSIFY, change, ifBetter, splitFor } from "./request.js";
 
 const OBJECTIVES = [
   ["mse", "Numbers: mean squared error"],
@@ -69,10 +69,12 @@ export function trainingForm(body, changed, redraw) {
           OBJECTIVES,
           body.objective?.type,
           set((value) => {
-            const before = classifies();
+            const before = body.objective?.type;
+            const split = body.split?.type === splitFor(body.objective);
             body.objective = { type: value };
+            if (split) body.split.type = splitFor(body.objective);
             if (classifies()) body.preprocessing = steps().filter((step) => step.of !== "target");
-            if (before !== classifies()) redraw();
+            if ([before, value].some((one) => CLASSIFY.includes(one))) redraw();
           }),
         ),
         { wide: true, hint: "How the error of an answer is measured. Training makes it small." },
@@ -107,7 +109,7 @@ export function trainingForm(body, changed, redraw) {
             if (value === "0") {
               delete body.split;
               delete body.early_stopping;
-            } else body.split = { type: "random", seed: 1, ...body.split, validation: Number(value) };
+            } else body.split = { type: splitFor(body.objective), seed: 1, ...body.split, validation: Number(value) };
           }),
         ),
       ),
@@ -156,6 +158,21 @@ export function trainingForm(body, changed, redraw) {
         "With the mean of the training rows; part of the version, so predict does it too.",
       ),
       prepared("Encode texts as one-hot", { type: "one_hot" }),
+      body.objective?.type === "cross_entropy"
+        ? h(
+            "div",
+            { data: { option: "weight" } },
+            check(
+              "Weigh classes equally",
+              body.objective.weight === "balanced",
+              set((on) => {
+                if (on) body.objective.weight = "balanced";
+                else delete body.objective.weight;
+              }),
+              { hint: "A class of few rows counts as much as one of many." },
+            ),
+          )
+        : null,
       check(
         "Make it the champion when it succeeds",
         Boolean(alias),
