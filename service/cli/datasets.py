@@ -129,12 +129,6 @@ def as_option(names: Iterable[str]) -> str:
     return shlex.quote(",".join(cells))
 
 
-def missing_options(texts: Iterable[str]) -> str:
-    """Texts that mean a missing value as options that a shell takes."""
-    quoted = (f"'{text}'" if shlex.quote(text) == text else shlex.quote(text) for text in texts)
-    return " ".join(f"--missing-text {text}" for text in quoted)
-
-
 def asked(
     kind: str,
     delimiter: str | None,
@@ -170,8 +164,6 @@ def read_table(file: Path, kind: str, reading: Reading) -> Table:
     table = table_of(file, kind, reading)
     tell_encoding(table.name, table.was)
     tell_marks(table.name, table.found)
-    if table.skipped is not None:
-        say(f"{table.name} begins with {table.skipped}: lines are counted from the next one.")
     return table
 
 

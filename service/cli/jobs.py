@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,28 +140,29 @@ def identified(session: Session, job: str) -> str:
     return page.data[0].id
 
 
-def started(session: Session, job: Job, *, wait: bool) -> None:
-    """Go on after a submit: wait with a bar, or say how to watch."""
+def started(session: Session, job: Job, *, wait: bool, told: Collection[str] = ()) -> None:
+    """Go on after a submit: wait with a bar, or say how to watch; what warnings of the codes `told` say, is said
+    beside."""
     if wait:
-        wait_for(session, job.id)
+        wait_for(session, job.id, told=told)
         return
     show_job(session, job)
     if session.format is Format.TABLE:
         say(f"Watch it with: modelyard jobs watch {job.id}")
 
 
-def wait_for(session: Session, job_id: str) -> None:
+def wait_for(session: Session, job_id: str, *, told: Collection[str] = ()) -> None:
     """Show a bar until a job has ended, then the job; a job without success ends the command with 1."""
     session.detached = _detached(job_id)
     found = session.client.jobs.wait(job_id, progress=True, check=False)
-    finish(session, found)
+    finish(session, found, told=told)
 
 
-def finish(session: Session, job: Job, *, tell: bool = True) -> None:
+def finish(session: Session, job: Job, *, tell: bool = True, told: Collection[str] = ()) -> None:
     """Show a job that has ended; one that did not succeed ends the command with 1."""
     session.detached = None
     if tell:
-        show_job(session, job)
+        show_job(session, job, told=told)
     if job.state.value != "succeeded":
         if job.error is not None:
             place = place_of(job.error.pointer or "", session.places)
@@ -178,10 +180,10 @@ def _options_of(proposal: dict[str, Any]) -> str:
     return f"--arch {shlex.quote(json.dumps(proposal))}"
 
 
-def show_job(session: Session, job: Job) -> None:
-    """Print a job."""
+def show_job(session: Session, job: Job, *, told: Collection[str] = ()) -> None:
+    """Print a job; in a table without the warnings of the codes `told`."""
     output = job.output or {}
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind,
         "state": job.state.value,
@@ -191,12 +193,12 @@ def show_job(session: Session, job: Job) -> None:
         "alias": output.get("alias"),
         "progress": _percent(job),
         **(job.metrics.get("last") or {}),
-        "warnings": [found.detail for found in job.warnings],
+        "warnings": "\n".join(found.detail for found in job.warnings if found.code not in told),
         "error": None if job.error is None else job.error.code,
         "created": moment(job.created_at),
         "finished": moment(job.finished_at),
     }
-    show_one(session.format, job, told)
+    show_one(session.format, job, shown)
 
 
 def _percent(job: Job) -> str | None:

@@ -1,9 +1,11 @@
-"""The commands on models: list, show, versions, compare, alias, rollback, delete, verify, load, unload, loaded."""
+"""The commands on models: list, show, versions, compare, alias, rollback, history, delete, verify, load, unload and
+loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +16,8 @@ from service.cli.session import Session, before, talks
 if TYPE_CHECKING:
     from service.client import Alias, Version
 
+_CLASSES: Final = 10
+"""Classes whose figures are shown with a version."""
 app = typer.Typer(
     name="models", help="See, compare and remove versions, and point aliases at them.", no_args_is_help=True
 )
@@ -46,7 +50,10 @@ def listing(session: Session, limit: Limit = 50, after: After = None) -> None:
 def one(session: Session, model: Reference) -> None:
     """Show a model with its versions, or with @alias or /3 one version."""
     if "@" in model or "/" in model:
-        _show_version(session, session.client.versions.resolve(model))
+        version = session.client.versions.resolve(model)
+        _show_version(session, version)
+        if session.format is Format.TABLE:
+            _show_classes(session, version)
         return
     found = session.client.models.get(model)
     told = {
@@ -179,6 +186,7 @@ def rollback(
     reason: Reason = None,
 ) -> None:
     """Point an alias where it pointed before."""
+    from service.errors import Conflict
     from service.schemas.versions import DEFAULT_ALIAS, parse_reference
 
     asked = parse_reference(model)
@@ -189,7 +197,47 @@ def rollback(
     if asked.alias not in (None, name):
         say(f"{model} names an alias already; leave out --alias {name}.")
         raise typer.Exit(exits.USAGE)
-    _show_alias(session, session.client.aliases.rollback(asked.model, name, reason=reason))
+    try:
+        found = session.client.aliases.rollback(asked.model, name, reason=reason)
+    except Conflict as refused:
+        way = f"See where it pointed with: modelyard models history {asked.model}@{name}"
+        refused.errors = tuple(replace(entry, hint=way if entry.hint else None) for entry in refused.errors)
+        raise
+    _show_alias(session, found)
+
+
+@app.command()
+@talks
+def history(
+    session: Session,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name, for its champion, or name@alias.")],
+    limit: Limit = 50,
+    after: After = None,
+) -> None:
+    """List where an alias pointed, the newest change first.
+
+    For example: modelyard models history houses@champion
+    """
+    from service.schemas.versions import DEFAULT_ALIAS, parse_reference
+
+    asked = parse_reference(model)
+    if asked.version is not None:
+        say(
+            f"Aliases have a history, versions have none. As in: modelyard models history {asked.model}@{DEFAULT_ALIAS}"
+        )
+        raise typer.Exit(exits.USAGE)
+    page = session.client.aliases.history(asked.model, asked.alias or DEFAULT_ALIAS, limit=limit, after=after)
+    columns: list[Column] = [
+        ("at", lambda change: moment(change.at)),
+        ("action", lambda change: change.action),
+        ("version", lambda change: change.version),
+        ("previous", lambda change: change.previous),
+        ("canary", lambda change: None if change.canary is None else change.canary.version),
+        ("by", lambda change: change.by),
+        ("reason", lambda change: change.reason),
+    ]
+    show(session.format, page, page.data, columns)
+    session.tell_next(page.next)
 
 
 @app.command()
@@ -321,6 +369,46 @@ def _show_version(session: Session, version: Version) -> None:
         "created": moment(version.created_at),
     }
     show_one(session.format, version, told)
+
+
+def _show_classes(session: Session, version: Version) -> None:
+    """Show how many rows of each class the version knows, by the report of the job that made it, where there is one.
+
+    Of held-out rows, where there were any. A key that may not see the job is told nothing.
+    """
+    from service.errors import ServiceError
+
+    job_id = version.lineage.get("job") or version.lineage.get("job_id")
+    if job_id is None:
+        return
+    try:
+        report = session.client.jobs.get(job_id).report or {}
+    except ServiceError:  # it is gone, or not for this key
+        return
+    parts = report.get("parts") or {}
+    part = next((part for part in ("val", "test", "train") if (parts.get(part) or {}).get("kind") == "classes"), None)
+    found = [] if part is None else parts[part].get("per_class") or []
+    names = version.classes or report.get("classes") or []
+    total = sum(one["rows"] for one in found)
+    if part is None or not total:
+        return
+    most = max(found, key=lambda one: one["rows"])
+
+    def name(one: dict[str, Any]) -> str:
+        return str(names[one["class"]] if one["class"] < len(names) else one["class"])
+
+    columns: list[Column] = [
+        ("class", name),
+        ("rows", lambda one: one["rows"]),
+        ("recall", lambda one: one["recall"] if one["rows"] else None),
+        ("precision", lambda one: one["precision"]),
+    ]
+    show(session.format, found, found[:_CLASSES], columns)
+    if len(found) > _CLASSES:
+        say(f"… and {len(found) - _CLASSES} more classes.")
+    rows = {"val": "held-out", "test": "test", "train": "training"}[part]
+    share = most["rows"] / total
+    say(f"Of {total} {rows} rows {most['rows']} are {name(most)}: who always says so has the accuracy {share:.4g}.")
 
 
 def _show_alias(session: Session, alias: Alias) -> None:

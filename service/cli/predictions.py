@@ -6,9 +6,10 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,8 @@ class _Given:
     """Rows as they are sent; those of a CSV file also as they stand there, each with the line that it begins on."""
 
     rows: Any
-    shown: list[dict[str, str]] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
+    shown: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     delimiter: str = ","
     decimal: str = "."
@@ -114,10 +116,12 @@ def predict(
         say("--bom is for -o csv.")
         raise typer.Exit(exits.USAGE)
     reading = asked("csv", delimiter, decimal, thousands, encoding, missing_text)
-    text, of_spreadsheet = (inputs, False) if inputs is not None else _read(file, reading)
+    name = "The input" if file is None or str(file) == "-" else file.name
+    text, of_spreadsheet = (inputs, False) if inputs is not None else _read(file, name, reading)
     kind = "json" if inputs is not None else form or _form(file, text)
     if kind == "csv":
-        given = _table_rows(text, None if model.startswith("job_") else session.client.models.signature(model), reading)
+        signature = None if model.startswith("job_") else session.client.models.signature(model)
+        given = _table_rows(text, name, signature, reading)
     else:
         given = _Given(_json_rows(text, kind))
     if given.rows == []:
@@ -129,24 +133,24 @@ def predict(
         say(refused.message)
         _tell(refused.errors, given)
         if refused.more:
-            say(more_told(refused.more))
+            say(more_told(refused.more, of_file=bool(given.lines)))
         _tell_ways(given)
         raise typer.Exit(exit_code(refused)) from None
     _tell_warnings(answers, given)
     _show(session.format, given, answers, bom=of_spreadsheet if bom is None else bom)
 
 
-def _read(file: Path | None, reading: Reading) -> tuple[str, bool]:
+def _read(file: Path | None, name: str, reading: Reading) -> tuple[str, bool]:
     """The text of a file, and whether a spreadsheet wrote it, which would take UTF-8 for something else."""
     from service.client.dialects import text_of
 
     if file is None or str(file) == "-":
-        name, content = "the input", sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read()
     elif file.suffix.lower() in _FOREIGN:
         say(f'{file.name} is no CSV, JSON or JSON lines. Save it as one of these; in Excel, as "CSV UTF-8".')
         raise typer.Exit(exits.USAGE)
     else:
-        name, content = file.name, file.read_bytes()
+        content = file.read_bytes()
     text, was = text_of(content, reading.encoding)
     tell_encoding(name, was)
     return text, _of_spreadsheet(content, reading.encoding or was)
@@ -185,21 +189,20 @@ def _json_rows(text: str, kind: str) -> Any:
     return found if any(isinstance(value, list) for value in found.values()) else [found]  # one row by its columns
 
 
-def _table_rows(text: str, asked: ModelSignatureView | None, reading: Reading) -> _Given:
-    """The rows of a CSV text, as the version takes them; None is one of which nothing is known."""
+def _table_rows(text: str, file: str, asked: ModelSignatureView | None, reading: Reading) -> _Given:
+    """The rows of a CSV text of this name, as the version takes them; None is one of which nothing is known."""
     delimiter, places, lines = _records(text, reading)
     if not lines:
         return _Given([])
     row = asked.inputs[0].row if asked is not None and len(asked.inputs) == 1 else None
     if asked is None or row is None or row.columns is None:
-        marks = _marks(delimiter, lines, reading)
+        marks = _marks(delimiter, lines, reading, file=file)
         number = partial(_number, marks=marks, missing=_missing(reading.missing_texts))
         head, lines = _head(lines, number)
         cells = [[number(cell) for cell in line] for line in lines]
         shape = [] if asked is None else [int(size) for size in asked.inputs[0].shape[1:] if size != "B"]
         folded = [_fold(line, shape) for line in cells] if len(shape) > 1 else cells
-        shown = [dict(zip(head, line, strict=False)) for line in lines]
-        return _Given(folded, shown, places[-len(lines) :], delimiter, marks.decimal or ".")
+        return _Given(folded, head, lines, places[-len(lines) :], delimiter, marks.decimal or ".")
     names = [column.name for column in row.columns]
     head, lines, places = [name.strip() for name in lines[0]], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
@@ -207,13 +210,18 @@ def _table_rows(text: str, asked: ModelSignatureView | None, reading: Reading) -
         _tell_absent(absent, head)
         say(stopped(f"{asked.model}/{asked.version} takes: {', '.join(names)}"))
         raise typer.Exit(exits.INVALID)
+    if twice := [name for name in names if head.count(name) > 1]:
+        said = " and ".join(map(repr, twice))
+        say(f"The file has more than one column {said}, which the version takes. Leave the others out.")
+        raise typer.Exit(exits.INVALID)
     texts = {column.name for column in row.columns if column.kind != "number"}
     optional = {column.name for column in row.columns if column.optional}
     own = reading.missing_texts or (asked.written.missing_texts if asked.written is not None else ())
     gone = {"", *(text.lower() for text in own)}
-    shown = _by_name(head, lines, places)
-    numbers = [[line[name] for name in names if name not in texts] for line in shown]
-    marks = _marks_as_trained(delimiter, numbers, reading, asked.written)
+    head, shown = _even(head, lines, places)
+    at = {name: head.index(name) for name in names}
+    numbers = [[line[at[name]] for name in names if name not in texts] for line in shown]
+    marks = _marks_as_trained(delimiter, numbers, reading, asked.written, file=file)
     number = partial(_number, marks=marks, missing=_missing(own))
 
     def value(name: str, cell: str) -> Any:
@@ -221,12 +229,12 @@ def _table_rows(text: str, asked: ModelSignatureView | None, reading: Reading) -
             return number(cell)
         return None if name in optional and cell.strip().lower() in gone else cell.strip()
 
-    rows = [{name: value(name, line[name]) for name in names} for line in shown]
+    rows = [{name: value(name, line[at[name]]) for name in names} for line in shown]
     odd = [cell for line in rows for name, cell in line.items() if name not in texts and isinstance(cell, str)]
     decimal = marks.decimal or "."
     if decimal == "." and delimiter != ",":  # the columns that are passed through may show how the file writes numbers
-        decimal = _marks_as_trained(delimiter, lines, reading, asked.written, told=False).decimal or "."
-    return _Given(rows, shown, places, delimiter, decimal, odd)
+        decimal = _marks_as_trained(delimiter, lines, reading, asked.written).decimal or "."
+    return _Given(rows, head, shown, places, delimiter, decimal, odd)
 
 
 def _missing(own: Sequence[str]) -> frozenset[str]:
@@ -236,13 +244,17 @@ def _missing(own: Sequence[str]) -> frozenset[str]:
     return MISSING_NUMBERS | {text.lower() for text in own}
 
 
-def _by_name(head: Sequence[str], lines: Sequence[Sequence[str]], places: Sequence[int]) -> list[dict[str, str]]:
-    """The rows by the names of their columns; a row of another length ends the command."""
+def _even(head: list[str], lines: list[list[str]], places: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    """The names and the rows without columns at the right end that have no name and no value, as a server reads them; a
+    row of another length ends the command."""
     uneven = next((row for row, line in enumerate(lines) if len(line) != len(head)), None)
     if uneven is not None:
         say(f"Line {places[uneven]} has {len(lines[uneven])} values, the first line has {len(head)} names.")
         raise typer.Exit(exits.INVALID)
-    return [dict(zip(head, line, strict=True)) for line in lines]
+    width = len(head)
+    while width and not head[width - 1] and not any(line[width - 1].strip() for line in lines):
+        width -= 1
+    return head[:width], [line[:width] for line in lines]
 
 
 def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
@@ -260,10 +272,14 @@ def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
 def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str]]]:
     """What parts the values of a CSV text, and its lines that are not empty, each with its number; a quoted cell may go
     over several."""
-    from service.client.dialects import delimiter_of, told_delimiter
+    from service.client.dialects import DELIMITERS, delimiter_of, told_delimiter
 
     first = text[: text.find("\n") + 1] or text
     told = told_delimiter(first)
+    if told is not None and reading.delimiter not in (None, told):
+        words = {sign: word for word, sign in DELIMITERS.items()}
+        say(f"--delimiter: line 1: the file says that {told!r} parts its values. Pass --delimiter {words[told]}.")
+        raise typer.Exit(exits.INVALID)
     if told is not None:  # an empty line in its place, so that lines keep their numbers
         text = "\n" + text[len(first) :]
     delimiter = reading.delimiter or told or delimiter_of(first)
@@ -277,28 +293,33 @@ def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str
     return delimiter, places, lines
 
 
-def _marks(delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, *, told: bool = True) -> Marks:
-    """The marks of the numbers among these cells, as far as they show them."""
+def _marks(delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, *, file: str | None = None) -> Marks:
+    """The marks of the numbers among these cells, as far as they show them; told of the `file` that is named."""
     from service.client.dialects import marked
 
     dialect = marked(delimiter, [cell for row in rows for cell in row], reading)
-    if told and dialect.found.thousands is not None:
-        tell_marks("The input", dialect.found)
+    if file is not None and dialect.found.thousands is not None:
+        tell_marks(file, dialect.found)
     return dialect.marks
 
 
 def _marks_as_trained(
-    delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, written: WrittenView | None, *, told: bool = True
+    delimiter: str,
+    rows: Sequence[Sequence[str]],
+    reading: Reading,
+    written: WrittenView | None,
+    *,
+    file: str | None = None,
 ) -> Marks:
     """The marks of the numbers among these cells; where they show none, those of the file that the version is of."""
     from service.client.dialects import marked
     from service.schemas.marks import Marks
 
-    found = _marks(delimiter, rows, reading, told=told)
+    found = _marks(delimiter, rows, reading, file=file)
     cells = [cell for row in rows for cell in row]
     if found.members() or not _may_have_others(delimiter, cells, reading):
         return found
-    if told and written is None:
+    if file is not None and written is None:
         _refuse_either(delimiter, cells, reading)
     usual = Marks(".") if written is None else Marks(written.decimal, written.thousands)
     return marked(delimiter, cells, reading, usual=usual).marks
@@ -437,10 +458,10 @@ def _tell_warnings(answers: Sequence[Prediction], given: _Given) -> None:
 
 def _tell(entries: Iterable[Entry], given: _Given) -> None:
     """Say what is wrong or odd, by the lines and columns of a file, or by rows; what is the same in many, once."""
-    head, word = (list(given.shown[0]), "Line") if given.lines else ([], "Row")
+    head, word = given.head, "Line" if given.lines else "Row"
     places: dict[tuple[str, str], list[str]] = {}
     more: dict[str, int] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=_row):
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
         detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
         found = _CELL.fullmatch(entry.pointer)
@@ -464,6 +485,12 @@ def _tell(entries: Iterable[Entry], given: _Given) -> None:
         say(f"{count} {what}")
 
 
+def _row(entry: Entry) -> float:
+    """The row that a mistake is in; what is of no row comes last."""
+    found = _CELL.fullmatch(entry.pointer)
+    return math.inf if found is None else int(found[2])
+
+
 def _column(part: str | None, head: Sequence[str]) -> str:
     """The column that the last part of a pointer names or counts; a row of another shape has none."""
     if part is None or "/" in part:
@@ -475,29 +502,30 @@ def _column(part: str | None, head: Sequence[str]) -> str:
 
 
 def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool) -> None:
-    shown, rows = given.shown, given.rows
+    head, shown, rows = given.head, given.shown, given.rows
     lines = [line for answer in answers for line in answer.lines()]
     match format:
         case Format.JSON:
             typer.echo(json.dumps(_joined(answers), indent=2, ensure_ascii=False))
         case Format.JSONL:
+            keys = _keys(head, lines[0])
             for place, line in enumerate(lines):
-                before = shown[place] if shown else {}
+                before = dict(zip(keys, shown[place], strict=False)) if shown else {}
                 typer.echo(json.dumps({**before, **line}, ensure_ascii=False))
         case Format.CSV:
-            beside = shown or [{} for _ in lines]
-            head = [*beside[0], *lines[0]]
-            told = ([*before.values(), *line.values()] for before, line in zip(beside, lines, strict=True))
+            beside = shown or [[] for _ in lines]
+            told = ([*before, *line.values()] for before, line in zip(beside, lines, strict=True))
             if bom:
                 typer.echo("\ufeff", nl=False)
-            write_csv(head, told, delimiter=given.delimiter, decimal=given.decimal)
+            write_csv([*head, *lines[0]], told, delimiter=given.delimiter, decimal=given.decimal)
         case Format.TABLE:
-            beside = shown or [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
-            left_out = max(0, len(beside[0]) - _COLUMNS)
-            pairs = [(list(before.items())[:_COLUMNS], line) for before, line in zip(beside, lines, strict=True)]
-            head = [*(name for name, _ in pairs[0][0]), *lines[0]]
-            told = ([*(_short(cell) for _, cell in before), *line.values()] for before, line in pairs[:_SHOWN])
-            table(head, told)
+            if not shown:
+                flat = [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
+                head, shown = list(flat[0]), [list(row.values()) for row in flat]
+            left_out = max(0, len(head) - _COLUMNS)
+            pairs = list(zip(shown, lines, strict=True))
+            told = ([*map(_short, before[:_COLUMNS]), *line.values()] for before, line in pairs[:_SHOWN])
+            table([*head[:_COLUMNS], *lines[0]], told)
             if left_out:
                 are = "column of the file is" if left_out == 1 else "columns of the file are"
                 say(f"{left_out} more {are} not shown. All of them: -o csv")
@@ -505,6 +533,17 @@ def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool
                 say(f"… and {len(pairs) - _SHOWN} more. All of them: -o csv")
             first = answers[0]
             say(f"By {first.model}/{first.version}." if first.model else f"By the checkpoint of {first.job}.")
+
+
+def _keys(head: Sequence[str], answers: Collection[str]) -> list[str]:
+    """A key for each column: its name, with its place where it has none or another value bears it."""
+    found: list[str] = []
+    for place, name in enumerate(head, start=1):
+        key = name or f"column {place}"
+        while key in found or key in answers:
+            key = f"{key} {place}"
+        found.append(key)
+    return found
 
 
 def _short(cell: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,12 +59,13 @@ def _pass_marks(found: re.Match[str]) -> str:
     return f"{'Pass' if found[1] == 'W' else 'pass'} {options}"
 
 
+_ANY_TEXT: Final = "--missing-text TEXT"
 _AS_OPTIONS: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     (re.compile(r'Write "missing": "keep" in the source(, and fill .*)?\.'), "Pass --missing to keep these."),
-    (re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\] in the source\.'), "--missing-text TEXT."),
+    (re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\] in the source\.'), f"{_ANY_TEXT}."),
     (
         re.compile(r'"missing": "keep", "missing_texts": \[\.\.\.\], "unlabelled": "skip" in the source\.'),
-        "--missing-text TEXT --skip-unlabelled.",
+        f"{_ANY_TEXT} --skip-unlabelled.",
     ),
     (re.compile(r'Write "missing": "keep" too\.'), "Pass --missing too."),
     (re.compile(r'write "unlabelled": "skip" in the source'), "pass --skip-unlabelled"),
@@ -251,15 +253,16 @@ def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
         for line in sentences(entries, places or {}):
             say(line)
     if error.more:
-        say(more_told(error.more))
+        say(more_told(error.more, of_file=any(entry.pointer.startswith("/source/upload") for entry in entries)))
     if isinstance(error, Unauthenticated):
         say("The command takes the key from MODELYARD_API_KEY.")
     return exit_code(error)
 
 
-def more_told(count: int) -> str:
-    """That there are mistakes beside those that were told."""
-    return f"And {count} more mistake{'' if count == 1 else 's'}, not shown."
+def more_told(count: int, *, of_file: bool) -> str:
+    """That there are mistakes beside those that were told, and what is counted of a file."""
+    what = "; each wrong cell of the file counts as one" if of_file else ""
+    return f"And {count} more mistake{'' if count == 1 else 's'}, not shown{what}."
 
 
 def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -> list[str]:
@@ -269,7 +272,7 @@ def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
         place = place_of(entry.pointer, places)
         start = f"{place}: " if place else ""
-        detail = f"{entry.detail}{expected}{f' {_optional(entry.hint, places)}' if entry.hint else ''}"
+        detail = f"{entry.detail}{expected}{f' {_optional(entry, places)}' if entry.hint else ''}"
         of_a_line = _OF_A_LINE.fullmatch(detail)
         if of_a_line is None:
             found[start, detail] = []
@@ -284,9 +287,24 @@ def lines(numbers: Sequence[str], *, word: str = "Line") -> str:
     return f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(numbers[:_LINES])}{more}"
 
 
-def _optional(hint: str, places: Mapping[str, str]) -> str:
-    """A hint with options in the place of members of a source, where options made that."""
-    return as_options(hint) if "/source/upload" in places else hint
+def _optional(entry: Entry | EntryView, places: Mapping[str, str]) -> str:
+    """The hint with options in the place of members of a source, where options made that."""
+    hint = entry.hint or ""
+    if "/source/upload" not in places:
+        return hint
+    hint = as_options(hint)
+    if _ANY_TEXT not in hint or not entry.expected:
+        return hint
+    spellings: dict[str, str] = {}
+    for text in json.loads(entry.expected).get("missing_texts", ()):  # in any case they are the same
+        spellings.setdefault(text.lower(), text)
+    return hint.replace(_ANY_TEXT, missing_options(spellings.values()))
+
+
+def missing_options(texts: Iterable[str]) -> str:
+    """Texts that mean a missing value as options that a shell takes."""
+    quoted = (f"'{text}'" if shlex.quote(text) == text else shlex.quote(text) for text in texts)
+    return " ".join(f"--missing-text {text}" for text in quoted)
 
 
 def as_options(hint: str) -> str:

@@ -29,7 +29,6 @@ from service.cli.datasets import (
     Thousands,
     as_option,
     asked,
-    missing_options,
     names_of,
     read_table,
     sending,
@@ -37,7 +36,7 @@ from service.cli.datasets import (
 )
 from service.cli.jobs import started
 from service.cli.output import Column, Format, say, show, show_one, size, stopped
-from service.cli.session import Session, as_options, sentences, talks
+from service.cli.session import Session, as_options, missing_options, sentences, talks
 
 if TYPE_CHECKING:
     from service.client import Client, Dataset, Version
@@ -98,7 +97,11 @@ def train(
         str, typer.Option(help="auto, catalogue:NAME, or a file with an architecture document.", metavar="ARCH")
     ] = "auto",
     alias: Annotated[
-        str, typer.Option(help="The alias that gets the version; '' for none. See --if-better too.")
+        str,
+        typer.Option(
+            help="The alias that gets the version; '' for none: predictions by the model's bare name are answered by "
+            "the champion, else the newest version. See --if-better too."
+        ),
     ] = DEFAULT_ALIAS,
     if_better: Annotated[
         bool,
@@ -253,7 +256,7 @@ def train(
     if before is not None:
         _tell_before(request, before)
     session.detached = f"Detached: the job goes on. Watch it with: modelyard jobs watch {job.id}"
-    started(session, job, wait=wait)
+    started(session, job, wait=wait, told=("promotion-refused",))
     if not wait and session.format is Format.TABLE:
         _tell_intention(request, is_first=before is None)
     ended = client.jobs.get(job.id) if wait else None
@@ -354,8 +357,10 @@ def _told_scope(alias: str | None, way: str) -> Iterator[None]:
         told = _NEEDS.search(refused.message)
         if alias is not None and told is not None:
             refused.message = f"A training that sets the alias {alias} needs the scope publish{told[2]}"
-            enough = "" if told[1] == "publish" else ", for which the scope train is enough"
-            hint = f"Use a key of the scope publish, or {way} to make a version that no alias gets{enough}."
+            hint = f"Use a key of the scope publish, or {way} to make a version that no alias gets."
+            if told[1] != "publish":  # that of a training, which the key lacks too
+                hint = f"Use a key of the scope publish; one of the scope train is enough if you {way} too, to make a "
+                hint += "version that no alias gets."
             refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)
         raise
 
@@ -418,6 +423,7 @@ def _tell_intention(request: dict[str, Any], *, is_first: bool) -> None:
     alias, condition = _asked_alias(request)
     if alias is None:
         say("No alias will point at its version. modelyard jobs show last tells the number.")
+        say("Predictions by the model's bare name are answered by the champion, else by the newest version.")
         return
     if is_first:
         say(f"When it has succeeded, {alias} will point at its version{f' if {condition}' if condition else ''}.")
@@ -492,6 +498,10 @@ class _Spoken:
 
     def rare(self, told: str) -> None:
         """Classes have one row alone."""
+        say(told)
+
+    def wide(self, told: str) -> None:
+        """A column that the rules would leave out is learnt from, and becomes many."""
         say(told)
 
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:

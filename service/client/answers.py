@@ -17,9 +17,24 @@ from service.schemas.states import FINAL
 
 _STYLE = "border-collapse:collapse;font:13px system-ui,sans-serif"
 _ROWS_SHOWN = 20
+_NAMED = 10
+"""Columns, and answers, that are printed in a line."""
 
 
-class _Seen(views.View):
+class _Short(views.View):
+    """An answer that prints itself in a line; what it has is in its members."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._told()}>"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(f"warning: {one.detail}" for one in getattr(self, "warnings", ()))])
+
+    def _told(self) -> str:
+        raise NotImplementedError
+
+
+class _Seen(_Short):
     """An answer that knows the ETag with which it came: given back to a change, it must not have changed meanwhile."""
 
     _etag: str | None = PrivateAttr(None)
@@ -42,6 +57,14 @@ class Job(views.JobView, _Seen):
     def version(self) -> int | None:
         """The number of the version that it made."""
         return None if self.output is None else self.output.get("version")
+
+    def _told(self) -> str:
+        made = self.output or {}
+        reference = "/".join(str(made[name]) for name in ("model", "version") if made.get(name) is not None)
+        error = "" if self.error is None else f"{self.error.code}: {self.error.detail}"
+        metrics = _numbers(self.metrics.get("last") or {})
+        parts = (self.state.value, reference, *(f"{name} {value}" for name, value in metrics.items()), error)
+        return f"{self.id} {self.kind}: {', '.join(filter(None, parts))}"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -69,6 +92,10 @@ class Version(views.VersionView, _Seen):
         """What a prediction names it by."""
         return f"{self.model}/{self.version}"
 
+    def _told(self) -> str:
+        metrics = (f"{name} {value}" for name, value in _numbers(self.metrics).items())
+        return f"{self.reference}: {', '.join([self.state, *self.aliases, *metrics])}"
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         signature = self.signature
@@ -86,6 +113,10 @@ class Version(views.VersionView, _Seen):
 class Model(views.ModelView, _Seen):
     """A model."""
 
+    def _told(self) -> str:
+        aliases = (f"{alias} is version {number}" for alias, number in self.aliases.items())
+        return f"{self.model}: {', '.join([f'{self.versions} versions', *aliases])}"
+
     def _repr_html_(self) -> str:
         """For notebooks."""
         aliases = ", ".join(f"{alias} → {number}" for alias, number in self.aliases.items()) or "none"
@@ -95,9 +126,19 @@ class Model(views.ModelView, _Seen):
 class Alias(views.AliasView, _Seen):
     """Where an alias points."""
 
+    def _told(self) -> str:
+        return f"{self.model}@{self.alias}: version {self.version}"
 
-class Dataset(views.DatasetView):
+
+class Dataset(views.DatasetView, _Short):
     """A dataset."""
+
+    def _told(self) -> str:
+        names = [column.name for column in self.columns]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        columns = f"columns {', '.join(names[:_NAMED])}{more}" if names else ""
+        rows = "" if self.rows is None else f"{self.rows} rows"
+        return f"{self.id} {self.name or ''}".rstrip() + f": {', '.join(filter(None, (self.state, rows, columns)))}"
 
     def _repr_html_(self) -> str:
         """For notebooks."""
@@ -107,8 +148,14 @@ class Dataset(views.DatasetView):
         return f"<p><b>{escape(head)}</b></p>" + _table(names, rows)
 
 
-class Prediction(views.PredictionView):
+class Prediction(views.PredictionView, _Short):
     """The answer of a version, one entry a row."""
+
+    def _told(self) -> str:
+        found = self.predictions
+        more = f", … {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        who = f"of {self.model}/{self.version}" if self.model else f"of {self.job}"
+        return f"{who}: {', '.join(_cell(one) for one in found[:_NAMED])}{more}"
 
     @property
     def predictions(self) -> list[Any]:

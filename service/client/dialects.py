@@ -61,8 +61,7 @@ class Dialect:
 class Table:
     """A file as the server takes it: what its source says, and its bytes, in UTF-8.
 
-    `was` is the encoding of a file that is in another one, `found` has the marks that nobody asked for, `skipped` is a
-    first line that only named what parts the values, which the content lacks.
+    `was` is the encoding of a file that is in another one, `found` has the marks that nobody asked for.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Table:
     media_type: str | None = None
     was: str | None = None
     found: Marks = _NONE
-    skipped: str | None = None
 
 
 def reading_of(
@@ -115,18 +113,14 @@ def table_of(path: Path, kind: str, reading: Reading) -> Table:
         return Table(path.name, {"type": kind}, path)
     was = reading.encoding or encoding_of(path)
     with path.open(encoding=was or "utf-8-sig", newline="") as lines:
-        first = lines.readline(65536)
-        lines.seek(0)
         dialect = dialect_of(lines, reading)
     source: dict[str, Any] = {"type": kind, **dialect.members()}
     if reading.missing_texts:
         source |= {"missing": "keep", "missing_texts": list(reading.missing_texts)}
-    skipped = first.strip().removeprefix("\ufeff") if told_delimiter(first) else None
-    if was is None and skipped is None:
+    if was is None:
         return Table(path.name, source, path, found=dialect.found)
-    text = path.read_bytes().decode(was or "utf-8").removeprefix("\ufeff")
-    content = (text if skipped is None else text[len(first.removeprefix("\ufeff")) :]).encode()
-    return Table(path.name, source, content, "text/csv", None if reading.encoding else was, dialect.found, skipped)
+    content = path.read_bytes().decode(was).removeprefix("\ufeff").encode()
+    return Table(path.name, source, content, "text/csv", None if reading.encoding else was, dialect.found)
 
 
 def dialect_of(lines: TextIO, reading: Reading) -> Dialect:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 from service.client import refusals
 from service.client.answers import Dataset
 from service.client.dialects import Table
-from service.errors import DatasetRefused, Entry, ValidationFailed, listed, shorten
+from service.errors import DatasetRefused, Entry, InvalidInput, ValidationFailed, listed, shorten
 from service.schemas.document import nearest_hint
 from service.schemas.views import ColumnView, EntryView
 
@@ -46,6 +46,7 @@ _NEARLY: Final = re.compile(
     r"([0-9]+) of ([0-9]+) cells (?:is|are) no number \(line ([0-9]+): (.*?)(?:; others: (.*))?\)\.$", re.DOTALL
 )
 """Within the warning `nearly-numbers`: how many cells of how many, the first of them, and other texts."""
+_FOLD: Final = re.compile(r'Fold the rows with "shape": (\[[0-9, ]+\]) in the source')
 _MOST_TEXTS: Final = 10
 """More different odd cells than these are hardly all words for a missing value."""
 _BY_MARKS: Final = ("Write plain numbers", "Are these numbers with marks", "Is ")
@@ -133,6 +134,9 @@ class Words(Protocol):
     def rare(self, told: str) -> None:
         """Classes have one row alone."""
 
+    def wide(self, told: str) -> None:
+        """A column that the rules would leave out is learnt from, and becomes many."""
+
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
         """Columns that are to be left out, or not to be, are none; `option` is the recipe's word for them."""
 
@@ -152,10 +156,6 @@ class AsWarnings:
         """How a file was read, where that was only found."""
         if table.was is not None:
             warnings.warn(f"{table.name} is not in UTF-8; it is read as {table.was} (else: encoding=…)", stacklevel=3)
-        if table.skipped is not None:
-            warnings.warn(
-                f"{table.name} begins with {table.skipped}: lines are counted from the next one", stacklevel=3
-            )
         if table.found.members():
             told = ", ".join(f"{name}={mark!r}" for name, mark in table.found.members().items())
             warnings.warn(f"{table.name} has numbers such as {table.found.shown}, read with {told}", stacklevel=3)
@@ -173,6 +173,10 @@ class AsWarnings:
 
     def rare(self, told: str) -> None:
         """Classes have one row alone."""
+        warnings.warn(told, stacklevel=4)
+
+    def wide(self, told: str) -> None:
+        """A column that the rules would leave out is learnt from, and becomes many."""
         warnings.warn(told, stacklevel=4)
 
     def absent(self, option: str, names: Sequence[str], known: Sequence[str]) -> NoReturn:
@@ -260,6 +264,15 @@ def explained(refused: DatasetRefused, recipe: Recipe, words: Words) -> DatasetR
     return refusals.worded(refused)
 
 
+def say_shape(refused: InvalidInput) -> None:
+    """Say in Python's words how rows are folded, where the server names a member of a source."""
+    refused.errors = tuple(
+        replace(entry, hint=_FOLD.sub(r"Pass shape=\1", entry.hint)) if entry.hint else entry
+        for entry in refused.errors
+    )
+    refusals.worded(refused)
+
+
 def is_about(warning: Entry | EntryView, column: str) -> bool:
     """Whether the warning says of this column that it is nearly one of numbers."""
     return warning.code == "nearly-numbers" and warning.detail.startswith(f"Column {shorten(column)} is taken as texts")
@@ -297,6 +310,18 @@ def unfit(dataset: Dataset, exclude: Collection[str]) -> dict[str, str]:
     """The inputs that a net would learn by heart, or nothing of, each with the reason."""
     rest = [column for column in inputs_of(dataset) if column.name not in exclude]
     return {column.name: reason for column in rest if (reason := _unfit(column, dataset.rows or 0)) is not None}
+
+
+def wide_told(dataset: Dataset, include: Collection[str]) -> list[str]:
+    """What becomes of columns of texts that are learnt from although the rules would leave them out."""
+    told = []
+    for column in inputs_of(dataset):
+        reason = _unfit(column, dataset.rows or 0) if column.name in include and column.classes else None
+        if reason is not None:
+            way = "; better make a number of the date, such as the month or an age in days" if reason == DATES else ""
+            texts = f"its {len(column.classes or ())} different texts become a column each"
+            told.append(f"{column.name}: {texts}, and another text tells the net nothing{way}.")
+    return told
 
 
 def _unfit(column: ColumnView, rows: int) -> str | None:

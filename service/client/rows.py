@@ -5,6 +5,7 @@ Imports none of these libraries: who brings such a value has it loaded. Knows no
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from service.client import refusals
+from service.client.recipes import MOST_CLASSES, Task
 from service.errors import Entry, ServiceError, shorten
 from service.schemas.document import nearest_hint
 
@@ -111,6 +113,39 @@ def lines_of(data: Any, target: str | None) -> tuple[bytes, str]:
     return b"".join(orjson.dumps(row, option=option, default=_plain) for row in rows), target
 
 
+def archive_of(data: Any, task: Task = "auto") -> tuple[bytes, list[str] | None] | None:
+    """Examples as an .npz file of arrays `x` and `y`, and the names of the classes that texts as targets are.
+
+    None where the data are no pair whose inputs are an array, or a tensor, with rows of several dimensions.
+
+    Raises:
+        ValueError: there are no rows, not as many targets, or targets without a value.
+    """
+    if not (isinstance(data, tuple) and len(data) == 2 and getattr(data[0], "ndim", 0) > 2):
+        return None
+    numpy = sys.modules["numpy"]  # or a tensor could not become an array
+    inputs = numpy.asarray(rows_of(data[0]))
+    targets = numpy.asarray(_values(data[1]))
+    targets = targets.astype(int) if targets.dtype.kind == "b" else targets
+    if len(inputs) != len(targets):
+        raise ValueError(f"there are {len(inputs)} rows of inputs and {len(targets)} targets")
+    if not len(inputs):
+        raise ValueError("there are no rows")
+    kind, classes = targets.dtype.kind, None
+    if kind in "OSU":
+        if any(value is None or value != value for value in targets.tolist()):
+            raise ValueError("there are targets without a value; leave their rows out")
+        names, targets = numpy.unique(targets.astype(str), return_inverse=True)
+        classes = names.tolist()
+    elif targets.ndim == 1 and (
+        task == "numbers" or (task == "auto" and (kind == "f" or (kind in "iu" and numpy.ptp(targets) >= MOST_CLASSES)))
+    ):
+        targets = targets.reshape(-1, 1)  # [N, 1]: what a net of numbers answers
+    content = io.BytesIO()
+    numpy.savez(content, x=inputs, y=targets)
+    return content.getvalue(), classes
+
+
 def _named(inputs: Any, *, numbered: bool = True) -> list[dict[str, Any]]:
     """One object a row; columns without names are called x0, x1, …"""
     found = rows_of(inputs)
@@ -123,7 +158,7 @@ def _named(inputs: Any, *, numbered: bool = True) -> list[dict[str, Any]]:
         )
     rows = [row if isinstance(row, list) else [row] for row in found]
     if any(isinstance(value, list) for row in rows for value in row[:1]):
-        raise ValueError("a row of inputs is a list of values; for pictures and the like, write a request: jobs.submit")
+        raise ValueError("a row of inputs is a list of values; make pictures and the like an array: numpy.asarray(…)")
     return [{f"x{place}": value for place, value in enumerate(row)} for row in rows]
 
 

@@ -123,13 +123,15 @@ class Client:
         decimal: str | None = None,
         thousands: str | None = None,
         encoding: str | None = None,
+        shape: Sequence[int] | None = None,
     ) -> Job:
-        """Train a net on a table, by the rules of the command `train`; what these leave out or guess is warned of.
+        """Train a net on a table or on arrays, by the rules of the command `train`; what they leave out is warned of.
 
         Args:
             model: the model that gets a new version.
             data: the path of a file (CSV, TSV, JSON lines, Parquet), a pandas table, a list of objects by column name,
-                or a pair of inputs and targets: numpy arrays, torch tensors, pandas tables, lists.
+                or a pair of inputs and targets: numpy arrays, torch tensors, pandas tables, lists. Arrays with rows of
+                a shape, such as pictures, need an `architecture`.
             target: the column that is to be learnt.
             inputs: the only columns to learn from; by default all others that are fit for it.
             include: columns to learn from all the same that would be left out.
@@ -150,6 +152,8 @@ class Client:
             decimal: the decimal mark in a CSV file; by default as its numbers have it.
             thousands: the mark between thousands in a CSV file, "none" for none; by default as its numbers have it.
             encoding: of a CSV file; by default UTF-8, UTF-16 or Windows-1252, as its bytes have it.
+            shape: the shape of a row that lies flat in the columns, such as [1, 8, 8], for an `architecture` that takes
+                such rows.
 
         Returns:
             The job, for `jobs.wait` and `jobs.watch`; `predict` takes it, too.
@@ -171,6 +175,13 @@ class Client:
                 known = f"{path.name} is no table: these are {', '.join(dialects.TABLES)}"
                 raise ValueError(known if kind is None else "say which column is to be learnt, as `target`")
             table, learnt = dialects.table_of(path, kind, reading), target
+        elif (archive := rows.archive_of(data, task)) is not None:
+            if architecture is None or inputs:
+                way = "say the net that takes such rows, as `architecture`" if not inputs else "they have no columns"
+                raise ValueError(f"the inputs are rows of a shape: {way}")
+            (content, names), learnt = archive, "y"
+            told = {"type": "npz", "inputs": "x"} | ({} if names is None else {"classes": names})
+            table = dialects.Table(model, told, content, "application/octet-stream")
         else:
             lines, learnt = rows.lines_of(data, target)
             table = dialects.Table(model, {"type": "jsonl"}, lines, "application/jsonl")
@@ -190,11 +201,14 @@ class Client:
         words.read(table)
         upload = (self.uploads.add(table.content, media_type=table.media_type)).id
         source = {**table.source, "upload": upload, **({"unlabelled": "skip"} if skip_unlabelled else {})}
+        source |= {} if shape is None else {"shape": list(shape)}
         try:
             plan = self.plan(source, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return self.fitting(self.jobs.submit, {**plan.request, "output": output})
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, InvalidInput):
+                recipes.say_shape(error)
             self.discard(upload)
             raise
 
@@ -213,7 +227,7 @@ class Client:
             InvalidInput: the server does not take the table.
         """
         words = words or recipes.AsWarnings()
-        made = {**source, "target": recipe.target, "inputs": list(recipe.inputs) if recipe.inputs else "*"}
+        made = {**source, "target": recipe.target, "inputs": list(recipe.inputs or ()) or source.get("inputs", "*")}
         try:
             found = self.datasets.add(made, name=name, wait_s=600)
         except DatasetRefused as refused:
@@ -241,6 +255,8 @@ class Client:
         reasons = {} if recipe.inputs else recipes.unfit(found, {*recipe.include, *recipe.exclude})
         if reasons:
             words.left_out(reasons)
+        for told in recipes.wide_told(found, recipe.include):
+            words.wide(told)
         left_out = {*recipe.exclude, *reasons}
         if left_out:
             made["inputs"] = [column for column in known if column not in left_out]

@@ -14,6 +14,7 @@ import anyio
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from service.client import AsyncClient, Client, Dataset
 from service.client.calls import Call
@@ -280,6 +281,28 @@ FLOWERS: list[dict[str, Any]] = [
 ]
 
 
+LAYERS: list[dict[str, Any]] = [
+    {"type": "Conv2d", "in_channels": 1, "out_channels": 4, "kernel_size": 3},
+    {"type": "ReLU"},
+    {"type": "Flatten"},
+]
+WIDTH = {"in_features": 64, "out_features": 1}
+PICTURES: dict[str, Any] = {
+    "schema": "arch/1",
+    "inputs": [{"name": "x", "shape": ["B", 1, 6, 6]}],
+    "root": {"type": "Sequential", "layers": [*LAYERS, {"type": "Linear", "in_features": 64, "out_features": 2}]},
+}
+
+
+def pictures() -> tuple[Any, Any]:
+    """Sixty small pictures, bright above or below, and which of both each is."""
+    labels = np.arange(60) % 2
+    pixels = np.random.default_rng(0).random((60, 1, 6, 6), dtype=np.float32) / 4
+    pixels[labels == 0, :, :3] += 1
+    pixels[labels == 1, :, 3:] += 1
+    return pixels, labels
+
+
 class TestTraining:
     def test_a_list_of_objects_is_trained_on_by_the_rules_of_the_command(self, yard: Client) -> None:
         with pytest.warns(UserWarning, match=r"Left out: id \(numbers the rows\)"):
@@ -309,6 +332,37 @@ class TestTraining:
 
         assert done.spec["objective"] == {"type": "cross_entropy"}
         assert (done.version is not None, (done.output or {}).get("alias")) == (True, None)
+
+    @pytest.mark.parametrize("as_rows", [np.asarray, torch.tensor], ids=["arrays", "tensors"])
+    @pytest.mark.parametrize("names", [None, ("nought", "one")], ids=["numbers", "texts"])
+    def test_arrays_of_pictures_are_trained_on_with_a_net_that_takes_them(
+        self, yard: Client, as_rows: Any, names: tuple[str, str] | None
+    ) -> None:
+        pixels, labels = pictures()
+        classes = labels if names is None else np.array(names)[labels]
+        job = yard.train("py-pictures", (as_rows(pixels), classes), architecture=PICTURES, epochs=20, alias=None)
+        done = yard.jobs.wait(job, timeout_s=60)
+        answer = yard.predict(job, pixels[:4])
+
+        assert done.metrics["last"]["val_accuracy"] > 0.9
+        assert done.spec["split"] == {"type": "stratified", "validation": 0.2}
+        assert answer.labels == [str(label) for label in classes[:4]]
+
+    def test_flat_rows_are_folded_for_a_net_that_takes_pictures(self, yard: Client) -> None:
+        pixels, labels = pictures()
+        flat = (pixels.reshape(len(pixels), -1), labels)
+        with pytest.raises(InvalidInput, match=re.escape("Pass shape=[1, 6, 6], or declare the input as")):
+            yard.train("py-folded", flat, architecture=PICTURES)
+        job = yard.train("py-folded", flat, architecture=PICTURES, shape=(1, 6, 6), epochs=2, alias=None)
+
+        assert yard.jobs.wait(job, timeout_s=60).version == 1
+
+    def test_numbers_are_learnt_of_pictures_too(self, yard: Client) -> None:
+        pixels, labels = pictures()
+        net = {**PICTURES, "root": {"type": "Sequential", "layers": [*LAYERS, {"type": "Linear", **WIDTH}]}}
+        job = yard.train("py-shades", (pixels, labels + 0.5), architecture=net, epochs=2, alias=None)
+
+        assert yard.jobs.wait(job, timeout_s=60).spec["objective"] == {"type": "mse"}
 
     def test_a_file_is_read_as_the_command_reads_it(self, yard: Client, tmp_path: Path) -> None:
         path = tmp_path / "preise.csv"
@@ -448,6 +502,15 @@ def test_an_alias_is_made_moved_and_removed(yard: Client, quadratic: Any) -> Non
 
     with pytest.raises(NotFound):
         yard.aliases.get("quadratic", "client-test")
+
+
+def test_models_versions_and_datasets_print_themselves_in_a_line(yard: Client, quadratic: Any) -> None:
+    model, version = yard.models.get("quadratic"), yard.versions.get("quadratic", 1)
+    dataset = yard.datasets.add({"type": "inline", "inputs": [[1.0], [2.0]], "columns": ["a"]}, name="printed")
+
+    assert re.fullmatch(r"<Model quadratic: \d+ versions?(, \w+ is version \d+)*>", str(model))
+    assert re.fullmatch(r"<Version quadratic/1: ready(, [a-z0-9_.@ -]+)*>", str(version))
+    assert str(dataset) == f"<Dataset {dataset.id} printed: ready, 2 rows, columns a>"
 
 
 def test_a_dataset_shows_itself_in_a_notebook(yard: Client) -> None:

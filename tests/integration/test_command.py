@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -165,6 +166,19 @@ def test_the_alias_that_train_moves_by_default_is_the_one_that_predict_asks() ->
     assert training.DEFAULT_ALIAS == versions.DEFAULT_ALIAS
 
 
+def test_the_client_calls_the_options_of_train_as_the_command_does_but_for_those_in_the_guide() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "client.md").read_text()
+    [table] = re.findall(r"\| `modelyard train` \| `client.train` \|\n\| --- \| --- \|\n((?:\|.*\n)+)", page)
+    otherwise = {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", table)}
+    options = set(inspect.signature(training.train, eval_str=True).parameters)
+    arguments = set(inspect.signature(Client.train).parameters) - {"self"}
+    of_the_command = {"file", "context", "url", "api_key", "output"}
+
+    assert options - arguments - of_the_command == {"arch", "missing_text", "dry_run", "wait"}
+    assert options - arguments - of_the_command <= otherwise
+    assert arguments - options == {"architecture", "missing_texts", "shape"}
+
+
 def test_the_help_of_train_tells_the_rules_that_the_client_has() -> None:
     ours = (training.LEARNING_RATE, training.EPOCHS, training.MINUTES)
 
@@ -240,6 +254,9 @@ def flower_job(run: Command, flowers: Path) -> dict[str, Any]:
     return done
 
 
+KNOWN = ("class", *SPECIES)
+
+
 def ready_datasets(run: Command) -> set[str]:
     """Those that can be used: neither refused nor deleted."""
     found = run.json("datasets", "list", "--limit", 200, operation="GET /v1/datasets")["data"]
@@ -296,10 +313,10 @@ class TestFromDataToPredictions:
         gaps = "\n".join([",".join([*HEADS, "garden"]), row, *["5.1,,1.4,0.2,north"] * 1500])
         told = run("predict", "flowers", "-", "-o", "csv", stdin=gaps).stderr.splitlines()
 
-        assert told[0].startswith(
-            "Line 3: Column 'sepal_width' has no value in 1500 rows, of which this is the first; "
-        )
-        assert told[1:] == ["Line 2 ('west'): " + told[1].partition(": ")[2]]
+        assert told[0].startswith("Line 2 ('west'): ")
+        assert [line.partition(";")[0] for line in told[1:]] == [
+            "Line 3: Column 'sepal_width' has no value in 1500 rows, of which this is the first"
+        ]
         assert len(answer["labels"]) == len(answer["outputs"]) == 2500
         assert any(warning["pointer"].startswith("/inputs/1000/") for warning in answer["warnings"])
 
@@ -660,7 +677,9 @@ class TestFromDataToPredictions:
         assert f"If these mean no value, pass {told}. Else mend the file;" in refused
         run(*common, *options, "--dry-run")
 
-    def test_a_first_line_that_only_names_the_delimiter_is_skipped(self, run: Command, tmp_path: Path) -> None:
+    def test_lines_are_those_of_the_file_where_its_first_only_names_the_delimiter(
+        self, run: Command, tmp_path: Path
+    ) -> None:
         path = tmp_path / "excel.csv"
         lines = [f"{n};{n % 2},5;{n * 3},5" for n in range(60)]
         path.write_bytes("\r\n".join(["sep=;", "größe;x;preis", *lines, ""]).encode("cp1252"))
@@ -669,13 +688,92 @@ class TestFromDataToPredictions:
         asked = run("predict", "excel", path, "-o", "csv").stdout
         path.write_text("sep=;\ngröße;x\n1;1,5\nold;2\n")
         refused = run("predict", "excel", path, code=7).stderr
+        path.write_text("sep=;\ngröße;x;preis\n" + "1;2;3\n" * 40 + "2;1;\n")
+        common = (path, "--target", "preis")
+        of_lines = [run("train", *common, "--model", "m", code=7), run("datasets", "add", *common, code=7)]
+        other = "--delimiter: line 1: the file says that ';' parts its values. Pass --delimiter semicolon.\n"
 
-        assert "excel.csv begins with sep=;: lines are counted from the next one.\n" in done.stderr
+        assert ["line 43, column 'preis'" in one.stderr for one in of_lines] == [True, True]
+        for command in (("train", *common, "--model", "m"), ("datasets", "add", *common), ("predict", "excel", path)):
+            assert other in run(*command, "--delimiter", "tab", code=7).stderr
+        assert "lines are counted" not in done.stderr
         assert "Learns preis as a number, from größe, x (numbers)." in done.stderr
         assert [column["name"] for column in added["columns"]] == ["größe", "x", "preis"]
         assert (added["source"]["delimiter"], added["rows"]) == (";", 60)
         assert asked.startswith("\ufeffgröße;x;preis;prediction\n0;0,5;0,5;")
         assert "Line 4 ('old'): Column 'größe' takes numbers." in refused
+
+    def test_no_value_of_a_file_is_lost_beside_its_predictions(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "wide.csv"
+        path.write_text("x;y;prediction;\n" + "".join(f"{n};{3 * n};a;\n" for n in range(40)))
+        run("train", path, *("--target", "y", "--model", "wide", "--inputs", "x", "--epochs", 1, "--wait"))
+        path.write_text("x;;note;note;;prediction;;\n1;a;b;c;d;e;;\n2;;;;f;;;\n")
+        head, first, second = csv.reader(io.StringIO(run("predict", "wide", path, "-o", "csv").stdout), delimiter=";")
+        asked = run("predict", "wide", path, "-o", "jsonl").stdout.splitlines()
+        shown = run("predict", "wide", path).stdout
+
+        assert head == ["x", "", "note", "note", "", "prediction", "prediction"]  # without empty ones at the right end
+        assert (first[:-1], second[:-1]) == (["1", "a", "b", "c", "d", "e"], ["2", "", "", "", "f", ""])
+        row = json.loads(asked[0])
+        answer = row.pop("prediction")
+        places = {"x": "1", "column 2": "a", "note": "b", "note 4": "c", "column 5": "d", "prediction 6": "e"}
+        assert (row, isinstance(answer, float)) == (places, True)
+        assert all(f" {cell} " in shown for cell in "abcdef")
+        path.write_text("x;x\n1;2\n")
+        assert run("predict", "wide", path, code=7).stderr == (
+            "The file has more than one column 'x', which the version takes. Leave the others out.\n"
+        )
+
+    def test_what_predict_says_names_the_file_and_keeps_its_order(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "neu.csv"
+        rows = "".join(f"{n % 7 + 1}.{n:03d};{n % 5};{n % 9},5\n" for n in range(40))
+        path.write_text(f"größe;rang;preis\n1.000;;0,5\n;3;0,5\n{rows}")
+        run("train", path, *("--target", "preis", "--model", "noted", "--epochs", 1, "--wait"))
+        path.write_bytes("größe;rang\n1.234;1\n2.345;\n;2\n9.999.999;3\n".encode("cp1252"))
+        told = run("predict", "noted", path).stderr.splitlines()
+
+        starts = ["neu.csv is not in UTF-8", "neu.csv has numbers with", "Line 3: ", "Line 4: ", "Line 5 ("]
+        assert [line[: len(start)] for line, start in zip(told, starts, strict=False)] == starts
+
+    @pytest.mark.usefixtures("flower_job")
+    def test_a_version_of_a_classifier_shows_how_good_it_is_by_class(self, run: Command, homes: Path) -> None:
+        shown = run("models", "show", "flowers/1")
+        head, *rows = [
+            line.split() for line in shown.stdout.splitlines() if line.split()[:1] in ([one] for one in KNOWN)
+        ]
+        run("train", homes, "--target", "price", "--model", "unclassed", "--epochs", 1, "--wait")
+
+        assert head == ["class", "rows", "recall", "precision"]
+        assert [(row[0], int(row[1]), 0 <= float(row[2]) <= 1) for row in rows] == [
+            (name, 10, True) for name in SPECIES
+        ]
+        assert "Of 30 held-out rows 10 are " in shown.stderr
+        assert shown.stderr.endswith(": who always says so has the accuracy 0.3333.\n")
+        assert "recall" not in run("models", "show", "unclassed/1").output
+        assert run("models", "show", "flowers/1", "-o", "csv").stderr == ""
+
+    def test_dates_that_are_to_be_learnt_from_are_told_what_becomes_of_them(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "dated.csv"
+        path.write_text("seit,x,y\n" + "".join(f"2024-01-{n % 28 + 1:02d},{n},{n}.5\n" for n in range(60)))
+        told = run("train", path, *("--target", "y", "--model", "dated", "--include", "seit", "--dry-run")).stderr
+
+        assert (
+            "seit: its 28 different texts become a column each, and another text tells the net nothing; better make a "
+            "number of the date, such as the month or an age in days.\n"
+        ) in told
+
+    def test_each_warning_of_a_job_has_a_line_and_why_an_alias_stays_is_said_once(
+        self, run: Command, homes: Path
+    ) -> None:
+        common = ("train", homes, "--target", "price", "--model", "lines", "--wait")
+        run(*common)
+        done = run(*common, "--epochs", 1, "--lr", 1e-9, "--if-better")
+        shown = run("jobs", "show", "last").stdout
+
+        assert "champion stays with version 1: val_r2 is " in done.stderr
+        assert "was not moved" not in done.stdout
+        assert re.search(r"^(warnings|) +The alias champion was not moved: ", shown, re.MULTILINE)
+        assert ".," not in shown
 
     def test_a_net_that_learnt_nothing_is_told(self, run: Command, homes: Path) -> None:
         done = run("train", homes, *("--target", "price", "--model", "wild", "--epochs", 2, "--lr", 5000, "--wait"))
@@ -807,9 +905,9 @@ class TestFromDataToPredictions:
         path.write_text("x,y\n" + "1,2\n" * 20 + "1,\n" * 21)
 
         assert refused[-2].startswith("holes.csv: lines 22, 23, 24 and 17 more, column 'y': A value is missing ('').")
-        assert refused[-1] == "And 13 more mistakes, not shown."
+        assert refused[-1] == "And 13 more mistakes, not shown; each wrong cell of the file counts as one."
         assert run("train", path, "--target", "y", "--model", "holes", code=7).stderr.endswith(
-            "\nAnd 1 more mistake, not shown.\n"
+            "\nAnd 1 more mistake, not shown; each wrong cell of the file counts as one.\n"
         )
 
     def test_what_is_wrong_is_said_of_the_option(self, run: Command, homes: Path) -> None:
@@ -852,13 +950,14 @@ class TestFromDataToPredictions:
             "\n".join([head, f"{lines[0].rpartition(',')[0]},", f"ca. {lines[1]}", f"{lines[2]},1", *lines[3:]]) + "\n"
         )
         told = run("train", tmp_path / "all.csv", "--target", "price", *names, code=7).stderr.splitlines()
-        odd = f"(line 3: 'ca. {lines[1].partition(',')[0]}')"
+        cell = f"ca. {lines[1].partition(',')[0]}"
+        odd = f"(line 3: {cell!r})"
         assert told[1:4] == [
             "all.csv: line 2, column 'price': A value is missing (''). Fill these cells in, or pass --skip-unlabelled "
             "to leave their rows out: what is to be learnt must be known in every row.",
             "all.csv: line 4: 5 values, but line 1 names 4 columns.",
             f"all.csv: Column 'area_m2' is taken as texts: 1 of 79 cells is no number {odd}. Mend it in the file, or "
-            "leave the column out. Where such a cell means no value, name it: --missing-text TEXT.",
+            f"leave the column out. Where such a cell means no value, name it: --missing-text {cell!r}.",
         ]
         assert len(told) == 6
         left = run("train", tmp_path / "all.csv", "--target", "price", *names, "--exclude", "area_m2", code=7).stderr
@@ -1168,16 +1267,16 @@ class TestKeysOfALesserScope:
             lesser, has = made[scope][0], f"the key '{scope.word}' has {scope.word}"
             assert run(*common, key=lesser, code=6).stderr == (
                 f"A training that sets the alias champion needs the scope publish; {has}. Use a key of the scope "
-                "publish, or pass --alias '' to make a version that no alias gets, for which the scope train is "
-                "enough.\n"
+                "publish; one of the scope train is enough if you pass --alias '' too, to make a version that no alias "
+                "gets.\n"
             )
             assert run(*common, "--alias", "", key=lesser, code=6).stderr == (
                 f"This needs the scope train; {has}. Use a key of the scope train.\n"
             )
             assert run("train", tmp_path / "request.json", key=lesser, code=6).stderr == (
-                f"A training that sets the alias best needs the scope publish; {has}. Use a key of the scope publish, "
-                "or leave `alias_on_success` out to make a version that no alias gets, for which the scope train is "
-                "enough.\n"
+                f"A training that sets the alias best needs the scope publish; {has}. Use a key of the scope publish; "
+                "one of the scope train is enough if you leave `alias_on_success` out too, to make a version that no "
+                "alias gets.\n"
             )
         tried = run(*common[:-1], "--dry-run", key=train, code=7).stderr
         assert tried.endswith(

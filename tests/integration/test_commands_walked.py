@@ -376,6 +376,23 @@ def models_rollback(world: World) -> None:
     assert world.json("models", "rollback", "walked", "--alias", "roller", operation=operation)["version"] == first
 
 
+def models_history(world: World) -> None:
+    first, second = (int(world.trained().partition("/")[2]) for _ in range(2))
+    for number in (first, second):
+        world("models", "alias", "walked", "historic", number)
+    page = world.json("models", "history", "walked@historic", operation=f"GET {ALIAS}/history")
+    items, rows = world.lines("models", "history", "walked@historic")
+    rest = world("models", "history", "walked@historic", "--limit", 1).stderr
+    world("models", "rollback", "walked@historic")
+    none = world("models", "rollback", "walked@historic", code=5)
+
+    assert items == page["data"]
+    assert [(int(row["version"]), row["previous"]) for row in rows] == [(second, str(first)), (first, "")]
+    assert rest.startswith("There are more: modelyard models history walked@historic --limit 1 --after ")
+    assert none.stderr.endswith("See where it pointed with: modelyard models history walked@historic\n")
+    assert "walked@champion" in world("models", "history", "walked/1", code=2).stderr
+
+
 def models_delete(world: World) -> None:
     assert world("models", "delete", world.trained(), "--yes", "-o", "json", code=5).stdout == ""  # the champion
     first, second, _ = (world.trained() for _ in range(3))
@@ -664,6 +681,7 @@ COMMANDS: Final[dict[str, Callable[[World], None]]] = {
     "models compare": models_compare,
     "models alias": models_alias,
     "models rollback": models_rollback,
+    "models history": models_history,
     "models delete": models_delete,
     "models verify": models_verify,
     "models loaded": models_loaded,

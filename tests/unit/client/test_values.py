@@ -17,11 +17,53 @@ import pytest
 import torch
 
 from service.client import Client, Prediction, Retry, tensors
-from service.client.answers import Job
+from service.client.answers import Alias, Job
 from service.client.files import Download, Source, checked
-from service.client.rows import lines_of, rows_of
+from service.client.recipes import Task
+from service.client.rows import archive_of, lines_of, rows_of
 from service.errors import DigestMismatch
-from tests.answers import job_view, prediction_view
+from tests.answers import alias_view, job_view, prediction_view
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "expected", "classes"),
+    [
+        pytest.param([0, 1], "auto", [0, 1], None, id="classes"),
+        pytest.param(torch.tensor([0, 1]), "auto", [0, 1], None, id="a tensor"),
+        pytest.param([[0], [40]], "auto", [[0], [40]], None, id="numbers far from each other"),
+        pytest.param([0, 40], "classes", [0, 40], None, id="as classes all the same"),
+        pytest.param([0.5, 1], "auto", [[0.5], [1]], None, id="numbers"),
+        pytest.param([0, 1], "numbers", [[0], [1]], None, id="as numbers all the same"),
+        pytest.param([True, False], "auto", [1, 0], None, id="truths"),
+        pytest.param(pd.Series(["no", "a"]), "auto", [1, 0], ["a", "no"], id="texts"),
+    ],
+)
+def test_arrays_with_rows_of_a_shape_become_an_archive(
+    targets: object, task: Task, expected: object, classes: object
+) -> None:
+    found = archive_of((np.zeros((2, 3, 4), np.float32), targets), task)
+    assert found is not None
+    arrays = np.load(io.BytesIO(found[0]))
+
+    assert (arrays["x"].shape, arrays["x"].dtype, arrays["y"].tolist(), found[1]) == (
+        (2, 3, 4),
+        np.float32,
+        expected,
+        classes,
+    )
+
+
+def test_an_archive_has_a_target_for_each_row_and_flat_rows_make_none() -> None:
+    pixels = np.zeros((2, 3, 4))
+    with pytest.raises(ValueError, match="there are 2 rows of inputs and 1 targets"):
+        archive_of((pixels, [1]))
+    with pytest.raises(ValueError, match="there are targets without a value"):
+        archive_of((pixels, ["a", None]))
+    with pytest.raises(ValueError, match="there are no rows"):
+        archive_of((pixels[:0], []))
+
+    assert archive_of((pixels[0], [1, 2, 3])) is None
+    assert archive_of([{"a": 1}]) is None
 
 
 class TestExamples:
@@ -55,7 +97,7 @@ class TestExamples:
             pytest.param([{"a": 1}], "b", "there is no column 'b'; there are 'a'", id="another target"),
             pytest.param([[1, 2]], "a", "data is a file, a pandas table, a list of objects", id="rows without names"),
             pytest.param(([[1], [2]], [1]), None, "there are 2 rows of inputs and 1 targets", id="other lengths"),
-            pytest.param((np.zeros((2, 3, 3)), [0, 1]), None, "a row of inputs is a list of values", id="pictures"),
+            pytest.param(([[[1.0]]], [0]), None, "make pictures and the like an array", id="pictures as lists"),
             pytest.param(([{"y": 1}], [1]), "y", "the inputs have a column 'y' too", id="a name that is taken"),
             pytest.param(([], []), None, "there are no rows", id="nothing"),
         ],
@@ -181,6 +223,26 @@ class TestAnswers:
 
         assert "<script>" not in shown
         assert shown.count("&lt;script&gt;") == 3
+
+    def test_answers_print_themselves_in_a_line_and_a_line_for_each_warning(self) -> None:
+        warning = {"pointer": "/inputs/0/x", "code": "missing-value", "detail": "Column 'x' has no value."}
+        job = Job.model_validate(
+            job_view(
+                state="succeeded",
+                output={"model": "iris", "version": 2, "alias": "champion"},
+                metrics={"last": {"loss": 0.123456, "val_accuracy": 0.9}, "best": {}},
+                warnings=[warning],
+            )
+        )
+        found = Prediction.model_validate(prediction_view())
+        many = prediction_view(outputs=[[n] for n in range(12)], labels=None, probabilities=None, classes=None)
+
+        assert repr(job) == f"<Job {job.id} train: succeeded, iris/2, loss 0.1235, val_accuracy 0.9>"
+        assert str(job) == f"{job!r}\nwarning: Column 'x' has no value."
+        assert str(Job.model_validate(job_view())) == f"<Job {job.id} train: queued, quadratic>"
+        assert str(found) == repr(found) == "<Prediction of iris/3: setosa, virginica>"
+        assert str(Prediction.model_validate(many)).endswith(": 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … 2 more>")
+        assert str(Alias.model_validate(alias_view())) == "<Alias quadratic@champion: version 1>"
 
     def test_an_answer_cannot_be_changed(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
