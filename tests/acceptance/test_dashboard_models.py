@@ -59,7 +59,7 @@ def test_a_pth_of_a_lost_class_is_imported(page: Page, server: Server) -> None:
 def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, server: Server) -> None:
     job = {
         **examples.CLASSIFY,
-        "architecture": {"catalogue": "mlp", "params": {"in_features": 2, "hidden": [256, 256], "num_classes": 2}},
+        "architecture": {"catalogue": "mlp", "params": {"in_features": 2, "hidden": [512, 512], "num_classes": 2}},
         "dataset": {**examples.CLOUDS, "rows_per_class": 500},
         "budget": {"epochs": 300},
         "checkpoint": {"every_s": 0.3},
