@@ -59,7 +59,7 @@ class _Asset:
 
     @cached_property
     def compressed(self) -> bytes:
-        return gzip.compress(self.content, 9, mtime=0)
+        return gzip.compress(self.content, mtime=0, compresslevel=6)
 
     def response(self, accepted: str | None, cache: str) -> Response:
         headers = {

@@ -1,4 +1,5 @@
-// Charts by plotly.js, which is fetched for the first one; each has a table of its values beside it.
+// Charts by plotly.js, which is fetched once the place of the first one is on screen; each has a table of its values
+// beside it.
 // They show the figures that the server draws, and a job's curves as they grow.
 
 import { get } from "./api.js";
@@ -55,6 +56,7 @@ export class Chart {
     this.figure = null;
     charts.add(this);
     new ResizeObserver(() => this.fit()).observe(this.place);
+    requestAnimationFrame(() => setTimeout(plotly)); // when it has been painted: the library takes a second to start
   }
 
   update(figure) {

@@ -76,7 +76,7 @@ export async function list(place, { query, onLeave }) {
       next ? button("More", () => attempt(() => load(true))) : null,
     );
   };
-  const soon = debounce(() => attempt(load), 300, onLeave);
+  const soon = throttle(() => attempt(load), 300, onLeave);
   place.append(
     heading(
       "Jobs",
@@ -117,9 +117,11 @@ export async function list(place, { query, onLeave }) {
   await load();
 }
 
-/** Do `work` soon, and never twice at a time: an older answer must not come after a newer one. */
-function debounce(work, wait, onLeave) {
+/** Do `work` at once when it was not done for `wait` ms, else as soon as that has passed, and never twice at a time: an
+ * older answer must not come after a newer one. */
+function throttle(work, wait, onLeave) {
   let timer = null;
+  let begun = -Infinity;
   let working = false;
   let again = false;
   let left = false;
@@ -130,10 +132,11 @@ function debounce(work, wait, onLeave) {
   const ask = () => {
     if (left) return;
     if (working) again = true;
-    else timer ??= setTimeout(run, wait);
+    else timer ??= setTimeout(run, Math.max(0, begun + wait - performance.now()));
   };
   const run = async () => {
     timer = null;
+    begun = performance.now();
     working = true;
     try {
       await work();
@@ -369,10 +372,10 @@ export async function page(place, { params: [id], onLeave }) {
     const made = await perhaps(get(`/v1/jobs/${id}/figures/${drawn.name}`));
     if (made) drawn.chart.update(made);
   };
-  const soon = debounce(() => attempt(refresh), 200, onLeave);
-  const curvesSoon = debounce(() => attempt(() => askAll(`/v1/jobs/${id}`, curves)), 300, onLeave);
-  const pictureSoon = debounce(() => attempt(picture), 1200, onLeave);
-  const logsSoon = debounce(() => attempt(readLogs), 700, onLeave);
+  const soon = throttle(() => attempt(refresh), 200, onLeave);
+  const curvesSoon = throttle(() => attempt(() => askAll(`/v1/jobs/${id}`, curves)), 300, onLeave);
+  const pictureSoon = throttle(() => attempt(picture), 1200, onLeave);
+  const logsSoon = throttle(() => attempt(readLogs), 700, onLeave);
 
   const predict = h(
     "details",
