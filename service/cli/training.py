@@ -152,7 +152,7 @@ def train(
     So do rows without a value in the target: --skip-unlabelled leaves them out.
     """
     from service.client.dialects import TABLES
-    from service.client.recipes import Recipe, fitted, output_of
+    from service.client.recipes import Recipe, output_of
 
     path = file or data
     if path is None:
@@ -238,10 +238,7 @@ def train(
         if engine is not None and learns is None:
             request["output"] = {**request.get("output", {}), "engine": {"type": engine}}
         if dry_run:
-            examination = client.fitting(client.jobs.examine, request)
-            with_sizes = fitted(request, examination.warnings)
-            if with_sizes != request:
-                request, examination = with_sizes, client.jobs.examine(with_sizes)
+            examination = client.jobs.examine(request)
             if learns is not None:  # of a table: what was made of it goes, so the request names the file
                 named = {name: value for name, value in plan.source.items() if name not in ("type", "upload")}
                 request = {**request, "dataset": {"type": plan.source["type"], "file": str(path), **named}}
@@ -249,7 +246,7 @@ def train(
             _show_examination(session, request, examination, told=words.told)
             return
         before = _before(client, request)
-        job = client.fitting(client.jobs.submit, request)
+        job = client.jobs.submit(request)
         undo.pop_all()
     if learns is not None:
         say(learns)

@@ -205,7 +205,7 @@ class AsyncClient:
         try:
             plan = await self.plan(source, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
-            return await self.fitting(self.jobs.submit, {**plan.request, "output": output})
+            return await self.jobs.submit({**plan.request, "output": output})
         except BaseException as error:
             if isinstance(error, InvalidInput):
                 recipes.say_shape(error)
@@ -275,16 +275,6 @@ class AsyncClient:
             if classes and (rare := recipes.rare_told(target)) is not None:
                 words.rare(rare)
         return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
-
-    async def fitting(self, ask: Callable[[dict[str, Any]], Awaitable[T]], request: dict[str, Any]) -> T:
-        """The answer to a request, or to the one with other sizes of the catalogue's net that its refusal asks for."""
-        try:
-            return await ask(request)
-        except InvalidInput as refused:
-            fitted = recipes.fitted(request, refused.errors)
-            if fitted == request:
-                raise
-            return await ask(fitted)
 
     async def discard(self, upload: str, *, datasets_only: bool = False) -> None:
         """Remove an upload, and what was made of it: a refused dataset too is kept until it is deleted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn, Protocol
 
@@ -388,17 +388,11 @@ def request_of(dataset: Dataset, recipe: Recipe, *, classes: bool) -> dict[str, 
         request["split"] = {"type": kind, "validation": VALIDATION}
         request["early_stopping"] = {"metric": "val_loss", "patience": PATIENCE}
         request["checkpoint"] = {"publish": "best"}
-    request["architecture"] = recipe.architecture or _mlp(dataset, classes=classes)
+    sizes = {"in_features": "auto", "hidden": list(HIDDEN), "num_classes": "auto"}
+    request["architecture"] = recipe.architecture or {"catalogue": "mlp", "params": sizes}
     request["budget"] = {"epochs": recipe.epochs, "max_seconds": 60 * recipe.minutes}
     request["seed"] = recipe.seed
     return request
-
-
-def _mlp(dataset: Dataset, *, classes: bool) -> dict[str, Any]:
-    """The catalogue's mlp with the sizes of the data."""
-    width = sum(len(column.classes or ()) if column.dtype == "text" else 1 for column in inputs_of(dataset))
-    outputs = max(2, len(target_of(dataset).classes or ())) if classes else 1
-    return {"catalogue": "mlp", "params": {"in_features": width, "hidden": list(HIDDEN), "num_classes": outputs}}
 
 
 def output_of(
@@ -416,23 +410,3 @@ def _better(request: Mapping[str, Any], alias: str) -> str:
     metric = "accuracy" if request["objective"]["type"] == "cross_entropy" else "r2"
     metric = f"val_{metric}" if "split" in request else metric
     return f"{metric} > {alias}.{metric}"
-
-
-def fitted(request: dict[str, Any], mistakes: Iterable[Entry | EntryView]) -> dict[str, Any]:
-    """The request with the sizes of its catalogue's net that the mistakes ask for.
-
-    What the training rows have may be less than what all rows have: a category may be among the held-out ones alone.
-    """
-    architecture = request.get("architecture")
-    params = architecture.get("params") if isinstance(architecture, dict) else None
-    if not isinstance(params, dict) or "in_features" not in params:
-        return request
-    wanted = {}
-    for found in mistakes:
-        row = re.fullmatch(r"\['B', ([0-9]+)\]", found.expected or "")
-        classes = re.fullmatch(r"\[N, ([0-9]+)\]", found.expected or "")
-        if row is not None and found.pointer.startswith("/architecture/inputs/"):
-            wanted["in_features"] = int(row[1])
-        elif classes is not None and found.pointer == "/architecture/root":
-            wanted["num_classes"] = int(classes[1])
-    return {**request, "architecture": {**architecture, "params": {**params, **wanted}}} if wanted else request  # type: ignore[dict-item]  # it has params

@@ -15,7 +15,7 @@ from service.schemas import catalogue, edits
 from service.schemas.architecture import Architecture
 from service.schemas.diff import DiffRequest, OfVersion, diff
 from service.schemas.edits import EditedArchitecture, EditRequest, FromCatalogue, FromVersion
-from service.schemas.jobs import Given
+from service.schemas.jobs import Net
 from service.schemas.judgement import Judgement, Limits, judge, require
 from service.schemas.mermaid import mermaid
 from service.schemas.python_source import python_source
@@ -155,7 +155,7 @@ class Documents:
             summary=judgement.summary,
         )
 
-    def of_job(self, given: Given) -> tuple[Architecture, Judgement, dict[str, Any], tuple[Entry, ...]]:
+    def of_job(self, given: Net) -> tuple[Architecture, Judgement, dict[str, Any], tuple[Entry, ...]]:
         """A job's net, what its resolved spec says of the edits that made it, and what is odd about these."""
         if not isinstance(given, EditedArchitecture):
             return (*self._found(given), {}, ())

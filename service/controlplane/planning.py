@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.controlplane.documents import Documents
 from service.controlplane.intake import Intake
 from service.engine import build, checkpoint, checkpoints, engines, export, transfer
-from service.engine.agreement import agree, agree_with_version
+from service.engine.agreement import agree, agree_with_version, sizes
 from service.engine.checkpoints import Kept
 from service.engine.evaluate import default_metrics
 from service.errors import (
@@ -37,7 +37,8 @@ from service.jobs.queue import Job, JobQueue
 from service.jobs.supervisor import beginning_of_job, folder_of_job
 from service.schemas import architecture as architectures
 from service.schemas import edits
-from service.schemas.architecture import StateRow
+from service.schemas.architecture import Architecture, StateRow
+from service.schemas.catalogue import Unsized
 from service.schemas.datasets import DatasetId, Source
 from service.schemas.document import nearest_hint, read
 from service.schemas.edits import WeightMap
@@ -49,6 +50,7 @@ from service.schemas.jobs import (
     ImportSpec,
     JobSpec,
     JobState,
+    Net,
     Output,
     TrainSpec,
     parse_job,
@@ -184,6 +186,7 @@ class Planner:
 
     def other(self, spec: ImportSpec | EvaluateSpec | ExportSpec, given: Given) -> Plan:
         """What a job that trains nothing comes to."""
+        assert not isinstance(given, Unsized)  # which only trainings have
         match spec:
             case ImportSpec():
                 return self._plan_import(spec, given)
@@ -235,8 +238,12 @@ class Planner:
             found: gets what does not agree, instead of an error, and then nothing is kept.
         """
         refusals = _Refusals()
+        dataset = None
         with refusals:
-            authored, judgement, lineage, odd = self._documents.of_job(given)
+            dataset = self._intake.of_job(spec.dataset, at="/dataset")
+        with refusals:
+            net = self._sized(given, spec, dataset) if isinstance(given, Unsized) else given
+            authored, judgement, lineage, odd = self._documents.of_job(net)
             assert judgement.architecture is not None
             rows = architectures.state_rows(judgement.architecture)
             held = set(lineage.get("edited", {}).get("frozen", ()))
@@ -248,8 +255,6 @@ class Planner:
                 raise _refusal([Entry(at, "nothing-to-train", detail, hint=hint)], detail)
             beginning = self._beginning(spec, rows, lineage)
             odd += _frozen_and_new(held, rows, lineage, beginning)
-        with refusals:
-            dataset = self._intake.of_job(spec.dataset, at="/dataset")
         unable = [*_unmeasured(spec.output, spec), *_no_device(spec, self._resources.devices), *_no_engine(spec.output)]
         if refusals:  # without a net or without data there is nothing to compare
             with refusals:
@@ -257,6 +262,7 @@ class Planner:
                     raise _refusal(unable, unable[0].detail)
             raise refusals.together()
         assert judgement.architecture is not None
+        assert dataset is not None
         assert dataset.manifest is not None
         problems, warnings = agree(self._datasets.folder(dataset.id), dataset.manifest, spec, judgement)
         problems += unable
@@ -283,6 +289,15 @@ class Planner:
             begins_with = beginning.checkpoint
         counted = edits.without_frozen(judgement, held)
         return Plan(resolved, dataset, {"model": spec.output.model}, warned, judgement=counted, begins_with=begins_with)
+
+    def _sized(self, given: Unsized, spec: TrainSpec, dataset: DatasetRecord | None) -> Architecture:
+        """A net of the catalogue with the sizes that its request left to the data; the usual ones without data."""
+        told: dict[str, int] = {}
+        if dataset is not None:
+            assert dataset.manifest is not None
+            told = sizes(self._datasets.folder(dataset.id), dataset.manifest, spec)
+        wanted = given.sized({name: told[name] for name in given.left if name in told})
+        return architectures.parse(wanted, prefix="/architecture")
 
     def replay(self, job_id: str) -> tuple[Job, Plan]:
         """A training that has ended, and what running it again as it was resolved comes to.
@@ -380,7 +395,7 @@ class Planner:
             raise Conflict(detail, errors=[Entry("/init/from", "conflict", detail, hint=hint)])
         return job, found[0]
 
-    def _plan_import(self, spec: ImportSpec, given: Given) -> Plan:
+    def _plan_import(self, spec: ImportSpec, given: Net) -> Plan:
         refusals = _Refusals()
         with refusals:
             if lacks := _no_engine(spec.output):

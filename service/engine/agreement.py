@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from service.engine.targets import (
     fits,
     fitted_mistakes,
     metric_mistakes,
+    outputs_for,
     scaling_mistakes,
     target_mistakes,
     watched_mistakes,
@@ -111,6 +113,21 @@ def agree(
     found += target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=NET)
     found += scaling_mistakes(config)
     return found, warnings
+
+
+def sizes(folder: Path, manifest: DatasetManifest, config: TrainingConfig) -> dict[str, int]:
+    """What a stored dataset says of the params `catalogue.OF_DATA` of a net that is to be trained on it.
+
+    What it does not say is left out, and `agree` tells why, as it does where the rows are not the net's.
+    """
+    examples = open_dataset(folder, manifest)
+    found: dict[str, int | None] = {"num_classes": outputs_for(examples, config.objective)}
+    with suppress(DatasetRefused):
+        train_rows = split_rows(config.split, examples)["train"].numpy()
+        if not examples.parts and not step_mistakes(examples, config.preprocessing, config.objective):
+            [(_, row)] = row_shapes(examples, config.preprocessing, train_rows)
+            found |= {"in_features": math.prod(row), "in_channels": row[0] if len(row) == 3 else None}
+    return {name: size for name, size in found.items() if size}
 
 
 def agree_with_version(
@@ -231,7 +248,10 @@ def _row_mistakes(row: Sequence[int], wanted: Sequence[Size], place: int = 0) ->
     elif len(numbers) == len(wanted) and math.prod(numbers) == math.prod(row):
         hint = f'Fold the rows with "shape": {numbers} in the source, or declare the input as {["B", *row]}.'
     elif len(row) == len(wanted) == 1:
-        hint = f"A row of the dataset has {row[0]} numbers once preprocessed: use in_features {row[0]}."
+        hint = (
+            f"A row of the dataset has {row[0]} numbers once preprocessed: use in_features {row[0]}, or for a net of "
+        )
+        hint += 'the catalogue "auto".'
     return [
         Entry(
             f"/architecture/inputs/{place}/shape",

@@ -144,6 +144,35 @@ def target_mistakes(
     ]
 
 
+def outputs_for(examples: Examples, objective: Objective) -> int | None:
+    """How many numbers a net answers for each row, by the targets; None where these do not say it."""
+    manifest = examples.manifest
+    if manifest.target is None or examples.targets is None:
+        return None
+    if objective.targets == "classes":
+        try:
+            indices, names = class_indices(examples)
+        except DatasetRefused:
+            return None
+        return len(names) if _are_named(examples) else int(indices.max()) + 1
+    target = (1,) if manifest.target_flat or manifest.target == "class" else examples.targets.shape[1:]
+    width = int(target[-1]) if target else 1
+    match objective.shape:
+        case "outputs":
+            return width
+        case "half":
+            return 2 * width
+        case "quantiles":
+            return len(objective.quantiles) if isinstance(objective, Quantile) else width
+        case _:
+            return None
+
+
+def _are_named(examples: Examples) -> bool:
+    """Whether the classes are those of the dataset, and not just numbers from 0 on."""
+    return bool(examples.manifest.target == "class" or examples.manifest.target_labels)
+
+
 def _names_mistake(objective: Objective, classes: Sequence[str]) -> Entry:
     """Targets that are names of classes, for an objective that takes numbers."""
     first = ", ".join(map(shorten, classes[:5])) + (", …" if len(classes) > 5 else "")
@@ -172,8 +201,7 @@ def _class_mistakes(
         return list(refused.errors)
     if classes is not None:
         return []  # those of a version: each target was found among them
-    named = examples.manifest.target == "class" or examples.manifest.target_labels
-    if named and len(names) != width:
+    if _are_named(examples) and len(names) != width:
         more = f"Give the last layer {len(names)} outputs, or " if at == NET else "To compare them, "
         first = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         return [

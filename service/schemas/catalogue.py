@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
@@ -18,6 +19,26 @@ from service.schemas.expressions import is_constant
 
 REFERENCE: Final = "catalogue"
 """The member by which a reference to a net of the catalogue is told from a document."""
+
+AUTO: Final = "auto"
+"""In the place of one of `OF_DATA`, in a training's request: as its data have it."""
+
+OF_DATA: Final = ("in_features", "in_channels", "num_classes")
+"""Params that the data of a training can say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsized:
+    """A reference to a net some of whose sizes are left to the data of a training."""
+
+    reference: Mapping[str, Any]
+    left: tuple[str, ...]
+    """The params that are left to the data."""
+
+    def sized(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The reference with these sizes; those that are not among them are the net's usual ones."""
+        params = {param: value for param, value in self.reference["params"].items() if param not in self.left}
+        return {**self.reference, "params": {**params, **sizes}}
 
 
 @lru_cache(maxsize=1)
@@ -58,12 +79,30 @@ def document(name: str, params: Mapping[str, Any] | None = None, *, prefix: str 
             )
         elif not is_constant(value) or not _is_like(value, raw["params"][param]):
             wanted = _kind(raw["params"][param])
-            errors.append(Entry(at, "wrong-type", f"`{param}` is {wanted}.", expected=wanted, got=shorten(value)))
+            hint = _ONLY_TRAININGS if value == AUTO and param in OF_DATA else None
+            detail = f"`{param}` is {wanted}."
+            errors.append(Entry(at, "wrong-type", detail, hint=hint, expected=wanted, got=shorten(value)))
         else:
             raw["params"][param] = value
     if errors:
         raise ArchitectureInvalid(errors=errors)
     return raw
+
+
+_ONLY_TRAININGS: Final = 'Write the number: "auto" is for the architecture of a training, whose data say it.'
+
+
+def unsized(raw: object) -> Unsized | None:
+    """A reference that leaves sizes to the data of a training; None for everything else, also for one that is wrong."""
+    if not is_reference(raw):
+        return None
+    assert isinstance(raw, Mapping)
+    name, params = raw[REFERENCE], raw.get("params")
+    if name not in names() or not isinstance(params, Mapping):
+        return None
+    known = document(name)["params"]
+    left = tuple(param for param in OF_DATA if params.get(param) == AUTO and param in known)
+    return Unsized(raw, left) if left else None
 
 
 def hint_for(text: str) -> str | None:

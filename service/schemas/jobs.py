@@ -25,6 +25,7 @@ from service.errors import (
 from service.schemas import architecture as architectures
 from service.schemas import catalogue
 from service.schemas.architecture import Architecture, InputSpec
+from service.schemas.catalogue import Unsized
 from service.schemas.datasets import DatasetId, Seed, Source, UploadId
 from service.schemas.document import Digest, Document, disagreement, entries, read
 from service.schemas.edits import EDITED_ARCHITECTURE, EditedArchitecture
@@ -74,7 +75,10 @@ ArchitectureField = Annotated[
                 {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
                 {
                     "type": "object",
-                    "description": "A net of the catalogue with values for some of its params.",
+                    "description": (
+                        "A net of the catalogue with values for some of its params. In a training `in_features`, "
+                        '`in_channels` and `num_classes` may be "auto": as the data have them.'
+                    ),
                     "required": ["catalogue"],
                     "properties": {"catalogue": {"enum": list(catalogue.names())}, "params": {"type": "object"}},
                     "additionalProperties": False,
@@ -213,8 +217,11 @@ JobSpec = Annotated[TrainSpec | EvaluateSpec | ImportSpec | ExportSpec, Field(di
 JOB_SPEC: Final[TypeAdapter[TrainSpec | EvaluateSpec | ImportSpec | ExportSpec]] = TypeAdapter(JobSpec)
 
 
-Given: TypeAlias = Architecture | EditedArchitecture | str | None
-"""A job's architecture as its request says it: a document, edits of a net, a digest, or None for kinds without one."""
+Net: TypeAlias = Architecture | EditedArchitecture | str | None
+"""A job's architecture: a document, edits of a net, a digest, or None for kinds without one."""
+
+Given: TypeAlias = Net | Unsized
+"""A job's architecture as its request says it: of a training, the sizes may be left to the data."""
 
 
 def parse_job(
@@ -253,8 +260,10 @@ def parse_job(
         except ValidationError as error:
             found, more = entries(error, given, "/architecture", schema=EDITED_ARCHITECTURE.core_schema)
     elif "architecture" in members:
+        unsized = catalogue.unsized(given) if members.get("kind") == "train" else None
         try:
-            parsed = architectures.parse(given, prefix="/architecture")
+            usual = architectures.parse(given if unsized is None else unsized.sized({}), prefix="/architecture")
+            parsed = unsized or usual
         except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
             found += refused.errors
             more = refused.more

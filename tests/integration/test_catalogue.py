@@ -111,3 +111,134 @@ def test_a_job_takes_either_form(shared_server: Server, architecture: dict[str, 
 
     assert "params" not in job["resolved_spec"]["architecture"]
     assert answer.status_code == 200
+
+
+# Sizes that are left to the data.
+
+LABELLED = [[[0.1 * row, "abc"[row % 3]], "xyzw"[row % 4]] for row in range(24)]
+TEXTS = {"preprocessing": [{"type": "one_hot"}]}
+MIXED = {"type": "inline", "inputs": [row for row, _ in LABELLED], "targets": [target for _, target in LABELLED]}
+NUMBERS = {**MIXED, "targets": [[float(row), 1.0 + row, 2.0 + row] for row in range(24)]}
+TWO = {**MIXED, "targets": ["xy"[row % 2] for row in range(24)]}
+COUNTED = {**MIXED, "targets": [row % 5 for row in range(24)]}
+LEFT = {"catalogue": "mlp", "params": {"in_features": "auto", "hidden": [4], "num_classes": "auto"}}
+
+
+def wanted(dataset: object, loss: str, **changes: object) -> dict[str, Any]:
+    return {
+        **{"kind": "train", "architecture": LEFT, "dataset": dataset, "objective": {"type": loss}},
+        **{"optimizer": {"type": "SGD", "lr": 0.01}, "budget": {"steps": 2}, "output": {"model": "left-to-data"}},
+        **TEXTS,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "sizes"),
+    [
+        pytest.param(wanted(MIXED, "cross_entropy"), (4, 4), id="names"),
+        pytest.param(wanted(COUNTED, "cross_entropy"), (4, 5), id="numbers of classes"),
+        pytest.param(wanted(NUMBERS, "mse"), (4, 3), id="several targets"),
+        pytest.param(wanted(NUMBERS, "gaussian_nll"), (4, 6), id="means and variances"),
+        pytest.param(wanted(TWO, "bce_with_logits"), (4, 1), id="one of two"),
+        pytest.param(
+            wanted(
+                {**MIXED, "targets": [[1.0 * row] for row in range(24)]},
+                "quantile",
+                objective={"type": "quantile", "quantiles": [0.1, 0.5, 0.9]},
+            ),
+            (4, 3),
+            id="quantiles",
+        ),
+        pytest.param(
+            wanted(
+                {**MIXED, "inputs": [[1.0 * row, "only-held-out" if row > 22 else "a"] for row in range(24)]},
+                "cross_entropy",
+                split={"type": "fixed", "validation": list(range(18, 24))},
+            ),
+            (2, 4),
+            id="texts of the training rows",
+        ),
+    ],
+)
+def test_a_net_takes_its_sizes_from_the_data(
+    client: httpx.Client, request_: dict[str, Any], sizes: tuple[int, int]
+) -> None:
+    answer = client.post("/v1/jobs?dry_run=true", json=request_)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    first, *_, last = found["resolved_spec"]["architecture"]["root"]["layers"]
+
+    assert (found["valid"], first["in_features"], last["out_features"]) == (True, *sizes)
+
+
+def test_a_job_says_what_was_sent_and_what_came_of_it(client: httpx.Client) -> None:
+    job = run_job(client, wanted(MIXED, "cross_entropy"))
+
+    assert job["spec"]["architecture"] == LEFT
+    assert job["resolved_spec"]["architecture"]["inputs"] == [{"name": "x", "shape": ["B", 4]}]
+    answer = client.post("/predict", json={"model": "left-to-data", "inputs": [[0.3, "b"]]}).json()
+    assert answer["labels"][0] in "xyzw"
+
+
+def test_channels_are_those_of_the_pictures(client: httpx.Client) -> None:
+    params = {"in_channels": "auto", "num_classes": "auto", "depths": [1, 1, 1, 1], "widths": [4, 4, 4, 4]}
+    stripes = {"type": "striped_images", "classes": 3, "size": 16, "channels": 2, "rows_per_class": 4}
+    net = {"catalogue": "resnet18", "params": params}
+    found = client.post(
+        "/v1/jobs?dry_run=true", json=wanted(stripes, "cross_entropy", architecture=net, preprocessing=[])
+    ).json()
+
+    assert found["valid"], found["warnings"]
+    assert found["resolved_spec"]["architecture"]["root"]["layers"][0]["in_channels"] == 2
+
+
+def test_what_the_data_do_not_say_is_told_as_where_the_numbers_are_written(client: httpx.Client) -> None:
+    stripes = {"type": "striped_images", "classes": 3, "size": 16, "channels": 2, "rows_per_class": 4}
+    found = client.post("/v1/jobs", json=wanted(stripes, "cross_entropy", preprocessing=[])).json()
+    assert [entry["pointer"] for entry in found["errors"]] == ["/architecture/inputs/0/shape"]
+    assert '"shape": [512] in the source' in found["errors"][0]["hint"]
+
+    found = client.post("/v1/jobs", json=wanted(MIXED, "cross_entropy", preprocessing=[])).json()
+    assert [(entry["pointer"], entry["code"]) for entry in found["errors"]] == [("/preprocessing", "text-column")]
+
+    without = client.post("/v1/jobs", json=wanted({"type": "inline", "inputs": [[1.0], [2.0]]}, "mse")).json()
+    assert {entry["pointer"] for entry in without["errors"]} >= {"/dataset"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pointer", "code"),
+    [
+        ({**LEFT, "prams": {}}, "/architecture/prams", "unknown-member"),
+        (
+            {"catalogue": "mlp", "params": {"in_channels": "auto"}},
+            "/architecture/params/in_channels",
+            "unknown-param",
+        ),
+        ({"catalogue": "mlp", "params": {"hidden": "auto"}}, "/architecture/params/hidden", "wrong-type"),
+        (
+            {"catalogue": "mlp", "params": {"in_features": "auto", "dropout": "x"}},
+            "/architecture/params/dropout",
+            "wrong-type",
+        ),
+    ],
+)
+def test_only_sizes_are_left_to_data(
+    client: httpx.Client, architecture: dict[str, Any], pointer: str, code: str
+) -> None:
+    found = client.post("/v1/jobs", json=wanted(MIXED, "cross_entropy", architecture=architecture)).json()
+
+    assert [(entry["pointer"], entry["code"]) for entry in found["errors"]] == [(pointer, code)]
+
+
+def test_without_data_a_size_is_a_number(client: httpx.Client) -> None:
+    (entry, _) = client.post("/v1/architectures/validate", json=LEFT).json()["errors"]
+    assert entry["pointer"] == "/params/in_features"
+    assert "whose data say it" in entry["hint"]
+
+    body = {"kind": "import", "architecture": LEFT, "output": {"model": "left-to-data"}}
+    found = assert_problem(client.post("/v1/jobs", json=body), 422, "architecture-invalid")
+    assert [entry["pointer"] for entry in found["errors"]] == [
+        "/architecture/params/in_features",
+        "/architecture/params/num_classes",
+    ]

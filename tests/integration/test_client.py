@@ -68,7 +68,6 @@ MADE_OF_OTHERS = {
     "ask",
     "train",
     "plan",
-    "fitting",
     "discard",
 }
 """Methods that stand for no operation of their own."""

@@ -277,8 +277,10 @@ class TestFromDataToPredictions:
         assert flower_job["output"] == {"model": "flowers", "version": 1, "alias": "champion"}
         assert spec["architecture"] == {
             "catalogue": "mlp",
-            "params": {"in_features": 6, "hidden": [64, 64], "num_classes": 3},
+            "params": {"in_features": "auto", "hidden": [64, 64], "num_classes": "auto"},
         }
+        shapes = [layer.get("in_features") for layer in flower_job["resolved_spec"]["architecture"]["root"]["layers"]]
+        assert (shapes[0], flower_job["resolved_spec"]["architecture"]["root"]["layers"][-1]["out_features"]) == (6, 3)
         assert [step["type"] for step in spec["preprocessing"]] == ["impute", "standardize", "one_hot"]
         assert spec["split"] == {"type": "stratified", "validation": 0.2}
         assert flower_job["metrics"]["last"]["val_accuracy"] > 0.85
