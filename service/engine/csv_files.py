@@ -44,12 +44,11 @@ def read_csv(path: Path, source: Csv, *, at: str = "/source", shelf: Shelf | Non
     left_out = unlabelled(source)
     try:
         rows = _read_columns(path, source, header, columns, target, left_out, at)
-        late = [column for column in columns if column.late]
-        if left_out.count and target in late:
-            late = columns  # what is no value among numbers may be a class: other rows are left out
-        for column in late:  # these looked like numbers for a while; known to be texts, they are read again
-            column.begin()
-        if late:
+        while late := [column for column in columns if column.late]:
+            if left_out.count and target in late:
+                late = columns  # what is no value among numbers may be a class: other rows are left out
+            for column in late:  # these looked like numbers for a while; known to be texts, they are read again
+                column.begin()
             left_out = unlabelled(source)
             rows = _read_columns(path, source, header, late, target, left_out, at)
     except DatasetRefused as refused:
@@ -227,6 +226,8 @@ _SHOWN: Final = 3
 _ODD: Final = 5
 """Columns that are nearly of numbers, and are told of beside what else is wrong with a file."""
 
+_BLOCK_CELLS: Final = 400_000
+"""Cells that are held as texts at a time, those of columns without a name among them."""
 _KEEP: Final = 'Write "missing": "keep" in the source, and fill it with the step {"type": "impute"}.'
 
 
@@ -308,7 +309,7 @@ def _read_columns(
     mistakes: list[Entry] = []
     width = len(header.names)
     all_numbers = not source.missing_texts and not any(column.is_text for column in columns)
-    block_rows = max(1, 400_000 // width)
+    block_rows = max(1, _BLOCK_CELLS // header.width)
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(file, source.delimiter, at)
         next(records)
@@ -320,7 +321,7 @@ def _read_columns(
                 if header.width > width:
                     block = [(line, cells[:width]) for line, cells in block]
                 if left_out.target is not None and target is not None:
-                    _settle(block, source, target)
+                    _settle(block, source, target, left_out)
                     lines = [line for line, _ in block]
                     block = list(_labelled(block, source, target))
                     left_out.skip(sorted(set(lines).difference(line for line, _ in block)))
@@ -382,14 +383,18 @@ def _no_values(source: Csv, target: TableColumn) -> frozenset[str]:
     return empty | {text.lower() for text in source.missing_texts}
 
 
-def _settle(block: Sequence[tuple[int, list[str]]], source: Csv, target: TableColumn) -> None:
-    """Turn a target into one of texts with the first block that has a text in it, before rows of that are left out."""
+def _settle(block: Sequence[tuple[int, list[str]]], source: Csv, target: TableColumn, left_out: Unlabelled) -> None:
+    """Turn a target into one of texts with the first block that has a text in it, before rows of that are left out.
+
+    If some were left out before, it is read again, though nothing of it was taken.
+    """
     if target.is_text:
         return
     values = [cells[target.index] for _, cells in _labelled(block, source, target)]
     marks = _marks(source)
     if _parse(values, marks) is None and any(_cell_kind(value, marks) == "text" for value in values):
         target.turn()
+        target.late |= left_out.count > 0
 
 
 def _line_of(entry: Entry) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from service.engine import csv_files
 from service.engine.csv_files import read_csv
 from service.errors import DatasetRefused
 from service.schemas.datasets import Csv
@@ -28,6 +31,12 @@ def read(tmp_path):
         return read_csv(path, source(**members))
 
     return _read
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of two rows of two columns: what comes late in a long file comes soon."""
+    monkeypatch.setattr(csv_files, "_BLOCK_CELLS", 4)
 
 
 def test_numbers_texts_and_the_target_are_told_apart(read):
@@ -601,6 +610,53 @@ def test_a_word_that_is_no_number_is_a_class_where_a_text_comes_far_below(read):
         raw.warnings[0].detail
         == f"2 of {rows + 5} rows are left out, without a value in column 'y' (line 3 is the first)."
     )
+
+
+def test_left_out_rows_come_back_where_a_text_far_below_makes_them_classes(read, small_blocks):
+    raw = read("x,y\n" + "1,none\n" * 4 + "2,cat\n" * 4, target="y", unlabelled="skip")
+
+    assert (raw.classes, raw.arrays["targets"].tolist(), raw.warnings) == (("cat", "none"), [1] * 4 + [0] * 4, ())
+
+
+def test_a_text_in_a_row_that_comes_back_makes_a_column_of_texts(read, small_blocks):
+    raw = read("x,y\n1,1\n2,2\n3,1\nodd,NA\n4,2\n5,cat\n", target="y", unlabelled="skip")
+
+    assert [column.dtype for column in raw.columns] == ["text", "text"]
+    assert raw.arrays["codes"].shape == (6, 1)
+
+
+def test_leaving_rows_out_is_the_same_as_a_file_without_them(read, monkeypatch):
+    chance = random.Random(7)
+    told = set()
+    for _ in range(400):
+        rows = [
+            (chance.choice(["1", "2.5", "x", "", "NA"]), chance.choice(["1", "2", "3", "", "NA", "none", "cat"]))
+            for _ in range(chance.randint(1, 9))
+        ]
+        words = any(label == "cat" for _, label in rows)
+        kept = [row for row in rows if row[1] not in ({""} if words else {"", "NA", "none"})]
+        if not kept:
+            continue
+        texts = ["x,y\n" + "".join(",".join(row) + "\n" for row in some) for some in (rows, kept)]
+        with monkeypatch.context() as small:
+            small.setattr(csv_files, "_BLOCK_CELLS", 4)
+            left = read(texts[0], target="y", unlabelled="skip", missing="keep")
+        plain = read(texts[1], target="y", missing="keep")
+
+        assert (left.columns, left.classes) == (plain.columns, plain.classes), texts
+        assert left.arrays.keys() == plain.arrays.keys()
+        assert all(np.array_equal(left.arrays[name], plain.arrays[name], equal_nan=True) for name in left.arrays), texts
+        told |= {(words, len(rows) > len(kept))}
+    assert len(told) == 4
+
+
+def test_cells_without_a_name_count_for_a_block(read):
+    tracemalloc.start()
+    try:
+        read("x,y" + "," * 998 + "\n" + ("1,2" + "," * 998 + "\n") * 2_000)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000  # two million cells at once are 16 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_rows_are_left_out_in_every_block_of_a_long_file(read):
