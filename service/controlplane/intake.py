@@ -150,14 +150,13 @@ class Intake:
                 uploads[member] = self.uploads.path(upload)
             except NotFound as error:
                 raise error.at(f"{at}/{member}") from None
+        source_digest = _source_digest(source, at=at)
+        rows_digest = self._rows_digest(source)
         record = self.datasets.begin(
-            name,
-            source.model_dump(mode="json", exclude_unset=True),
-            _source_digest(source, at=at),
-            idempotency=idempotency,
+            name, source.model_dump(mode="json", exclude_unset=True), source_digest, idempotency=idempotency
         )
         if uploads:
-            return record, self._readers.submit(self._read, record.id, source, uploads, at)
+            return record, self._readers.submit(self._read, record.id, source, uploads, rows_digest, at)
         try:
             _, staged = self.datasets.stage()
             try:
@@ -176,14 +175,14 @@ class Intake:
             with contextlib.suppress(RuntimeError):  # the server stops, and the next start sees to it
                 self._readers.submit(self._insist, partial(self.datasets.discard, dataset_id))
 
-    def _read(self, dataset_id: str, source: Any, uploads: Mapping[str, Path], at: str) -> None:
+    def _read(self, dataset_id: str, source: Any, uploads: Mapping[str, Path], rows_digest: str, at: str) -> None:
         """In a thread: have a worker read the uploads. What goes wrong is noted in the dataset's record, and raised."""
         try:
             _, staged = self.datasets.stage()
             try:
                 found = self._have_read(staged, source, uploads, at)
                 if isinstance(found, DatasetManifest):
-                    found = found.model_copy(update={"rows_digest": self._rows_digest(source)})
+                    found = found.model_copy(update={"rows_digest": rows_digest})
                     self._insist(partial(self.datasets.commit, dataset_id, staged / "staged", found))
                     return
             finally:

@@ -7,8 +7,10 @@ no HTTP: the fronts translate.
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -376,10 +378,11 @@ class ControlPlane:
             Conflict: the job has succeeded, or is paused or stopping.
             QueueFull: too many jobs wait.
         """
-        kept = folder_of_job(self._root, job_id) / "checkpoints"
-        trains = self.queue.get(job_id).kind == "train"  # an import's checkpoint is what it is about
-        forget = partial(remove_tree, kept) if from_start and trains else None
-        return self._changed(job_id, partial(self.queue.retry, max_queued=self._resources.max_queued, forget=forget))
+        retry = partial(self.queue.retry, max_queued=self._resources.max_queued)
+        if not from_start or self.queue.get(job_id).kind != "train":  # an import's checkpoint is what it is about
+            return self._changed(job_id, retry)
+        with _put_aside(folder_of_job(self._root, job_id) / "checkpoints") as forget:
+            return self._changed(job_id, partial(retry, forget=forget))
 
     def _changed(self, job_id: str, act: Callable[[str], Job]) -> tuple[Job, bool]:
         before = self.queue.state(job_id)
@@ -471,6 +474,24 @@ class _Measured:
 
     sha256: str
     crc: int
+
+
+@contextmanager
+def _put_aside(folder: Path) -> Iterator[Callable[[], None]]:
+    """Gives what puts a folder out of sight. At the end it is removed, or where something failed back in its place."""
+    aside = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
+
+    def put() -> None:
+        with suppress(FileNotFoundError):
+            folder.rename(aside)
+
+    try:
+        yield put
+    except BaseException:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    remove_tree(aside)
 
 
 def _safetensors(folder: Path, _: Manifest, __: int) -> export.Assembly:

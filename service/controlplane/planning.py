@@ -44,6 +44,7 @@ from service.schemas.document import nearest_hint, read
 from service.schemas.edits import WeightMap
 from service.schemas.initial import MAX_MATCHES
 from service.schemas.jobs import (
+    FINAL,
     EvaluateSpec,
     ExportSpec,
     Given,
@@ -458,7 +459,8 @@ class Planner:
             elif job.state is JobState.SUCCEEDED:
                 detail, hint = "The job has succeeded: its version is its `output`.", "Use that version."
             else:
-                detail = f"The job is {job.state.value} and keeps no checkpoint yet."
+                yet = "" if job.state in FINAL else " yet"
+                detail = f"The job is {job.state.value} and keeps no checkpoint{yet}."
                 hint = "It keeps one every `checkpoint.every_s` seconds, and when it is paused or cancelled."
             raise Conflict(detail, errors=[Entry("/job", "conflict", detail, hint=hint)])
         assert job.dataset is not None

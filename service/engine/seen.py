@@ -30,8 +30,6 @@ from service.schemas.architecture import Architecture
 from service.schemas.objectives import AnyObjective, answers_classes
 from service.schemas.preprocessing import ClassTarget, TableRow
 
-SECTIONS: Final = ("fit", "decision", "weights", "images", "features")
-
 _MOST_ROWS: Final = 2000
 _MOST_NUMBERS: Final = 2**22
 """Rows that are looked at for a report of the answers, and the numbers that these may have together."""

@@ -23,7 +23,6 @@ WEIGHT_NORM: Final = "torch.nn.utils.weight_norm.WeightNorm"
 
 _TORCH: Final = ("torch.nn.", "torch.ao.nn.", "torch.nn.quantizable.")
 _CONTAINERS: Final = frozenset({"Sequential", "ModuleList", "ModuleDict"})
-_EMPTY: Final = frozenset({"ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,7 @@ class Gallery:
         curves = {}
         for name, values in sorted(series.items()):
             steps = sorted(values)
-            if steps:
-                curves[name] = Curve(steps, [values[step][0] for step in steps], [values[step][1] for step in steps])
+            curves[name] = Curve(steps, [values[step][0] for step in steps], [values[step][1] for step in steps])
         folder = folder_of_job(self._root, job.id)
         folders = [folder / f"attempt-{attempt['number']}" for attempt in reversed(job.attempts)]
         seen = _newest(folders, SEEN)

@@ -525,7 +525,8 @@ class JobQueue:
         Args:
             job_id: the job.
             max_queued: jobs that may wait.
-            forget: called in the transaction when the job is to begin anew; it removes the checkpoints.
+            forget: called in the transaction when the job is to begin anew: from its end on no worker may find the
+                checkpoints.
 
         Raises:
             Conflict: the job has succeeded, or is paused or stopping.
@@ -681,10 +682,11 @@ class JobQueue:
             for event in told:
                 if event.attempt > attempt:
                     attempt, last = event.attempt, from_step.get(event.attempt, 0)
-                    found = {
+                    kept = {
                         name: {step: value for step, value in values.items() if step <= last}
                         for name, values in found.items()
                     }
+                    found = {name: values for name, values in kept.items() if values}
                 thinned = thinned or event.data.get("stride", 1) > 1
                 for part in event.data["series"]:
                     values = found.setdefault(part["name"], {})

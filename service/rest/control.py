@@ -212,8 +212,7 @@ def router(
 
 
 def _which(name: str, text: str) -> Reference:
-    # No version has so large a number, and no database could look it up.
-    return Reference(name, version=min(int(text), 10**9)) if text.isdigit() else Reference(name, alias=text)
+    return Reference(name, version=int(text)) if text.isdigit() else Reference(name, alias=text)
 
 
 class Limits:

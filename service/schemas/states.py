@@ -15,7 +15,7 @@ Knows no job.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 
 class JobState(StrEnum):
@@ -64,5 +64,3 @@ TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.FAILED: frozenset({JobState.QUEUED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
-
-EventType = Literal["state", "progress", "metrics", "checkpoint", "warning", "log", "done"]

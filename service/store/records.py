@@ -106,7 +106,8 @@ def live(connection: Connection, name: str) -> Row[Any]:
 
 def row_of(name: str, number: int) -> sa.Select[Any]:
     """The row of a version in any state."""
-    return sa.select(versions).where(versions.c.model == name, versions.c.number == number)
+    looked_for = min(number, 10**9)  # no version has so large a number, and no database could look up a larger one
+    return sa.select(versions).where(versions.c.model == name, versions.c.number == looked_for)
 
 
 def visible(connection: Connection, name: str, number: int) -> Row[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from service.schemas import examples
-from tests.live import run_job, wait_for
+from tests.live import Server, run_job, wait_for
 from tests.long_jobs import act, in_state, job_of, with_checkpoint
 from tests.problems import assert_problem
 
@@ -76,6 +77,27 @@ def test_a_cancelled_job_is_retried_from_its_checkpoint_or_from_the_start(client
     assert [attempt["resumed_from_step"] for attempt in job["attempts"]][2] is None
     assert act(client, running, "retry").status_code == 200
     assert_problem(act(client, running, "retry", **{"from": "there"}), 422, "validation-failed", pointer="/from")
+
+
+def test_a_new_start_that_cannot_be_noted_takes_no_checkpoint(
+    client: httpx.Client, running: str, shared_server: Server
+) -> None:
+    act(client, running, "cancel")
+    in_state(client, running, "cancelled")
+    before = client.get(f"/v1/jobs/{running}/checkpoints").json()["data"]
+    reader = sqlite3.connect(shared_server.store / "modelyard.sqlite3", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM jobs").fetchone()  # who reads keeps others from their commit
+    refused = act(client, running, "retry", **{"from": "start"})
+    reader.close()
+    folder = shared_server.store / "jobs" / running
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "database-busy")
+    assert before
+    assert client.get(f"/v1/jobs/{running}/checkpoints").json()["data"] == before
+    act(client, running, "retry", **{"from": "start"})
+    assert in_state(client, running, "running")["attempts"][-1]["resumed_from_step"] is None
+    assert [path.name for path in folder.glob("checkpoints?*")] == []
 
 
 def test_the_stream_of_a_retried_job_ends_at_its_last_end(client: httpx.Client) -> None:

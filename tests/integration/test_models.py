@@ -257,3 +257,10 @@ def replaced(path: Path, content: bytes | None) -> None:
     path.unlink()
     if content is not None:
         path.write_bytes(content)
+
+
+def test_a_version_of_any_number_is_named_as_it_was_asked_for(client: httpx.Client, clouds: dict[str, Any]) -> None:
+    number = "9" * 21
+    found = assert_problem(client.get(f"/v1/models/clouds/signature?version={number}"), 404, "not-found")
+
+    assert f"Version {number} of 'clouds' does not exist." in found["detail"]

@@ -107,6 +107,23 @@ def other(world: World) -> Iterator[sqlite3.Connection]:
     opened.close()
 
 
+def test_an_upload_that_is_deleted_while_it_is_read_is_a_dataset_all_the_same(world: World) -> None:
+    def delete_and_read(worker: FakeWorker) -> None:
+        read(worker)
+        world.uploads.delete(world.upload)
+
+    plain = world.datasets.get(world.of_job().id)
+    world.datasets.delete(plain.id)
+    world.launcher.read = delete_and_read
+    dataset_id, reading = world.add()
+    reading.result(30)
+
+    found = world.datasets.get(dataset_id)
+    assert (found.state, found.manifest) == ("ready", plain.manifest)
+    assert found.manifest is not None
+    assert found.manifest.rows_digest
+
+
 def test_what_a_reader_has_read_is_a_dataset(world: World) -> None:
     dataset, reading = world.add()
     reading.result(10)

@@ -513,7 +513,8 @@ def test_a_worker_that_starts_while_its_job_is_cancelled_is_noted_all_the_same(q
 def test_of_an_attempt_that_was_thrown_away_no_value_is_left(queue: JobQueue):
     def tell(attempt: int, steps: range, *, resumed: int | None = None) -> None:
         part = {"name": "loss", "steps": [*steps], "epochs": [1] * len(steps), "values": [float(attempt)] * len(steps)}
-        event = ("metrics", {"series": [part]}, utc_now())
+        parts = [part, {**part, "name": "first"}] if attempt == 1 else [part]
+        event = ("metrics", {"series": parts}, utc_now())
         queue.record(job.id, attempt, offset=attempt, events=[event], resumed_from_step=resumed)
 
     job = claimed(queue)
@@ -529,6 +530,7 @@ def test_of_an_attempt_that_was_thrown_away_no_value_is_left(queue: JobQueue):
         kept = range(1, (resumed or 0) + 1)
         assert found == {**dict.fromkeys(kept, 1.0), **dict.fromkeys(range(first, last), float(attempt))}
         assert before != queue.series(job.id)
+    assert list(queue.series(job.id)[0]) == ["loss"]  # of the other there is nothing
 
 
 # -- events ---------------------------------------------------------------------------------------------------------

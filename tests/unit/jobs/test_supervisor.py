@@ -6,9 +6,7 @@ import errno
 import hashlib
 import json
 import signal
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,14 @@ from service.jobs.supervisor import Rules, Supervisor, folder_of_job
 from service.schemas.document import new_id
 from service.schemas.jobs import JobState
 from service.schemas.versions import Signature, TensorSpec, VersionDraft, VersionFile
-from service.store import database, files
+from service.store import database
 from service.store.architectures import ArchitectureStore
 from service.store.database import Database
 from service.store.datasets import DatasetStore
 from service.store.idempotency import IdempotencyKey, IdempotencyStore
 from service.store.models import ModelStore
 from service.telemetry import Metrics
+from tests.busy import held_after_the_rename
 from tests.fakes import FakeClock, FakeLauncher, FakeWorker
 from tests.live import wait_for
 
@@ -629,16 +628,6 @@ def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World
     made = World(tmp_path)
     yield made
     made.close()
-
-
-@contextmanager
-def held_after_the_rename(root: Path) -> Iterator[None]:
-    """Another holds the database from when a version's folder has been moved into its place."""
-    other = sqlite3.connect(root / "modelyard.sqlite3", isolation_level=None)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(files, "make_read_only", lambda _: other.execute("BEGIN IMMEDIATE"))
-        yield
-    other.close()
 
 
 def test_a_training_whose_version_meets_a_busy_database_is_not_lost(impatient: World) -> None:

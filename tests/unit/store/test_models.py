@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from service.store import files
 from service.store.database import Database
 from service.store.models import ModelStore
 from service.store.records import VersionRecord
+from tests.busy import held_after_the_rename
 
 WORKER_FILES = {"architecture.json", "weights.pt", "preprocessing.json"}
 
@@ -163,16 +163,6 @@ def impatient(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]
     with Database(f"sqlite:///{root}/modelyard.sqlite3") as opened:
         opened.own()
         yield opened
-
-
-@contextmanager
-def held_after_the_rename(root: Path) -> Iterator[None]:
-    """Another holds the database from when a version's folder has been moved into its place."""
-    other = sqlite3.connect(root / "modelyard.sqlite3", isolation_level=None)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(files, "make_read_only", lambda _: other.execute("BEGIN IMMEDIATE"))
-        yield
-    other.close()
 
 
 def test_a_version_that_a_busy_database_could_not_take_is_finished_by_the_same_call_again(
