@@ -17,6 +17,32 @@ from tests.browser import go, opened
 from tests.live import Server, run_job, wait_for
 
 
+def flats(constant: int = 0) -> bytes:
+    """A table of twelve columns, one of which numbers the rows; and others of one value."""
+    same = range(constant)
+    names = "id,area,rooms,floor,built,district,balcony,distance,heating,energy,lift"
+    rows = [
+        f"{i},{25 + i},{1 + i % 6},{i % 9},{1900 + i},{'NSEW'[i % 4]},{'yn'[i % 2]},{i / 7:.2f},{'abc'[i % 3]},{9 * i},"
+        f"{'yn'[i // 2 % 2]},{''.join('1,' for _ in same)}{300 + 11 * i}"
+        for i in range(60)
+    ]
+    return "\n".join([f"{names},{''.join(f'same{k},' for k in same)}rent", *rows, ""]).encode()
+
+
+def choose(page: Page, name: str, content: bytes) -> None:
+    """Choose a file on the page, which then shows how it may be read."""
+    page.get_by_role("tab", name="Upload a file").click()
+    page.get_by_label("Choose a file").set_input_files({"name": name, "mimeType": "text/csv", "buffer": content})
+    expect(page.get_by_role("button", name="Use this data")).to_be_visible()
+
+
+def unfold(page: Page, title: str) -> None:
+    """Open the part of this title, which is shut."""
+    part = page.locator("details").filter(has=page.locator("summary", has_text=title))
+    expect(part).not_to_have_attribute("open", re.compile(""))
+    part.locator("summary", has_text=title).click()
+
+
 def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser: Browser, server: Server) -> None:
     with opened(
         browser, server.url, interrupted=True
@@ -35,6 +61,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser:
         expect(columns.filter(has_text="left out")).to_contain_text("number")
         expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
 
+        unfold(page, "Change the net")
         page.get_by_role("tab", name="JSON").click()
         editor = page.get_by_label("Architecture document")
         editor.fill(editor.input_value().replace("ReLU", "Relu", 1))
@@ -50,6 +77,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser:
         expect(page.get_by_text("The net can be built.")).to_be_visible()
         expect(editor).to_have_value(re.compile('"ReLU"'))
 
+        unfold(page, "Preparing the data")
         page.get_by_label("Encode texts as one-hot").uncheck()
         expect(page.get_by_text("Mend the mistakes, then train.")).to_be_visible()
         expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
@@ -103,6 +131,7 @@ def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(pag
         page.get_by_role("button", name="Use this data").click()
     page.get_by_label("Name of the model").fill("casa")
     page.get_by_label("Epochs").fill("7")
+    unfold(page, "Optimizer and batches")
     page.get_by_label("Optimizer").select_option("SGD")
     page.get_by_label("Learning rate").fill("0.002")
     page.get_by_label("Seed").fill("9")
@@ -196,6 +225,7 @@ def test_marks_between_thousands_are_found_and_else_asked_about(page: Page, serv
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
     page.get_by_role("button", name="Its texts are classes").click()
     expect(train).to_be_enabled()
+    unfold(page, "Other data")
     page.get_by_role("button", name="Use this data").click()
     page.get_by_role("button", name="Read as numbers like 1.234,56").click()
     expect(columns.filter(has_text="price")).to_contain_text("1100 to 9153")
@@ -228,6 +258,7 @@ def test_who_trains_a_model_that_is_there_is_told_of_its_champion(page: Page, se
     page.get_by_label("Make it the champion when it succeeds").check()
     page.get_by_label("Only if it is better").check()
     page.get_by_label("Epochs").fill("1")
+    unfold(page, "Optimizer and batches")
     page.get_by_label("Learning rate").fill("1e-9")
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
     page.get_by_role("button", name="Train", exact=True).click()
@@ -376,6 +407,7 @@ def test_places_are_told_in_words_where_no_json_is_open(browser: Browser, server
         expect(layers).to_be_hidden()
         net.get_by_text("Layers and drawing").click()
         expect(layers).to_be_visible()
+        unfold(page, "Change the net")
         net.get_by_label("Layer 1", exact=True).select_option("Dropout")
         net.get_by_label("p", exact=True).fill("3")
         mistake = net.locator(".entries li").first
@@ -411,6 +443,8 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
                 route.continue_(headers={**route.request.headers, **head})
 
             page.route("**/v1/datasets", slowly)
+            if name == "slow":
+                unfold(page, "Other data")
             chooser.set_input_files(
                 {"name": f"{name}.csv", "mimeType": "text/csv", "buffer": f"age,price\n{rows}".encode()}
             )
@@ -427,6 +461,7 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
             page.unroute("**/v1/datasets")
 
         swapped = rows.replace(",\n", ",k.A.\n")
+        unfold(page, "Other data")
         chooser.set_input_files(
             {"name": "both.csv", "mimeType": "text/csv", "buffer": f"age,price\n{swapped}".encode()}
         )
@@ -548,11 +583,119 @@ def test_every_column_of_a_profile_is_in_sight_or_within_reach(page: Page, serve
         assert last["x"] + last["width"] <= around["x"] + around["width"]
 
 
+def test_the_page_is_short_with_what_needs_no_decision_folded(page: Page, server: Server) -> None:
+    """Each shut part says what is in it, and opens by the keyboard; where many columns are warned of, they too."""
+    page.set_viewport_size({"width": 1280, "height": 800})
+    height = "document.documentElement.scrollHeight"
+    train = page.get_by_role("button", name="Train", exact=True)
+    go(page, server, "#/train")
+    choose(page, "flats.csv", flats())
+    expect(page.get_by_role("button", name="Use this data")).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Enter")  # the button has the focus
+    expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+
+    assert page.evaluate(height) <= 1800
+    expect(train).to_be_in_viewport(ratio=1)
+    expect(page.locator("summary", has_text="Other data")).to_be_focused()
+    expect(page.get_by_role("region", name="Columns").get_by_role("row")).to_have_count(13)
+    expect(page.get_by_role("heading", name="Profile of 12 columns")).to_be_visible()
+    for title, told, inside in (
+        ("Other data", "a file, a dataset that is here, or an example", page.get_by_label("What is to be predicted")),
+        ("First rows", "5 of 60", page.get_by_role("region", name="First rows")),
+        ("Change the net", "Linear 64, ReLU, Linear 64, ReLU, Linear 1", page.get_by_label("Layer 1", exact=True)),
+        ("Layers and drawing", "parameters", page.get_by_role("region", name="Layers")),
+        ("Optimizer and batches", "Adam 0.003, 32 rows a step, seed 1", page.get_by_label("Learning rate")),
+        ("Preparing the data", "numbers standardized, texts one-hot", page.get_by_label("Standardize numbers")),
+    ):
+        summary = page.locator("summary", has_text=title)
+        expect(summary).to_contain_text(told)
+        expect(inside).to_be_hidden()
+        summary.focus()
+        page.keyboard.press("Enter")
+        expect(inside).to_be_visible()
+    for title, label, value, told in (
+        ("Change the net", "out features", "9", "Linear 9, ReLU"),
+        ("Optimizer and batches", "Batch size", "", "all rows at once"),
+        ("Optimizer and batches", "Learning rate", "0.5", "Adam 0.5, all rows at once, seed 1"),
+    ):
+        page.get_by_label(label).first.fill(value)
+        expect(page.locator("summary", has_text=title)).to_contain_text(told)
+    page.get_by_label("Encode texts as one-hot").uncheck()
+    expect(page.get_by_label("Encode texts as one-hot")).to_be_focused()  # and its part stays open
+    preparing = page.locator("summary", has_text="Preparing the data")
+    expect(preparing).not_to_contain_text("one-hot")
+    expect(page.get_by_text("Mend the mistakes, then train.")).to_be_visible()
+    preparing.click()
+    expect(page.get_by_label("Encode texts as one-hot")).to_be_hidden()
+    page.get_by_label("Epochs").fill("3")
+    expect(page.get_by_label("Encode texts as one-hot")).to_be_visible()  # where the mistake is
+
+    choose(page, "constant.csv", flats(constant=5))
+    page.get_by_role("button", name="Use this data").click()
+    unfold(page, "Warnings of 5 columns")
+    page.get_by_role("button", name="Leave same2 out").click()
+    expect(page.get_by_role("checkbox", name="Learn from same2")).not_to_be_checked()
+    expect(page.locator("summary", has_text="Warnings of 4 columns")).to_contain_text("same0, same1, same3, same4")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_has_the_focus_is_in_sight_beside_the_button(browser: Browser, server: Server, width: int) -> None:
+    """The button that trains stays in the window with what it will do; nothing that is focused lies below it."""
+    with opened(browser, server.url, interrupted=True) as page:  # what is wrong is sent, and refused
+        page.set_viewport_size({"width": width, "height": 800})
+        train = page.get_by_role("button", name="Train", exact=True)
+        outcome = page.locator(".outcome")
+        go(page, server, "#/train")
+        expect(train).to_be_in_viewport(ratio=1)
+        expect(train).to_be_disabled()
+        choose(page, "flats.csv", flats())
+        page.get_by_role("button", name="Use this data").click()
+        expect(train).to_be_enabled()
+        expect(train).to_be_in_viewport(ratio=1)
+        if width == 390:
+            assert page.evaluate("document.documentElement.scrollHeight") <= 2600
+            expect(outcome).to_contain_text(re.compile(r"^1000 steps, about .+4 Check: no remarks$"))
+            page.get_by_label("Name of the model").fill("")
+            expect(outcome).to_have_text("Something is still needed.")
+            page.get_by_label("Name of the model").fill("flats")
+            page.get_by_label("Epochs").fill("0")
+            expect(outcome).to_contain_text("Mistakes to mend")
+            page.get_by_label("Epochs").fill("500")
+            expect(train).to_be_enabled()
+        else:
+            expect(outcome).to_be_hidden()  # the check itself is beside
+        page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+        covered = """() => {
+          const e = document.activeElement;
+          const bar = document.querySelector(".bar");
+          if (e === document.body || bar.contains(e) || e.closest(".drop")) return null; // its zone shows the focus
+          const { left, right, top, bottom } = e.getBoundingClientRect();
+          const [x, low] = [Math.min(left + 20, (left + right) / 2), Math.min(bottom, innerHeight) - 2];
+          const seen = [Math.max(top, 0) + 2, low].map(y => document.elementFromPoint(x, y));
+          const [first, last] = seen.map(at => at && (e.contains(at) || at.contains(e)));
+          return (first && (last || bottom - top > innerHeight / 2)) ? null : e.outerHTML;
+        }"""
+        names = set()
+        for key in ("Tab", "Shift+Tab"):
+            page.evaluate("document.activeElement.blur()")
+            for _ in range(120):
+                page.keyboard.press(key)
+                assert page.evaluate(covered) is None
+                names.add(page.evaluate("document.activeElement.labels?.[0]?.textContent ?? ''"))
+        assert names >= {"Name", "Epochs", "Seed", "Standardize numbers", "Request"}
+
+
 def test_a_net_is_written_by_the_form_and_taken_from_the_catalogue(page: Page, server: Server) -> None:
     go(page, server, "#/train")
     page.get_by_role("tab", name="Examples").click()
     page.get_by_role("button", name=re.compile("Two clouds")).click()
     expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
+    unfold(page, "Change the net")
     page.get_by_role("tab", name="JSON").click()
     document = page.get_by_label("Architecture document")
     before = json.loads(document.input_value())["root"]["layers"]

@@ -99,6 +99,8 @@ const canChoose = ({ source }) =>
   !source.shape &&
   (source.inputs === "*" || Array.isArray(source.inputs));
 const OF_A_COLUMN = ["many-missing", "constant-column", "too-many-categories"]; // which may be left out for it
+const MOST_WARNED = 3; // columns whose warnings nobody has to unfold
+const MOST_NAMED = 8; // of others, beside the number of them
 const usedColumns = ({ columns }) => columns.filter((column) => column.role !== "ignored").map((column) => column.name);
 const typeOf = (column) =>
   column.role === "ignored" ? "–" : column.shape?.length ? `${column.dtype} ${shape(column.shape)}` : column.dtype;
@@ -161,6 +163,13 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
     .filter(({ column }) => !draft.kept.has(column));
   draft.undecided = warnings.flatMap(({ column }) => column ?? []);
   const told = warnings.filter(({ code }) => !draft.undecided.length || code !== "too-many-categories"); // it may be none
+  const listed = (list) =>
+    entries(list, {
+      mend: (entry) => entry.cures ?? withoutIt(entry),
+      where: (pointer) => columnOf(pointer) || placeOf(pointer),
+    });
+  const ofColumns = told.filter(({ code, pointer }) => OF_A_COLUMN.includes(code) && columnOf(pointer));
+  const many = ofColumns.length > MOST_WARNED ? ofColumns : [];
   return h(
     "div",
     { class: "dataset" },
@@ -169,13 +178,17 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
       ["Rows", number(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
-    told.length
-      ? entries(told, {
-          mend: (entry) => entry.cures ?? withoutIt(entry),
-          where: (pointer) => columnOf(pointer) || placeOf(pointer),
-        })
+    listed(told.filter((entry) => !many.includes(entry))),
+    many.length
+      ? unfolding(
+          `Warnings of ${many.length} columns`,
+          listed(many),
+          false,
+          many.slice(0, MOST_NAMED).map(({ pointer }) => columnOf(pointer)).join(", ") +
+            (many.length > MOST_NAMED ? ` and ${many.length - MOST_NAMED} more` : ""),
+        )
       : null,
-    h("h3", {}, "Profile"),
+    h("h3", {}, `Profile of ${dataset.columns.length === 1 ? "one column" : `${dataset.columns.length} columns`}`),
     table(
       "Columns",
       [
@@ -217,6 +230,8 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
         })),
         preview.rows.map((row) => row.map(text)),
       ),
+      false,
+      `${number(preview.rows.length)} of ${number(dataset.rows)}`,
     ),
   );
 }

@@ -62,6 +62,19 @@ function wanted(draft) {
   return draft.row ?? { shape: was?.inputs[0]?.shape.slice(1) ?? [1], outputs: was?.outputs[0]?.shape.at(-1) ?? 1 };
 }
 
+const MOST_TOLD = 7;
+
+/** A net in one line: its layers, each with its size. */
+export function netWords(authored) {
+  if (!authored) return "";
+  if (authored.catalogue) return `${authored.catalogue} of the catalogue`;
+  const layers = authored.root?.layers;
+  if (!Array.isArray(layers)) return authored.root?.type ?? "";
+  const words = layers.map((one) => [one?.type, one?.out_features ?? one?.out_channels].filter(Boolean).join(" "));
+  const more = words.length - MOST_TOLD;
+  return `${words.slice(0, MOST_TOLD).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
+}
+
 export function suggestNet(draft) {
   const { shape: rowShape, outputs } = wanted(draft);
   draft.body.architecture = rowShape.length === 3 ? imageNet(rowShape, outputs) : rowNet(rowShape, outputs);

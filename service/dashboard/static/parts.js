@@ -220,8 +220,9 @@ const isWide = () => window.matchMedia("(min-width: 861px)").matches;
 export const folded = (title, ...children) =>
   h("details", { class: "card", open: isWide() }, h("summary", {}, h("h2", {}, title)), children);
 
-export const unfolding = (title, content, open = isWide()) =>
-  h("details", { class: "part", open }, h("summary", {}, h("h3", {}, title)), content);
+/** A part that opens; `told` beside its title says what is in it while it is shut. */
+export const unfolding = (title, content, open = isWide(), told = null) =>
+  h("details", { class: "part", open }, h("summary", {}, h("h3", {}, title), told && [" ", told]), content);
 
 export const metricName = (name) =>
   name

@@ -6,7 +6,7 @@ import { datasetList, datasetView, named, newestDatasets } from "./dataset.js";
 import { button, field, h, replace, tabs } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { bytes, number, patched, placeInNet, plainName, pretty, seconds } from "./format.js";
-import { catalogueForm, formCan, jsonEditor, netForm, suggestNet } from "./net.js";
+import { catalogueForm, formCan, jsonEditor, netForm, netWords, suggestNet } from "./net.js";
 import {
   announce,
   attempt,
@@ -25,7 +25,7 @@ import {
   unlisted,
 } from "./parts.js";
 import { CLASSIFY, blank, change, suggest, weighClasses } from "./request.js";
-import { trainingForm } from "./training.js";
+import { reveal, trainingForm } from "./training.js";
 import { uploadForm } from "./upload.js";
 
 const rareWords = ({ count, values }) =>
@@ -53,7 +53,11 @@ export async function page(place, { params: [id], onLeave }) {
     text: null,
   };
   const data = h("div", {});
+  const source = unfolding("Other data", data, true, "a file, a dataset that is here, or an example");
   const about = h("div", {});
+  const form = h("div", {});
+  const layersTold = h("span", {});
+  const changing = unfolding("Change the net", form, false, layersTold);
   const editor = h("div", {});
   const judged = h("div", { class: "judged" });
   const training = h("div", {});
@@ -75,6 +79,7 @@ export async function page(place, { params: [id], onLeave }) {
     }, wait);
   };
   const changed = () => {
+    layersTold.textContent = netWords(draft.body.architecture);
     later("validate", 250, validate);
     later("examine", 600, examine);
   };
@@ -181,10 +186,19 @@ export async function page(place, { params: [id], onLeave }) {
       mine = made.id;
       about.querySelector(".scroll")?.focus({ preventScroll: true });
     });
-  const use = (dataset, reasons = null) => {
+  /** Data is there: where it comes from is folded, and opens again for other data. */
+  const fold = () => {
+    const { activeElement: at } = document;
+    const summary = source.querySelector("summary");
+    summary.hidden = false;
+    source.open = false;
+    if (at === document.body || data.contains(at)) summary.focus(); // what was pressed is no longer in sight
+  };
+  const use = async (dataset, reasons = null) => {
     draft.reasons = reasons;
     draft.kept.clear();
-    return useDataset(dataset);
+    await useDataset(dataset);
+    fold();
   };
   const drawData = async () => {
     const here = await newestDatasets();
@@ -233,8 +247,9 @@ export async function page(place, { params: [id], onLeave }) {
       return;
     }
     draft.mode ??= current.catalogue ? "catalogue" : formCan(current) ? "form" : "json";
+    if (!changing.isConnected) replace(editor, changing);
     replace(
-      editor,
+      form,
       tabs(
         "How to describe the net",
         [
@@ -265,6 +280,7 @@ export async function page(place, { params: [id], onLeave }) {
     );
   };
   const goTo = (entry) => {
+    changing.open = true;
     if (draft.mode !== "json") {
       draft.mode = "json";
       drawEditor();
@@ -284,7 +300,13 @@ export async function page(place, { params: [id], onLeave }) {
     const json = draft.mode === "json";
     const open = draft.unfolded ?? (draft.touched ? undefined : false);
     const layers =
-      verdict.summary && unfolding("Layers and drawing", net(verdict.summary, verdict.mermaid), open);
+      verdict.summary &&
+      unfolding(
+        "Layers and drawing",
+        net(verdict.summary, verdict.mermaid),
+        open,
+        `${number(verdict.summary.parameters)} parameters`,
+      );
     layers?.querySelector("summary").addEventListener("click", () => {
       draft.unfolded = !layers.open;
     });
@@ -335,12 +357,17 @@ export async function page(place, { params: [id], onLeave }) {
   const drawTraining = () => {
     const fields = () => [...training.querySelectorAll("input, select")];
     const at = fields().indexOf(document.activeElement);
+    const folds = () => [...training.querySelectorAll("details")];
+    const were = folds().map(({ open }) => open);
     replace(
       training,
       draft.body.dataset
         ? trainingForm(draft.body, changed, drawTraining)
         : emptyState("Choose data first: objective, epochs and the rest are then filled in, and yours to change."),
     );
+    folds().forEach((one, i) => {
+      one.open = were[i] ?? false;
+    });
     fields()[at]?.focus();
   };
 
@@ -358,6 +385,7 @@ export async function page(place, { params: [id], onLeave }) {
       }),
     { class: "primary big", disabled: true },
   );
+  const outcome = h("p", { class: "outcome" }); // beside the button, where the page is narrow and the check is far
   /** Another request in this object, since the fields of the forms write to it. */
   const take = (body) => {
     for (const member of Object.keys(draft.body)) delete draft.body[member];
@@ -386,6 +414,7 @@ export async function page(place, { params: [id], onLeave }) {
     const here = body.dataset === draft.dataset?.id;
     if (here && draft.undecided.length) missing.push(`how to read ${draft.undecided.join(", ")} (see Data)`);
     if (missing.length) {
+      replace(outcome, body.dataset ? "Something is still needed." : "Begin with the data.");
       replace(doctor, h("p", { class: "empty" }, `Still needed: ${missing.join(", ")}.`));
       return;
     }
@@ -416,6 +445,13 @@ export async function page(place, { params: [id], onLeave }) {
       }
       const bad = found.warnings.some((warning) => warning.severity === "error");
       submit.disabled = !found.valid;
+      reveal(training, found.warnings.flatMap(({ severity, pointer }) => (severity === "error" ? pointer : [])));
+      replace(
+        outcome,
+        h("strong", {}, bad ? "Mistakes to mend" : outlook(found)),
+        h("br"),
+        `4 Check: ${told.length ? (told.length === 1 ? "one remark" : `${told.length} remarks`) : "no remarks"}`,
+      );
       replace(
         doctor,
         facts([
@@ -446,8 +482,10 @@ export async function page(place, { params: [id], onLeave }) {
       );
     } catch (error) {
       if (error.name === "AbortError") return;
+      replace(outcome, h("strong", {}, "Mistakes to mend"), h("br"), "See 4 Check.");
       if (error instanceof Problem && error.entries.length && !refused(error)) {
         const others = error.entries.filter((entry) => !entry.pointer.startsWith("/architecture/"));
+        reveal(training, others.map(({ pointer }) => pointer));
         const inNet = error.entries.length - others.length;
         replace(
           doctor,
@@ -502,23 +540,31 @@ export async function page(place, { params: [id], onLeave }) {
       h(
         "div",
         { class: "stack wide-gap" },
-        card("1 Data", data, about),
+        card("1 Data", source, about),
         card("2 Net", editor, judged),
         card("3 Training", training),
       ),
       h(
         "aside",
         { class: "stack sticky", "aria-label": "Check and train" },
-        card("4 Check", doctor, h("div", { class: "actions" }, submit), request),
+        card("4 Check", doctor, h("div", { class: "bar" }, outcome, submit), request),
       ),
     ),
   );
+  source.querySelector("summary").hidden = true; // until there is data
+  source.addEventListener("dragenter", () => {
+    source.open = true;
+  });
   watch([], () => {}, null);
   drawEditor();
   drawTraining();
   void examine();
   await drawData();
-  if (given) await useDataset(given);
+  if (given) {
+    await useDataset(given);
+    source.open = false;
+    source.querySelector("summary").hidden = false;
+  }
 }
 
 async function predecessor(models, { model, alias_on_success: alias }) {
@@ -561,5 +607,11 @@ function refusal(error, skip) {
     ),
   );
 }
+
+/** What a job would do, in a few words. */
+const outlook = ({ plan, estimate_s: time }) =>
+  [Number.isFinite(plan.steps) && `${number(plan.steps)} steps`, Number.isFinite(time) && `about ${seconds(time)}`]
+    .filter(Boolean)
+    .join(", ") || "Ready";
 
 const note = (detail) => ({ severity: "warning", detail, pointer: "" });

@@ -1,6 +1,7 @@
 // How a net is trained: the form of objective, optimizer, epochs and the model's name, which writes to a request.
 
 import { check, field, h, select } from "./dom.js";
+import { unfolding } from "./parts.js";
 import { CLASSIFY, change, ifBetter, splitFor } from "./request.js";
 
 const OBJECTIVES = [
@@ -18,7 +19,55 @@ const ENGINES = [
 ];
 const OPTIMIZERS = ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"];
 
-export function trainingForm(body, changed, redraw) {
+/** What is folded, in a line: how the steps are made. */
+function stepsTold({ optimizer, batch_size: size, output, seed }) {
+  const engine = output?.engine && (ENGINES.find(([type]) => type === output.engine.type)?.[1] ?? output.engine.type);
+  return [
+    [optimizer?.type, optimizer?.lr].filter((one) => one !== undefined).join(" "),
+    size === undefined ? "all rows at once" : `${size} rows a step`,
+    seed !== undefined && `seed ${seed}`,
+    engine && `answers by ${engine}`,
+  ]
+    .filter(Boolean)
+    .join(", ");
+}
+
+const PREPARED = {
+  impute: "missing numbers filled",
+  standardize: "numbers standardized",
+  one_hot: "texts one-hot",
+};
+
+/** And what is done to the data before. */
+const preparedTold = (steps) =>
+  steps.map(({ type, of }) => (of === "target" ? "target standardized" : (PREPARED[type] ?? type))).join(", ") ||
+  "the data is taken as it is";
+
+/** A part of the form that is shut; `members` of the request are in it, and it is opened where one is wrong. */
+const shut = (title, members, content, told) => {
+  const part = unfolding(title, content, false, told);
+  part.dataset.members = members;
+  return part;
+};
+
+/** Open the parts in which something that these pointers name is. */
+export function reveal(form, pointers) {
+  const wrong = new Set(pointers.map((pointer) => pointer.split("/")[1]));
+  for (const part of form.querySelectorAll("details"))
+    if (part.dataset.members.split(" ").some((member) => wrong.has(member))) part.open = true;
+}
+
+export function trainingForm(body, whenChanged, redraw) {
+  const inSteps = h("span", {});
+  const inPrepared = h("span", {});
+  const tell = () => {
+    inSteps.textContent = stepsTold(body);
+    inPrepared.textContent = preparedTold(body.preprocessing ?? []);
+  };
+  const changed = () => {
+    tell();
+    whenChanged();
+  };
   const set = (work) => (value) => {
     change(body, () => work(value));
     changed();
@@ -57,6 +106,7 @@ export function trainingForm(body, changed, redraw) {
   };
   const alias = body.output?.alias_on_success;
   const engine = body.output?.engine?.type ?? "";
+  tell();
   return h(
     "div",
     { class: "stack" },
@@ -77,24 +127,11 @@ export function trainingForm(body, changed, redraw) {
             if ([before, value].some((one) => CLASSIFY.includes(one))) redraw();
           }),
         ),
-        { wide: true, hint: "How the error of an answer is measured. Training makes it small." },
+        { hint: "How the error of an answer is measured. Training makes it small." },
       ),
-      field(
-        "Optimizer",
-        select(
-          OPTIMIZERS,
-          body.optimizer?.type,
-          set((value) => {
-            body.optimizer = { type: value, lr: body.optimizer?.lr };
-          }),
-        ),
-      ),
-      field("Learning rate", numeric(body.optimizer?.lr, { step: "any", min: "0" }, put("lr", "optimizer"))),
-      field("Epochs", numeric(body.budget?.epochs, { min: "1", step: "1" }, put("epochs", "budget"))),
-      field(
-        "Batch size",
-        numeric(body.batch_size, { min: "1", step: "1", placeholder: "all rows" }, put("batch_size")),
-      ),
+      field("Epochs", numeric(body.budget?.epochs, { min: "1", step: "1" }, put("epochs", "budget")), {
+        hint: "How often all rows are seen, at most.",
+      }),
       field(
         "Held out for validation",
         select(
@@ -114,18 +151,6 @@ export function trainingForm(body, changed, redraw) {
         ),
       ),
       field(
-        "Answers are computed by",
-        select(
-          ENGINES,
-          engine,
-          set((value) => {
-            if (value) body.output.engine = { type: value };
-            else delete body.output.engine;
-          }),
-        ),
-      ),
-      field("Seed", numeric(body.seed, { min: "0", step: "1" }, put("seed"))),
-      field(
         "Name of the model",
         h("input", {
           value: body.output?.model ?? "",
@@ -140,39 +165,6 @@ export function trainingForm(body, changed, redraw) {
     h(
       "div",
       { class: "checks" },
-      prepared(
-        "Standardize numbers",
-        { type: "standardize" },
-        "To mean 0 and spread 1; part of the version, so predict does it too.",
-      ),
-      classifies()
-        ? null
-        : prepared(
-            "Standardize the target",
-            { type: "standardize", of: "target" },
-            "Answers come in its own units all the same.",
-          ),
-      prepared(
-        "Fill missing numbers",
-        { type: "impute" },
-        "With the mean of the training rows; part of the version, so predict does it too.",
-      ),
-      prepared("Encode texts as one-hot", { type: "one_hot" }),
-      body.objective?.type === "cross_entropy"
-        ? h(
-            "div",
-            { data: { option: "weight" } },
-            check(
-              "Weigh classes equally",
-              body.objective.weight === "balanced",
-              set((on) => {
-                if (on) body.objective.weight = "balanced";
-                else delete body.objective.weight;
-              }),
-              { hint: "A class of few rows counts as much as one of many." },
-            ),
-          )
-        : null,
       check(
         "Make it the champion when it succeeds",
         Boolean(alias),
@@ -196,6 +188,88 @@ export function trainingForm(body, changed, redraw) {
             { hint: typeof alias === "object" ? `If ${Object.values(alias)[0]}.` : "Than the champion that there is." },
           )
         : null,
+      body.objective?.type === "cross_entropy"
+        ? h(
+            "div",
+            { data: { option: "weight" } },
+            check(
+              "Weigh classes equally",
+              body.objective.weight === "balanced",
+              set((on) => {
+                if (on) body.objective.weight = "balanced";
+                else delete body.objective.weight;
+              }),
+              { hint: "A class of few rows counts as much as one of many." },
+            ),
+          )
+        : null,
+    ),
+    h(
+      "div",
+      {},
+      shut(
+        "Optimizer and batches",
+        "optimizer batch_size seed",
+        h(
+          "div",
+          { class: "fields" },
+          field(
+            "Optimizer",
+            select(
+              OPTIMIZERS,
+              body.optimizer?.type,
+              set((value) => {
+                body.optimizer = { type: value, lr: body.optimizer?.lr };
+              }),
+            ),
+          ),
+          field("Learning rate", numeric(body.optimizer?.lr, { step: "any", min: "0" }, put("lr", "optimizer"))),
+          field(
+            "Batch size",
+            numeric(body.batch_size, { min: "1", step: "1", placeholder: "all rows" }, put("batch_size")),
+          ),
+          field("Seed", numeric(body.seed, { min: "0", step: "1" }, put("seed"))),
+          field(
+            "Answers are computed by",
+            select(
+              ENGINES,
+              engine,
+              set((value) => {
+                if (value) body.output.engine = { type: value };
+                else delete body.output.engine;
+              }),
+            ),
+          ),
+        ),
+        inSteps,
+      ),
+      shut(
+        "Preparing the data",
+        "preprocessing",
+        h(
+          "div",
+          { class: "checks" },
+          prepared(
+            "Standardize numbers",
+            { type: "standardize" },
+            "To mean 0 and spread 1; part of the version, so predict does it too.",
+          ),
+          classifies()
+            ? null
+            : prepared(
+                "Standardize the target",
+                { type: "standardize", of: "target" },
+                "Answers come in its own units all the same.",
+              ),
+          prepared(
+            "Fill missing numbers",
+            { type: "impute" },
+            "With the mean of the training rows; part of the version, so predict does it too.",
+          ),
+          prepared("Encode texts as one-hot", { type: "one_hot" }),
+        ),
+        inPrepared,
+      ),
     ),
   );
 }
