@@ -18,7 +18,7 @@ from torch import nn
 
 from service.schemas import examples
 from tests.browser import LINEAR, PICTURE, curve, go, hide, opened, wide_net
-from tests.live import Server, run_job, wait_for
+from tests.live import Server, end_worker, run_job, wait_for
 
 
 def test_a_pth_of_a_lost_class_is_imported(page: Page, server: Server) -> None:
@@ -93,6 +93,23 @@ def test_a_hidden_page_and_a_killed_server_cost_no_point(browser: Browser, serve
 
     assert seen["x"] == kept["steps"] == list(range(1, 301))
     assert seen["y"] == kept["values"]
+
+
+def test_a_chart_begins_anew_with_an_attempt_that_begins_anew(page: Page, server: Server) -> None:
+    job = {**examples.CLASSIFY, "budget": {"epochs": 1_000_000}, "checkpoint": {"every_s": 3600}}
+    with server.client() as client:
+        job_id = client.post("/v1/jobs", json={**job, "output": {"model": "begun"}}).json()["id"]
+        go(page, server, f"#/jobs/{job_id}")
+        wait_for(lambda: page.locator("figure[data-drawn]").count() and curve(page)["x"][-1] > 2000, every=0.1)
+        end_worker(server.store / "jobs" / job_id / "attempt-1")
+        wait_for(lambda: (client.get(f"/v1/jobs/{job_id}").json()["progress"] or {}).get("step", 2000) < 1900)
+        wait_for(lambda: curve(page)["x"][-1] < 1900)
+        grown = curve(page)
+        wait_for(lambda: curve(page)["x"][-1] > grown["x"][-1])
+        seen = curve(page)["x"]
+        client.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_what_could_not_be_read_when_an_event_told_of_it_is_read_when_the_stream_goes_on(

@@ -740,3 +740,74 @@ def test_a_net_is_written_by_the_form_and_taken_from_the_catalogue(page: Page, s
     params = asked["architecture"]["params"]
     assert (params["in_features"], params["hidden"], params["num_classes"]) == (2, [7, 5], 2)
     expect(page.get_by_role("heading", name="Training of catalogued")).to_contain_text("succeeded")
+
+
+@pytest.fixture
+def held(page: Page) -> list[Route]:
+    """The next request for a dataset, which waits until the test lets it go on."""
+    waiting: list[Route] = []
+    page.route(re.compile(r"/v1/datasets$"), lambda route: waiting.append(route), times=1)
+    return waiting
+
+
+def let_go(page: Page, held: list[Route]) -> None:
+    """Let what was held go on, and the page read the answer."""
+    with page.expect_response(re.compile(r"/v1/datasets$")):
+        held[0].continue_()
+    page.wait_for_timeout(700)  # longer than it waits before it asks for a check
+
+
+def test_data_that_come_late_replace_nothing_that_was_chosen_later(
+    page: Page, server: Server, held: list[Route]
+) -> None:
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Examples").click()
+    page.get_by_role("button", name=re.compile("A parabola")).click()
+    expect(page.get_by_text("Reading the data…")).to_be_visible()
+    page.get_by_role("button", name=re.compile("Two clouds")).click()
+    expect(page.get_by_label("Name of the model")).to_have_value("clouds")
+    page.get_by_label("Epochs").fill("77")
+    objective = page.get_by_label("Objective").input_value()
+    let_go(page, held)
+
+    expect(page.get_by_label("Epochs")).to_have_value("77")
+    expect(page.get_by_label("Objective")).to_have_value(objective)
+    expect(page.get_by_label("Name of the model")).to_have_value("clouds")
+    expect(page.get_by_role("region", name="1 Data")).to_contain_text("200")
+
+
+def test_a_page_that_was_left_asks_for_nothing_more(page: Page, server: Server, held: list[Route]) -> None:
+    go(page, server, "#/train")
+    page.get_by_role("tab", name="Examples").click()
+    page.get_by_role("button", name=re.compile("A parabola")).click()
+    expect(page.get_by_text("Reading the data…")).to_be_visible()
+    go(page, server, "#/models")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url.removeprefix(server.url)}"))
+    let_go(page, held)
+
+    assert [one for one in asked if "/v1/models" not in one] == []
+    expect(page.locator("#announce")).to_have_text("")
+
+
+def test_a_remedy_that_is_pressed_while_another_is_at_work_stays_to_be_pressed(page: Page, server: Server) -> None:
+    rows = "".join(f"{'k.A.' if i == 7 else i},{'??' if i == 9 else 2 * i},{i / 4}\n" for i in range(60))
+    go(page, server, "#/train")
+    choose(page, "odd.csv", f"age,rooms,price\n{rows}".encode())
+    page.get_by_label("Texts that mean a missing value").fill("")
+    page.get_by_role("button", name="Use this data").click()
+    first, second = (page.get_by_role("button", name=f"Read “{text}” as missing") for text in ("k.A.", "??"))
+    expect(second).to_be_visible()
+    waiting: list[Route] = []
+    page.route(re.compile(r"/v1/datasets$"), lambda route: waiting.append(route), times=1)
+    first.click()
+    expect(page.locator("[aria-busy=true]")).to_have_count(1)
+    second.click()
+    let_go(page, waiting)
+    expect(first).to_have_count(0)
+    second.click()
+    expect(second).to_have_count(0)
+
+    columns = page.get_by_role("region", name="Columns").get_by_role("row")
+    expect(columns.filter(has_text="age")).to_contain_text("0 to 59")
+    expect(columns.filter(has_text="rooms")).to_contain_text("0 to 118")

@@ -176,6 +176,7 @@ export async function page(place, { params: [id], onLeave }) {
     : [];
   let drawn = null;
   let state = job.state;
+  let begins = false; // an attempt: what it tells first may take the place of what an earlier one told
   let unused = null; // columns of the data
 
   const drawHead = () => {
@@ -473,7 +474,8 @@ export async function page(place, { params: [id], onLeave }) {
       const data = event.data;
       if (event.type === "metrics") {
         const grown = curves.map((one) => one.add(data.series ?? []));
-        if (!grown.every(Boolean)) curvesSoon();
+        if (begins || !grown.every(Boolean)) curvesSoon();
+        begins = false;
         job.metrics = { last: { ...job.metrics?.last, ...data.last }, best: { ...job.metrics?.best, ...data.best } };
         drawStatus();
         pictureSoon();
@@ -483,6 +485,7 @@ export async function page(place, { params: [id], onLeave }) {
         if (began) drawHead();
         drawStatus();
       } else {
+        begins ||= event.type === "state";
         soon();
         logsSoon();
         if (["checkpoint", "done"].includes(event.type)) {

@@ -85,7 +85,17 @@ export async function page(place, { params: [id], onLeave }) {
   };
 
   // -- data ------------------------------------------------------------------------------------------------------------
-  const useDataset = async (dataset) => {
+  let turn = 0;
+  onLeave(() => {
+    turn += 1;
+  });
+  /** Other data are asked for. What comes back says whether they are still wanted: no later ones, and the page is here. */
+  const begin = () => {
+    turn += 1;
+    const mine = turn;
+    return () => mine === turn;
+  };
+  const useDataset = async (dataset, wanted) => {
     draft.dataset = dataset;
     draft.body.dataset = dataset.id;
     replace(about, h("p", { class: "empty" }, "Reading the data…"));
@@ -93,7 +103,7 @@ export async function page(place, { params: [id], onLeave }) {
       get(`/v1/datasets/${dataset.id}/preview?limit=5`),
       get(`/v1/datasets/${dataset.id}/profile`),
     ]);
-    if (draft.dataset !== dataset) return;
+    if (!wanted()) return;
     draft.rare = profile.columns.find(({ role }) => role === "target")?.rare ?? null;
     const fill = () => {
       change(draft.body, () => suggest(draft, dataset, profile));
@@ -144,9 +154,10 @@ export async function page(place, { params: [id], onLeave }) {
     announce(`The dataset has ${dataset.rows} rows. A net and an objective that suit it are filled in.`);
   };
   let mine = null; // the dataset that this page has made and that nobody uses yet
-  const read = async (name, source) => {
+  let remaking = false;
+  const read = async (name, source, wanted) => {
     let dataset = await post("/v1/datasets", { name, source });
-    while (dataset.state === "processing") {
+    while (wanted() && dataset.state === "processing") {
       await new Promise((resolve) => {
         setTimeout(resolve, 500);
       });
@@ -155,13 +166,15 @@ export async function page(place, { params: [id], onLeave }) {
     if (dataset.state === "failed") throw new Problem(422, dataset.error);
     return dataset;
   };
-  const make = async (name, source, reasons) => {
+  const make = async (name, source, reasons = null, wanted = begin()) => {
     replace(about, h("p", { class: "empty" }, "Reading the data…"));
     try {
-      const dataset = await read(name, source);
+      const dataset = await read(name, source, wanted);
+      if (!wanted()) return;
       mine = dataset.id;
-      await use(dataset, reasons);
+      await use(dataset, reasons, wanted);
     } catch (error) {
+      if (!wanted()) return;
       replace(
         about,
         refusal(error, async (members) => {
@@ -174,17 +187,27 @@ export async function page(place, { params: [id], onLeave }) {
   // The same file once more, read otherwise; what this page made of it before is not needed then.
   const remake = (dataset, changes) =>
     attempt(async () => {
-      about.querySelector(":scope > .refusal")?.remove();
-      const made = await read(dataset.name, { ...dataset.source, ...changes }).catch((error) => {
+      if (remaking) return; // the other remedies stand there again afterwards, for what came of this one
+      const wanted = begin();
+      remaking = true;
+      about.setAttribute("aria-busy", "true");
+      try {
+        about.querySelector(":scope > .refusal")?.remove();
+        const made = await read(dataset.name, { ...dataset.source, ...changes }, wanted);
+        if (!wanted()) return;
+        await useDataset(made, wanted); // from here on no request of this page names the one before
+        if (mine === dataset.id) await send("DELETE", `/v1/datasets/${dataset.id}`).catch(() => {});
+        mine = made.id;
+        about.querySelector(".scroll")?.focus({ preventScroll: true });
+      } catch (error) {
+        if (!wanted()) return;
         if (!unlabelled(error)) throw error;
         about.prepend(refusal(error, (members) => remake(dataset, { ...changes, ...members })));
         about.querySelector(".refusal button").focus();
-      });
-      if (!made) return;
-      await useDataset(made); // from here on no request of this page names the one before
-      if (mine === dataset.id) await send("DELETE", `/v1/datasets/${dataset.id}`).catch(() => {});
-      mine = made.id;
-      about.querySelector(".scroll")?.focus({ preventScroll: true });
+      } finally {
+        remaking = false;
+        about.removeAttribute("aria-busy");
+      }
     });
   /** Data is there: where it comes from is folded, and opens again for other data. */
   const fold = () => {
@@ -194,11 +217,11 @@ export async function page(place, { params: [id], onLeave }) {
     source.open = false;
     if (at === document.body || data.contains(at)) summary.focus(); // what was pressed is no longer in sight
   };
-  const use = async (dataset, reasons = null) => {
+  const use = async (dataset, reasons = null, wanted = begin()) => {
     draft.reasons = reasons;
     draft.kept.clear();
-    await useDataset(dataset);
-    fold();
+    await useDataset(dataset, wanted);
+    if (wanted()) fold();
   };
   const drawData = async () => {
     const here = await newestDatasets();
@@ -208,7 +231,7 @@ export async function page(place, { params: [id], onLeave }) {
       tabs(
         "Where the data comes from",
         [
-          ["upload", "Upload a file", () => uploadForm(make)],
+          ["upload", "Upload a file", () => uploadForm(make, begin)],
           ["known", `Datasets here (${known.length}${here.next ? "+" : ""})`, () => datasetList(here, use)],
           [
             "examples",
@@ -561,7 +584,7 @@ export async function page(place, { params: [id], onLeave }) {
   void examine();
   await drawData();
   if (given) {
-    await useDataset(given);
+    await useDataset(given, begin());
     source.open = false;
     source.querySelector("summary").hidden = false;
   }

@@ -22,7 +22,8 @@ const START = 65_536;
 // The decimal marks and those between thousands that a source may say.
 const MARKS = [".", ",", ",.", ".,", ".'", ",'", ", ", ". "];
 
-export function uploadForm(make) {
+/** `begin` is called when a file is asked for, and says later whether it still is; `make` makes a dataset of it then. */
+export function uploadForm(make, begin) {
   const form = h("div", { class: "stack" });
   const zone = dropZone(
     "Choose a file",
@@ -105,11 +106,13 @@ export function uploadForm(make) {
       "Use this data",
       () =>
         attempt(async () => {
+          if (!target.value && !["npz", "images"].includes(type)) throw new Error("Say what is to be predicted.");
+          const wanted = begin();
           go.disabled = true;
           go.textContent = "Uploading…";
           try {
-            if (!target.value && !["npz", "images"].includes(type)) throw new Error("Say what is to be predicted.");
             const { id } = await upload(file);
+            if (!wanted()) return;
             const source =
               type === "npz"
                 ? { type, upload: id, inputs: "x", target: "y" }
@@ -128,7 +131,7 @@ export function uploadForm(make) {
                       ...(marks.decimal === "," ? { decimal: "," } : {}),
                       ...(marks.thousands ? { thousands: marks.thousands } : {}),
                     };
-            await make(name.value.trim() || file.name, source, odd);
+            await make(name.value.trim() || file.name, source, odd, wanted);
           } finally {
             go.disabled = false;
             go.textContent = "Use this data";
