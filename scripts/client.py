@@ -21,7 +21,7 @@ Written by scripts/client.py from asynchronous.py. Change that one, then run scr
 _WORDS: Final = (
     (r"anyio\.to_thread\.run_sync\((\w[\w.]*), ", r"\1("),
     (r"\banyio\.sleep\b", "time.sleep"),
-    (r"with anyio\.CancelScope\(shield=True\):.*\n +", ""),
+    (r"with anyio\.move_on_after\(.*shield=True\):.*\n +", ""),
     (r"^import anyio\n", ""),
     (r"\bhttpx\.ASGITransport\b", "AppTransport"),
     (r"(from service\.client import calls)", r"from service.client.apps import AppTransport\n\1"),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
 
 from tests.live import Server
 
@@ -137,3 +137,8 @@ def wide_net(branches: int) -> dict[str, Any]:
             "forward": [f"x = cat(({called}), dim=1)", "return head(x)"],
         },
     }
+
+
+def csv_file(name: str, content: str | bytes) -> FilePayload:
+    """A table as a browser's chooser takes it."""
+    return {"name": name, "mimeType": "text/csv", "buffer": content.encode() if isinstance(content, str) else content}

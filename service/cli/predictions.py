@@ -177,8 +177,8 @@ def _form(file: Path | None, text: str) -> str:
 def _json_rows(text: str, kind: str) -> Any:
     try:
         if kind == "jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        found = json.loads(text)
+            return [_json(line) for line in text.splitlines() if line.strip()]
+        found = _json(text)
     except ValueError as error:
         say(f"The rows are no JSON: {error}.")
         raise typer.Exit(exits.INVALID) from None
@@ -187,6 +187,11 @@ def _json_rows(text: str, kind: str) -> Any:
     if "inputs" in found:
         return found["inputs"]
     return found if any(isinstance(value, list) for value in found.values()) else [found]  # one row by its columns
+
+
+def _json(text: str) -> Any:
+    """What JSON says, with numbers that are too large to be any, such as 1e999 and Infinity, as texts."""
+    return json.loads(text, parse_float=_finite, parse_constant=lambda word: math.nan if word == "NaN" else word)
 
 
 def _table_rows(text: str, file: str, asked: ModelSignatureView | None, reading: Reading) -> _Given:
@@ -230,7 +235,8 @@ def _table_rows(text: str, file: str, asked: ModelSignatureView | None, reading:
         return None if name in optional and cell.strip().lower() in gone else cell.strip()
 
     rows = [{name: value(name, line[at[name]]) for name in names} for line in shown]
-    odd = [cell for line in rows for name, cell in line.items() if name not in texts and isinstance(cell, str)]
+    given = [cell for line in rows for name, cell in line.items() if name not in texts]
+    odd = [cell for cell in given if isinstance(cell, str) and not isinstance(cell, _TooLarge)]
     decimal = marks.decimal or "."
     if decimal == "." and delimiter != ",":  # the columns that are passed through may show how the file writes numbers
         decimal = _marks_as_trained(delimiter, lines, reading, asked.written).decimal or "."
@@ -283,14 +289,30 @@ def _records(text: str, reading: Reading) -> tuple[str, list[int], list[list[str
     if told is not None:  # an empty line in its place, so that lines keep their numbers
         text = "\n" + text[len(first) :]
     delimiter = reading.delimiter or told or delimiter_of(first)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     places, lines, begins = [], [], 1
-    for line in reader:
-        if line:
-            places.append(begins)
-            lines.append(line)
-        begins = reader.line_num + 1
+    try:
+        for line in reader:
+            if line:
+                places.append(begins)
+                lines.append(line)
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        say(f"Line {begins}: {_quoting(str(error))}")
+        raise typer.Exit(exits.INVALID) from None
     return delimiter, places, lines
+
+
+def _quoting(what: str) -> str:
+    """What is wrong with a record, of what the standard library's parser says, and what would be right."""
+    way = 'A quote that is part of a text is written twice, in quotes, as in "a 6"" pipe".'
+    if "end of data" in what:
+        return f"a quote is opened and never closed. Close it. {way}"
+    if "expected after" in what:
+        return f"a value goes on after its closing quote. {way}"
+    if "field limit" in what:
+        return f"a value is longer than {csv.field_size_limit()} characters. Is a quote left open?"
+    return f"this is no CSV: {what}."
 
 
 def _marks(delimiter: str, rows: Sequence[Sequence[str]], reading: Reading, *, file: str | None = None) -> Marks:
@@ -369,7 +391,7 @@ def _tell_ways(given: _Given) -> None:
 
 def _head(lines: list[list[str]], number: Callable[[str], Any]) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and the lines of numbers: the first line may be either."""
-    if all(isinstance(number(cell), (int, float)) for cell in lines[0]):
+    if all(isinstance(number(cell), (int, float, _TooLarge)) for cell in lines[0]):
         return [f"x{place}" for place in range(len(lines[0]))], lines
     return lines[0], lines[1:]
 
@@ -388,7 +410,16 @@ def _number(cell: str, marks: Marks | None = None, missing: frozenset[str] = fro
         return cell
     if _WHOLE.fullmatch(plain):
         return int(plain)
-    return float(plain) if _DECIMAL.fullmatch(plain) else cell
+    return _finite(plain) if _DECIMAL.fullmatch(plain) else cell
+
+
+class _TooLarge(str):
+    """A number beyond all that can be sent, as it is written: JSON has no infinity, and null would be a gap."""
+
+
+def _finite(text: str) -> float | _TooLarge:
+    number = float(text)
+    return number if math.isfinite(number) else _TooLarge(text)
 
 
 def _fold(row: list[Any], shape: Sequence[int]) -> Any:
@@ -521,7 +552,8 @@ def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool
         case Format.TABLE:
             if not shown:
                 flat = [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
-                head, shown = list(flat[0]), [list(row.values()) for row in flat]
+                head = list(dict.fromkeys(name for row in flat for name in row))
+                shown = [[row.get(name, "") for name in head] for row in flat]
             left_out = max(0, len(head) - _COLUMNS)
             pairs = list(zip(shown, lines, strict=True))
             told = ([*map(_short, before[:_COLUMNS]), *line.values()] for before, line in pairs[:_SHOWN])

@@ -7,7 +7,6 @@ by rules that stand in its help and in docs/guide/client.md. Knows no torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -57,8 +56,6 @@ _OF_DATA: Final = ("auto", "mlp", "catalogue:mlp")
 ENGINES: Final = ("eager", "onnxruntime", "aot_inductor")
 _TOLD_METRICS: Final = ("val_accuracy", "val_r2", "accuracy", "r2", "val_loss", "loss")
 """The first that both versions have is told when an alias moves."""
-_NEEDS: Final = re.compile(r"needs the scope (\w+)(.*)", re.DOTALL)
-"""Within a refusal of a key: the scope, and which key it is that has another one."""
 _OPTIONS: Final = {
     **OPTIONS,
     "/architecture": "--arch",
@@ -351,11 +348,13 @@ def _told_scope(alias: str | None, way: str) -> Iterator[None]:
     try:
         yield
     except Forbidden as refused:
-        told = _NEEDS.search(refused.message)
-        if alias is not None and told is not None:
-            refused.message = f"A training that sets the alias {alias} needs the scope publish{told[2]}"
+        if alias is not None and refused.scope is not None:
+            _, _, key = refused.message.partition("; ")  # which one it is, and what it has
+            refused.message = (
+                f"A training that sets the alias {alias} needs the scope publish{f'; {key}' if key else '.'}"
+            )
             hint = f"Use a key of the scope publish, or {way} to make a version that no alias gets."
-            if told[1] != "publish":  # that of a training, which the key lacks too
+            if refused.scope != "publish":  # that of a training, which the key lacks too
                 hint = f"Use a key of the scope publish; one of the scope train is enough if you {way} too, to make a "
                 hint += "version that no alias gets."
             refused.errors = tuple(replace(entry, hint=hint) for entry in refused.errors)

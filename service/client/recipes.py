@@ -264,12 +264,27 @@ def explained(refused: DatasetRefused, recipe: Recipe, words: Words) -> DatasetR
     return refusals.worded(refused)
 
 
-def say_shape(refused: InvalidInput) -> None:
-    """Say in Python's words how rows are folded, where the server names a member of a source."""
-    refused.errors = tuple(
-        replace(entry, hint=_FOLD.sub(r"Pass shape=\1", entry.hint)) if entry.hint else entry
-        for entry in refused.errors
+def say_in_python(refused: InvalidInput, *, guessed: Plan | None) -> None:
+    """Say in Python's words how rows are folded, and what whole numbers may be, where the server knows no argument.
+
+    Args:
+        refused: what the server says.
+        guessed: the plan that was refused, if the rules found out what its target is.
+    """
+    may_be_numbers = (
+        guessed is not None
+        and guessed.request["objective"]["type"] == "cross_entropy"
+        and target_of(guessed.dataset).dtype == "int"
+        and not target_of(guessed.dataset).classes
     )
+
+    def told(entry: Entry) -> Entry:
+        hint = _FOLD.sub(r"Pass shape=\1", entry.hint) if entry.hint else entry.hint
+        if may_be_numbers and entry.pointer.startswith("/architecture") and entry.got == "[N, 1]":
+            hint = f"{hint or ''} Or pass task='numbers', if the targets are no classes.".strip()
+        return replace(entry, hint=hint)
+
+    refused.errors = tuple(map(told, refused.errors))
     refusals.worded(refused)
 
 
@@ -345,7 +360,12 @@ def is_class(dataset: Dataset, task: Task, target: Mapping[str, Any]) -> bool:
     if task != "auto":
         return task == "classes"
     dtype = target_of(dataset).dtype
-    return dtype == "text" or (dtype == "int" and target["max"] - target["min"] < MOST_CLASSES)
+    return dtype == "text" or (dtype == "int" and are_classes(target["min"], target["max"]))
+
+
+def are_classes(low: float, high: float) -> bool:
+    """Whether whole numbers between these are classes, whatever type they are of: 1.0 is the class 1."""
+    return high - low < MOST_CLASSES
 
 
 def rare_told(target: Mapping[str, Any]) -> str | None:

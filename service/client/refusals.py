@@ -7,6 +7,7 @@ Knows no socket.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar, cast
 
@@ -23,6 +24,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 _ENTRY: Final = ("pointer", "code", "detail", "layer", "hint", "expected", "got")
 _NO_REMEDY: Final = "Mend it at this place."
 """The hint of a server that has none."""
+_SCOPE: Final = re.compile(r'\bscope="([^"]+)"')
+"""Within the challenge of a refused key (RFC 6750): the least scope that is enough."""
 _TOLD: Final = 5
 """So many mistakes are in the text of an exception; all are in its `errors`."""
 
@@ -115,6 +118,9 @@ def refusal(response: httpx.Response) -> ServiceError:
         )
         return _noted(worded(found), response)
     found = of_problem(body, retry_after_s=retry_after(response))
+    if isinstance(found, Forbidden) and found.scope is None:
+        least = _SCOPE.search(response.headers.get("www-authenticate", ""))
+        found.scope = least[1] if least else None
     return _noted(found, response)
 
 

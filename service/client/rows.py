@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from service.client import refusals
-from service.client.recipes import MOST_CLASSES, Task
+from service.client.recipes import Task, are_classes
 from service.errors import Entry, ServiceError, shorten
 from service.schemas.document import nearest_hint
 
@@ -113,10 +113,12 @@ def lines_of(data: Any, target: str | None) -> tuple[bytes, str]:
     return b"".join(orjson.dumps(row, option=option, default=_plain) for row in rows), target
 
 
-def archive_of(data: Any, task: Task = "auto") -> tuple[bytes, list[str] | None] | None:
-    """Examples as an .npz file of arrays `x` and `y`, and the names of the classes that texts as targets are.
+def archive_of(data: Any, task: Task = "auto") -> tuple[bytes, list[str] | None, Task] | None:
+    """Examples as an .npz file of arrays `x` and `y`, the names of the classes that texts as targets are, and the task.
 
-    None where the data are no pair whose inputs are an array, or a tensor, with rows of several dimensions.
+    None where the data are no pair whose inputs are an array, or a tensor, with rows of several dimensions. The task
+    "auto" is decided here, since the targets of a net of numbers are of another shape than classes; but for targets of
+    a shape, whose task the profile tells.
 
     Raises:
         ValueError: there are no rows, not as many targets, or targets without a value.
@@ -137,13 +139,15 @@ def archive_of(data: Any, task: Task = "auto") -> tuple[bytes, list[str] | None]
             raise ValueError("there are targets without a value; leave their rows out")
         names, targets = numpy.unique(targets.astype(str), return_inverse=True)
         classes = names.tolist()
-    elif targets.ndim == 1 and (
-        task == "numbers" or (task == "auto" and (kind == "f" or (kind in "iu" and numpy.ptp(targets) >= MOST_CLASSES)))
-    ):
-        targets = targets.reshape(-1, 1)  # [N, 1]: what a net of numbers answers
+    elif targets.ndim == 1 and kind in "iuf":
+        if task == "auto":
+            whole = bool((targets == numpy.floor(targets)).all())  # false of NaN too
+            task = "classes" if whole and are_classes(targets.min().item(), targets.max().item()) else "numbers"
+        if task == "numbers":
+            targets = targets.reshape(-1, 1)  # [N, 1]: what a net of numbers answers
     content = io.BytesIO()
     numpy.savez(content, x=inputs, y=targets)
-    return content.getvalue(), classes
+    return content.getvalue(), classes, task
 
 
 def _named(inputs: Any, *, numbered: bool = True) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, TypeVar
+from typing import Any, BinaryIO, Final, Literal, Self, TypeVar
 
 import httpx
 from httpx_sse import EventSource
@@ -33,6 +33,8 @@ T = TypeVar("T")
 Body = Mapping[str, Any] | Any
 """A request: plain values, or a pydantic document of `service.schemas`."""
 Page = views.PageView
+_TIDYING_S: Final = 5.0
+"""Seconds after which what a refused or cancelled training has left on a server that does not answer stays there."""
 
 
 class Client:
@@ -167,7 +169,7 @@ class Client:
         reading = dialects.reading_of(
             delimiter=delimiter, decimal=decimal, thousands=thousands, encoding=encoding, missing_texts=missing_texts
         )
-        words = recipes.AsWarnings()
+        words, decided = recipes.AsWarnings(), task
         if isinstance(data, (str, PathLike)):
             path = Path(data)
             kind = dialects.TABLES.get(path.suffix.lower())
@@ -179,7 +181,7 @@ class Client:
             if architecture is None or inputs:
                 way = "say the net that takes such rows, as `architecture`" if not inputs else "they have no columns"
                 raise ValueError(f"the inputs are rows of a shape: {way}")
-            (content, names), learnt = archive, "y"
+            (content, names, decided), learnt = archive, "y"
             told = {"type": "npz", "inputs": "x"} | ({} if names is None else {"classes": names})
             table = dialects.Table(model, told, content, "application/octet-stream")
         else:
@@ -190,7 +192,7 @@ class Client:
             inputs=inputs,
             include=include,
             exclude=exclude,
-            task=task,
+            task=decided,
             architecture=calls.document(architecture),
             epochs=epochs,
             minutes=minutes,
@@ -202,13 +204,14 @@ class Client:
         upload = (self.uploads.add(table.content, media_type=table.media_type)).id
         source = {**table.source, "upload": upload, **({"unlabelled": "skip"} if skip_unlabelled else {})}
         source |= {} if shape is None else {"shape": list(shape)}
+        plan = None
         try:
             plan = self.plan(source, recipe, name=Path(table.name).stem[:63].lower())
             output = recipes.output_of(plan.request, model, alias=alias, if_better=if_better, engine=engine)
             return self.jobs.submit({**plan.request, "output": output})
         except BaseException as error:
             if isinstance(error, InvalidInput):
-                recipes.say_shape(error)
+                recipes.say_in_python(error, guessed=plan if task == "auto" else None)
             self.discard(upload)
             raise
 
@@ -229,19 +232,13 @@ class Client:
         words = words or recipes.AsWarnings()
         made = {**source, "target": recipe.target, "inputs": list(recipe.inputs or ()) or source.get("inputs", "*")}
         try:
-            found = self.datasets.add(made, name=name, wait_s=600)
+            found = self._dataset(made, name)
         except DatasetRefused as refused:
             if not recipes.keeps_missing(refused):
                 raise recipes.explained(refused, recipe, words) from None
             self.discard(made["upload"], datasets_only=True)
             made["missing"] = "keep"
-            try:
-                found = self.datasets.add(made, name=name, wait_s=600)
-            except DatasetRefused as again:
-                raise recipes.explained(again, recipe, words) from None
-        while found.state == "processing":
-            time.sleep(1.0)
-            found = self.datasets.get(found.id)
+            found = self._explained(made, name, recipe, words)
         known = [column.name for column in recipes.inputs_of(found)]
         for option, names in (("exclude", recipe.exclude), ("include", recipe.include)):
             absent = [one for one in names if one not in known]
@@ -263,7 +260,7 @@ class Client:
             self.datasets.delete(found.id)
             if not made["inputs"]:
                 raise recipes.nothing_left(known)
-            found = self.datasets.add(made, name=name, wait_s=600)
+            found = self._explained(made, name, recipe, words)
         if recipe.task == "numbers" and recipes.target_of(found).dtype == "text":
             words.texts(recipe.target)
         classes = recipes.may_be_class(found, recipe.task)
@@ -275,14 +272,38 @@ class Client:
                 words.rare(rare)
         return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
 
+    def _explained(self, source: Mapping[str, Any], name: str, recipe: recipes.Recipe, words: recipes.Words) -> Dataset:
+        """The dataset of a source, whose refusal is told with what to do about it."""
+        try:
+            return self._dataset(source, name)
+        except DatasetRefused as refused:
+            raise recipes.explained(refused, recipe, words) from None
+
+    def _dataset(self, source: Mapping[str, Any], name: str) -> Dataset:
+        """The dataset of a source when it has been read, however long that takes."""
+        found = self.datasets.add(source, name=name, wait_s=600)
+        while found.state == "processing":
+            time.sleep(1.0)
+            found = self.datasets.get(found.id)
+        if found.state == "failed":
+            raise refusals.of_problem({**(found.error or {}), "code": DatasetRefused.code})
+        return found
+
     def discard(self, upload: str, *, datasets_only: bool = False) -> None:
-        """Remove an upload, and what was made of it: a refused dataset too is kept until it is deleted."""
+        """Remove an upload, and what was made of it: a refused dataset too is kept until it is deleted.
+
+        A server that does not answer is given up after some five seconds; `modelyard store gc` removes what stays.
+        """
+        patience = Retry(attempts=2, most_s=_TIDYING_S / 2)
         with suppress(ServiceError):  # this is tidying: what went wrong before is what people have to know
-            for made in (self.datasets.list(limit=200)).data:
+            brisk = Client(self.url, timeout_s=_TIDYING_S / 2, retry=patience, http=self._http)
+            brisk._headers = self._headers
+            for made in (brisk.datasets.list(limit=200)).data:
                 if made.source.get("upload") == upload:
-                    self.datasets.delete(made.id)
+                    with suppress(NotFound):  # an attempt whose answer was lost had removed it
+                        brisk.datasets.delete(made.id)
             if not datasets_only:
-                self.uploads.delete(upload)
+                brisk.uploads.delete(upload)
 
     def predict(
         self, model: str | Job | Version, inputs: Any, *, timeout_s: float | None = None, priority: int | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -285,83 +286,82 @@ def test_no_page_breaks_a_rule_of_accessibility(page: Page, server: Server) -> N
             assert [(place, scheme, one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
-def test_a_key_is_asked_for_once_and_stays_in_the_tab(browser: Browser, tmp_path: Path) -> None:
-    file = tmp_path / "keys.toml"
-    key, stored = keys.make("person", keys.Scope.PUBLISH, now=datetime.now(UTC))
-    keys.write(file, keys.Keys(keys=(stored,)))
-    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
+@contextmanager
+def guarded(folder: Path, *scopes: keys.Scope) -> Iterator[tuple[Server, list[str]]]:
+    """A server that asks for keys, and a key of each scope; it must end well."""
+    file = folder / "keys.toml"
+    made = [keys.make(scope.word, scope, now=datetime.now(UTC)) for scope in scopes]
+    keys.write(file, keys.Keys(keys=tuple(stored for _, stored in made)))
+    server = Server(folder / "store", api_keys_file=str(file)).start()
     try:
-        with opened(browser, guarded.url, interrupted=True) as page:
-            page.goto(f"{guarded.url}/ui/")
-            page.get_by_role("textbox", name="API key").fill(key)
-            page.get_by_role("button", name="Use this key").click()
-            page.get_by_role("button", name="Train an example now").click()
-            expect(page.get_by_role("heading", name="Training of quadratic")).to_contain_text("succeeded")
-            page.reload()
-            expect(page.get_by_role("link", name="Open quadratic/1")).to_be_visible()
-            page.get_by_role("link", name="Open quadratic/1").click()
-            page.get_by_role("tab", name="Files").click()
-            with page.expect_download() as saved:
-                page.get_by_role("button", name="Weights (.safetensors)").click()
-
-            assert Path(saved.value.path()).stat().st_size > 100
-            assert page.context.cookies() == []
-            assert page.evaluate("Object.keys(localStorage).length") == 0
+        yield server, [key for key, _ in made]
     finally:
-        assert guarded.stop() == 0
+        assert server.stop() == 0
+
+
+def test_a_key_is_asked_for_once_and_stays_in_the_tab(browser: Browser, tmp_path: Path) -> None:
+    with (
+        guarded(tmp_path, keys.Scope.PUBLISH) as (server, [key]),
+        opened(browser, server.url, interrupted=True) as page,
+    ):
+        page.goto(f"{server.url}/ui/")
+        page.get_by_role("textbox", name="API key").fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        page.get_by_role("button", name="Train an example now").click()
+        expect(page.get_by_role("heading", name="Training of quadratic")).to_contain_text("succeeded")
+        page.reload()
+        expect(page.get_by_role("link", name="Open quadratic/1")).to_be_visible()
+        page.get_by_role("link", name="Open quadratic/1").click()
+        page.get_by_role("tab", name="Files").click()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Weights (.safetensors)").click()
+
+        assert Path(saved.value.path()).stat().st_size > 100
+        assert page.context.cookies() == []
+        assert page.evaluate("Object.keys(localStorage).length") == 0
 
 
 def test_a_key_of_too_small_a_scope_is_told_which_one_is_needed(browser: Browser, tmp_path: Path) -> None:
     """Once and plainly: the stream of events is not asked for again and again."""
-    file = tmp_path / "keys.toml"
-    small, stored = keys.make("program", keys.Scope.PREDICT, now=datetime.now(UTC))
-    large, other = keys.make("person", keys.Scope.READ, now=datetime.now(UTC))
-    keys.write(file, keys.Keys(keys=(stored, other)))
-    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
-    try:
-        with opened(browser, guarded.url, interrupted=True) as page:
-            asked: list[str] = []
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(f"{guarded.url}/ui/#/jobs")
-            page.get_by_role("textbox", name="API key").fill(small)
-            page.get_by_role("button", name="Use this key").click()
-            expect(page.get_by_role("alert")).to_contain_text("This key may not do that")
-            expect(page.get_by_role("alert")).to_contain_text("Use a key of the scope read.")
-            expect(page.locator("#connection")).to_have_text("This key sees no events")
-            asked.clear()
-            page.wait_for_timeout(1500)  # longer than three of the waits after which a lost stream is tried again
-            assert [url for url in asked if "/v1/" in url] == []
+    with (
+        guarded(tmp_path, keys.Scope.PREDICT, keys.Scope.READ) as (server, [small, large]),
+        opened(browser, server.url, interrupted=True) as page,
+    ):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{server.url}/ui/#/jobs")
+        page.get_by_role("textbox", name="API key").fill(small)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_role("alert")).to_contain_text("This key may not do that")
+        expect(page.get_by_role("alert")).to_contain_text("Use a key of the scope read.")
+        expect(page.locator("#connection")).to_have_text("This key sees no events")
+        asked.clear()
+        page.wait_for_timeout(1500)  # longer than three of the waits after which a lost stream is tried again
+        assert [url for url in asked if "/v1/" in url] == []
 
-            page.get_by_role("button", name="Use another key").click()
-            page.get_by_role("textbox", name="API key").fill(large)
-            page.get_by_role("button", name="Use this key").click()
-            expect(page.get_by_text("No job yet.")).to_be_visible()
-            expect(page.locator("#connection")).to_have_attribute("data-status", "live")
-            page.get_by_role("button", name="Sign out").click()
-            page.get_by_role("button", name="Not now").click()
-            expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
-    finally:
-        assert guarded.stop() == 0
+        page.get_by_role("button", name="Use another key").click()
+        page.get_by_role("textbox", name="API key").fill(large)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.get_by_text("No job yet.")).to_be_visible()
+        expect(page.locator("#connection")).to_have_attribute("data-status", "live")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("button", name="Not now").click()
+        expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
 
 
 def test_a_key_that_may_only_predict_asks_by_name(browser: Browser, tmp_path: Path) -> None:
-    file = tmp_path / "keys.toml"
-    small, stored = keys.make("program", keys.Scope.PREDICT, now=datetime.now(UTC))
-    large, other = keys.make("person", keys.Scope.PUBLISH, now=datetime.now(UTC))
-    keys.write(file, keys.Keys(keys=(stored, other)))
     german = tmp_path / "homes.csv"
     german.write_text("area;town;rent\n" + "".join(f"{30 + n},5;{('Ulm', 'Bonn')[n % 2]};{9 * n}\n" for n in range(60)))
-    guarded = Server(tmp_path / "store", api_keys_file=str(file)).start()
-    try:
-        with guarded.client() as client:
+    with guarded(tmp_path, keys.Scope.PREDICT, keys.Scope.PUBLISH) as (server, [small, large]):
+        with server.client() as client:
             client.headers["Authorization"] = f"Bearer {large}"
             run_job(client, examples.TRAIN)
             outputs = client.post("/predict", json={"model": "quadratic", "inputs": [[0.25]]}).json()["outputs"]
-        with Client(guarded.url, api_key=large) as client:
+        with Client(server.url, api_key=large) as client:
             client.jobs.wait(client.train("homes", german, target="rent", epochs=2, decimal=","))
             ((rent,),) = client.predict("homes", [{"area": 70.5, "town": "Ulm"}]).outputs
-        with opened(browser, guarded.url, interrupted=True) as page:
-            page.goto(f"{guarded.url}/ui/#/models")
+        with opened(browser, server.url, interrupted=True) as page:
+            page.goto(f"{server.url}/ui/#/models")
             page.get_by_role("textbox", name="API key").fill(small)
             page.get_by_role("button", name="Use this key").click()
             page.locator("main").get_by_role("link", name="playground").click()
@@ -401,8 +401,6 @@ def test_a_key_that_may_only_predict_asks_by_name(browser: Browser, tmp_path: Pa
             page.get_by_role("button", name="Show what it takes").click()
             expect(page.get_by_role("alert")).to_contain_text("nix")
             expect(page.locator("[data-answer]")).to_have_count(0)
-    finally:
-        assert guarded.stop() == 0
 
 
 def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: Server) -> None:

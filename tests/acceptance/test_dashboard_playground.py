@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from service.schemas import examples
-from tests.browser import ADAM, LINEAR, PICTURE, go, opened, wide_net
+from tests.browser import ADAM, LINEAR, PICTURE, csv_file, go, opened, wide_net
 from tests.live import Server, run_job, wait_for
 
 
@@ -267,9 +267,7 @@ def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(
     two = f'{head}Süd;"eins; ""zwei""\r\ndrei";30,25;k.A.\r\n\r\nNord;;40;7'
 
     def drop(page: Page, content: str, encoding: str = "utf-8") -> None:
-        page.get_by_label("Choose a CSV file").set_input_files(
-            {"name": "neu (1).csv", "mimeType": "text/csv", "buffer": content.encode(encoding)}
-        )
+        page.get_by_label("Choose a CSV file").set_input_files(csv_file("neu (1).csv", content.encode(encoding)))
 
     with opened(browser, server.url, interrupted=True) as page:
         go(page, server, "#/playground/mietspiegel")

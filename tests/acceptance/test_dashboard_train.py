@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from service.schemas import examples
-from tests.browser import go, opened
+from tests.browser import csv_file, go, opened
 from tests.live import Server, run_job, wait_for
 
 
@@ -32,7 +32,7 @@ def flats(constant: int = 0) -> bytes:
 def choose(page: Page, name: str, content: bytes) -> None:
     """Choose a file on the page, which then shows how it may be read."""
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files({"name": name, "mimeType": "text/csv", "buffer": content})
+    page.get_by_label("Choose a file").set_input_files(csv_file(name, content))
     expect(page.get_by_role("button", name="Use this data")).to_be_visible()
 
 
@@ -51,7 +51,7 @@ def test_a_wrong_document_and_a_wrong_request_are_mended_by_their_hints(browser:
         go(page, server, "#/train")
         page.get_by_role("tab", name="Upload a file").click()
         page.get_by_label("Choose a file").set_input_files(
-            {"name": "flowers.csv", "mimeType": "text/csv", "buffer": f"number;length;colour;kind\n{rows}\n".encode()}
+            csv_file("flowers.csv", f"number;length;colour;kind\n{rows}\n")
         )
         expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
         page.get_by_role("checkbox", name="number", exact=True).uncheck()
@@ -93,9 +93,7 @@ def test_a_table_of_a_spreadsheet_is_read_trained_and_asked(page: Page, server: 
     text = "\r\n".join(["\ufeffStadtteil;Fläche;Baujahr;Miete", *rows, ""])
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": "mieten.csv", "mimeType": "text/csv", "buffer": text.encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file("mieten.csv", text))
     expect(page.get_by_label("Numbers are written as")).to_have_value("1234,56")
     page.get_by_role("button", name="Use this data").click()
     expect(page.get_by_role("region", name="Columns")).to_contain_text("20.5 to 79.5")
@@ -124,9 +122,7 @@ def test_what_is_typed_is_what_is_trained_also_after_the_net_was_made_to_fit(pag
     rows = "".join(f"{number / 7:.2f},kind {number * 7 % 30},{number % 5}.5\n" for number in range(60))
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": "flats.csv", "mimeType": "text/csv", "buffer": f"area,kind,price\n{rows}".encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file("flats.csv", f"area,kind,price\n{rows}"))
     with page.expect_response(lambda answer: "dry_run" in answer.url and len(answer.json()["warnings"]) == 0):
         page.get_by_role("button", name="Use this data").click()
     page.get_by_label("Name of the model").fill("casa")
@@ -156,9 +152,7 @@ def test_a_file_of_windows_with_odd_cells_is_read_and_a_spreadsheet_is_not(page:
     chooser = page.get_by_label("Choose a file")
     chooser.set_input_files({"name": "prüfung.xlsx", "mimeType": "application/zip", "buffer": b"PK"})
     expect(page.get_by_role("alert")).to_contain_text('in Excel, as "CSV UTF-8"')
-    chooser.set_input_files(
-        {"name": "Prüfung.csv", "mimeType": "text/csv", "buffer": f"Fläche;Größe;Preis\n{rows}".encode("cp1252")}
-    )
+    chooser.set_input_files(csv_file("Prüfung.csv", f"Fläche;Größe;Preis\n{rows}".encode("cp1252")))
     expect(page.get_by_label("Name", exact=True)).to_have_value("pruefung")
     expect(page.get_by_label("Texts that mean a missing value")).to_have_value("k.A.")
     page.get_by_role("button", name="Use this data").click()
@@ -173,9 +167,7 @@ def test_texts_that_make_a_column_of_numbers_one_of_texts_are_read_as_missing_at
     rows = "".join(f"{'k.A.' if i % 20 == 0 else i};{'?!' if i == 7 else i / 4};{2 * i}\n" for i in range(60))
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": "gaps.csv", "mimeType": "text/csv", "buffer": f"age;size;price\n{rows}".encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file("gaps.csv", f"age;size;price\n{rows}"))
     page.get_by_label("Texts that mean a missing value").fill("")
     page.get_by_role("button", name="Use this data").click()
     columns = page.get_by_role("region", name="Columns").get_by_role("row")
@@ -200,9 +192,7 @@ def test_marks_between_thousands_are_found_and_else_asked_about(page: Page, serv
     """Where a choice makes texts of numbers, nothing is trained before somebody has said how these are meant."""
 
     def chosen(name: str, rows: str) -> None:
-        page.get_by_label("Choose a file").set_input_files(
-            {"name": name, "mimeType": "text/csv", "buffer": f"size;price\n{rows}".encode()}
-        )
+        page.get_by_label("Choose a file").set_input_files(csv_file(name, f"size;price\n{rows}"))
 
     rows = "".join(f"{i},5;{1 + i % 9}.{100 + i},08\n" for i in range(60))
     train = page.get_by_role("button", name="Train", exact=True)
@@ -276,9 +266,7 @@ def test_columns_that_are_no_help_are_left_out_and_others_can_be(page: Page, ser
     expect(page.get_by_label("Objective")).to_have_count(0)
     expect(page.get_by_text("Choose data first: objective, epochs")).to_be_visible()
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": "sizes.csv", "mimeType": "text/csv", "buffer": f"id,length,same,note,weight\n{rows}\n".encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file("sizes.csv", f"id,length,same,note,weight\n{rows}\n"))
     for name, taken, reason in (
         ("id", False, "Seems to number the rows."),
         ("length", True, ""),
@@ -317,16 +305,12 @@ def test_numbers_with_a_unit_are_told_and_classes_of_one_row(page: Page, server:
     page.get_by_role("tab", name="Upload a file").click()
     chooser = page.get_by_label("Choose a file")
     names = "nr;size;cost;price;kind"
-    chooser.set_input_files(
-        {"name": "title.csv", "mimeType": "text/csv", "buffer": f"Report;;;;;;\n{names};;\n{rows}".encode()}
-    )
+    chooser.set_input_files(csv_file("title.csv", f"Report;;;;;;\n{names};;\n{rows}"))
     expect(page.get_by_label("Texts that mean a missing value")).to_have_value("")
     expect(page.get_by_label("What is to be predicted")).to_have_value("Report")
-    chooser.set_input_files({"name": "ends.csv", "mimeType": "text/csv", "buffer": f"{names};;\n{rows}".encode()})
+    chooser.set_input_files(csv_file("ends.csv", f"{names};;\n{rows}"))
     expect(page.get_by_label("What is to be predicted")).to_have_value("kind")
-    chooser.set_input_files(
-        {"name": "euros.csv", "mimeType": "text/csv", "buffer": f"{names}\n{rows.replace(';;', '')}".encode()}
-    )
+    chooser.set_input_files(csv_file("euros.csv", f"{names}\n{rows.replace(';;', '')}"))
     expect(page.get_by_role("checkbox", name="price")).not_to_be_checked()
     page.get_by_role("button", name="Use this data").click()
     told = page.get_by_role("complementary", name="Check and train")
@@ -362,9 +346,7 @@ def test_classes_of_few_rows_are_weighed_and_held_out_like_others(page: Page, se
     rows = "".join(f"{i},{i / 7},{'yes' if i % 15 == 0 else 'no'}\n" for i in range(120))
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": "churn.csv", "mimeType": "text/csv", "buffer": f"id,usage,left\n{rows}".encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file("churn.csv", f"id,usage,left\n{rows}"))
     page.get_by_role("button", name="Use this data").click()
     warning = page.get_by_role("region", name="1 Data").get_by_role("listitem").filter(has_text="of the class")
     expect(warning).to_contain_text("112 rows are of the class 'no', 8 of the class 'yes'.")
@@ -445,9 +427,7 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
             page.route("**/v1/datasets", slowly)
             if name == "slow":
                 unfold(page, "Other data")
-            chooser.set_input_files(
-                {"name": f"{name}.csv", "mimeType": "text/csv", "buffer": f"age,price\n{rows}".encode()}
-            )
+            chooser.set_input_files(csv_file(f"{name}.csv", f"age,price\n{rows}"))
             page.get_by_label("Texts that mean a missing value").fill("")
             page.get_by_role("button", name="Use this data").click()
             expect(page.get_by_role("alert")).to_contain_text("A value is missing")
@@ -462,9 +442,7 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
 
         swapped = rows.replace(",\n", ",k.A.\n")
         unfold(page, "Other data")
-        chooser.set_input_files(
-            {"name": "both.csv", "mimeType": "text/csv", "buffer": f"age,price\n{swapped}".encode()}
-        )
+        chooser.set_input_files(csv_file("both.csv", f"age,price\n{swapped}"))
         page.get_by_label("Texts that mean a missing value").fill("")
         page.get_by_role("button", name="Use this data").click()
         page.get_by_role("button", name="Read “k.A.” as missing").first.click()
@@ -491,9 +469,7 @@ def test_a_line_that_says_what_parts_the_values_is_believed(page: Page, server: 
     text = "\r\n".join(lines).replace(";", sign).replace(f"c{sign} d", "c; d")
     go(page, server, "#/train")
     page.get_by_role("tab", name="Upload a file").click()
-    page.get_by_label("Choose a file").set_input_files(
-        {"name": f"{name}.csv", "mimeType": "text/csv", "buffer": f"\ufeffsep={sign}\r\n{text}".encode()}
-    )
+    page.get_by_label("Choose a file").set_input_files(csv_file(f"{name}.csv", f"\ufeffsep={sign}\r\n{text}"))
     expect(page.get_by_label("What is to be predicted")).to_have_value("price")
     expect(page.get_by_role("checkbox", name="id", exact=True)).not_to_be_checked()
     page.get_by_role("button", name="Use this data").click()

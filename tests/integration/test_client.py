@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import io
 import re
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from service import keys
 from service.client import AsyncClient, Client, Dataset
 from service.client.calls import Call
 from service.errors import (
     DatasetRefused,
     DeadlinePassed,
     DigestMismatch,
+    Forbidden,
     IdempotencyMismatch,
     InvalidInput,
     JobFailed,
@@ -302,6 +310,17 @@ def pictures() -> tuple[Any, Any]:
     return pixels, labels
 
 
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """The server takes connections, and answers nothing."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
 class TestTraining:
     def test_a_list_of_objects_is_trained_on_by_the_rules_of_the_command(self, yard: Client) -> None:
         with pytest.warns(UserWarning, match=r"Left out: id \(numbers the rows\)"):
@@ -346,6 +365,46 @@ class TestTraining:
         assert done.metrics["last"]["val_accuracy"] > 0.9
         assert done.spec["split"] == {"type": "stratified", "validation": 0.2}
         assert answer.labels == [str(label) for label in classes[:4]]
+
+    @pytest.mark.parametrize(
+        ("step", "kind"), [(1, "cross_entropy"), (40, "mse"), (0.5, "mse")], ids=["near", "far", "parts"]
+    )
+    def test_what_targets_are_goes_by_their_values_in_tables_and_pictures_alike(
+        self, yard: Client, step: float, kind: str
+    ) -> None:
+        pixels, labels = pictures()
+        targets = labels * float(step)
+        net = {**PICTURES, "root": {"type": "Sequential", "layers": [*LAYERS, {"type": "Linear", **WIDTH}]}}
+        pictured = yard.train(
+            "py-by-value", (pixels, targets), architecture=PICTURES if step == 1 else net, epochs=1, alias=None
+        )
+        tabular = yard.train("py-by-value", (pixels.reshape(60, -1), targets), epochs=1, alias=None)
+        found = [yard.jobs.wait(job, timeout_s=60) for job in (pictured, tabular)]
+
+        assert [job.spec["objective"] for job in found] == [{"type": kind}] * 2
+        if step == 1:
+            assert set(yard.predict(pictured, pixels).labels or ()) <= {"0", "1"}
+            columns = yard.datasets.get(pictured.dataset["id"]).columns if pictured.dataset else []
+            assert [column.shape for column in columns if column.role == "target"] == [[]]
+            with pytest.raises(InvalidInput, match="Or pass task='numbers', if the targets are no classes"):
+                yard.train("py-by-value", (pixels, targets), architecture=net)
+        numbers = yard.train("py-by-value", (pixels, targets), architecture=net, task="numbers", epochs=1, alias=None)
+        assert yard.jobs.wait(numbers, timeout_s=60).spec["objective"] == {"type": "mse"}
+
+    def test_a_table_that_takes_long_to_read_is_waited_for_each_time(self, shared_server: Server) -> None:
+        def impatient(request: httpx.Request) -> None:
+            request.headers["Prefer"] = "wait=0"  # as if ten minutes had passed
+
+        with httpx.Client(event_hooks={"request": [impatient]}, timeout=60) as http:
+            yard = Client(shared_server.url, http=http)
+            rows = [{"a": n % 7, "id": n, "text": f"t{n}", "y": 2.5 * n} for n in range(4000)]
+            with pytest.warns(UserWarning, match="Left out"):
+                job = yard.train("py-slow", rows, "y", epochs=1, alias=None)
+            columns = yard.datasets.get(job.dataset["id"]).columns if job.dataset else []
+            with pytest.raises(DatasetRefused, match="or pass skip_unlabelled=True to leave their rows out"):
+                yard.train("py-slow", [*rows, {**rows[0], "y": None}], "y", epochs=1, alias=None)
+
+        assert [column.name for column in columns if column.role == "input"] == ["a"]
 
     def test_flat_rows_are_folded_for_a_net_that_takes_pictures(self, yard: Client) -> None:
         pixels, labels = pictures()
@@ -464,6 +523,36 @@ class TestTraining:
 
         assert anyio.run(cancel) == (1, set())
 
+    def test_a_training_that_is_cancelled_ends_soon_although_the_server_does_not_answer(
+        self, make_server: Callable[..., Server]
+    ) -> None:
+        server = make_server()
+        rows = [{"a": n, "b": n % 7, "y": 2.5 * n} for n in range(50_000)]
+
+        async def cancel() -> bool:
+            async with AsyncClient(server.url) as client, AsyncClient(server.url) as other:
+                training = asyncio.create_task(client.train("cancelled", rows, "y"))
+                while not (await other.datasets.list()).data:  # then its upload is known to the client
+                    await asyncio.sleep(0.01)
+                with stopped(server):
+                    assert not training.done()
+                    training.cancel()
+                    ended, _ = await asyncio.wait({training}, timeout=15)
+                await asyncio.wait({training}, timeout=30)
+                return ended == {training} and training.cancelled()
+
+        assert asyncio.run(cancel())
+
+    def test_what_is_left_on_a_server_that_does_not_answer_is_soon_given_up(
+        self, make_server: Callable[..., Server]
+    ) -> None:
+        server = make_server()
+        with Client(server.url, timeout_s=4) as client, stopped(server):
+            began = time.monotonic()
+            client.discard("up_" + "0" * 32)
+
+            assert time.monotonic() - began < 8
+
 
 class TestFiles:
     def test_an_upload_is_streamed_and_its_digest_checked(self, yard: Client, tmp_path: Path) -> None:
@@ -518,3 +607,12 @@ def test_a_dataset_shows_itself_in_a_notebook(yard: Client) -> None:
     assert isinstance(dataset, Dataset)
     assert "200 rows, ready" in dataset._repr_html_()
     assert len(yard.datasets.preview(dataset.id, limit=3).rows) == 3
+
+
+def test_a_key_of_a_lesser_scope_is_told_which_one_is_enough_as_data(make_server: Callable[..., Server]) -> None:
+    key, stored = keys.make("reader", keys.Scope.READ, now=datetime.now(UTC))
+    server = make_server(api_keys=f"[{stored.model_dump_json()}]")
+    with Client(server.url, api_key=key) as client, pytest.raises(Forbidden) as refused:
+        client.jobs.submit(examples.TRAIN)
+
+    assert refused.value.scope == "train"

@@ -32,7 +32,7 @@ from service import __version__, keys
 from service.cli import app, training
 from service.cli.session import exit_code
 from service.client import Client, recipes
-from service.errors import Draining, Forbidden, Overloaded, Unauthenticated
+from service.errors import Draining, Entry, Forbidden, Overloaded, Unauthenticated
 from service.schemas import engines, examples, versions
 from tests.live import Server, run_job, wait_for
 
@@ -807,6 +807,56 @@ class TestFromDataToPredictions:
             Literal[name] for name in training.ENGINES
         }
 
+    def test_an_open_quote_in_a_file_of_rows_is_told_with_its_line(
+        self, run: Command, flower_job: Any, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "open.csv"
+        head, row = ",".join([*HEADS, "garden"]), "5.1,3.5,1.4,0.2,north"
+        way = 'A quote that is part of a text is written twice, in quotes, as in "a 6"" pipe".\n'
+
+        path.write_text(f'{head}\n{row}\n5.1,3.5,1.4,0.2,"north\n{row}\n{row}\n')
+        assert run("predict", "flowers", path, code=7).stderr == (
+            f"Line 3: a quote is opened and never closed. Close it. {way}"
+        )
+        run("train", path, "--target", "garden", "--model", "open", code=7)
+        path.write_text(f'{head}\n5.1,3.5,1.4,0.2,"no"rth\n')
+        assert run("predict", "flowers", path, code=7).stderr == (
+            f"Line 2: a value goes on after its closing quote. {way}"
+        )
+        path.write_text(f'{head}\n{row}\n5.1,3.5,1.4,0.2,"{"x" * 200_000}"\n')
+        assert run("predict", "flowers", path, code=7).stderr == (
+            "Line 3: a value is longer than 131072 characters. Is a quote left open?\n"
+        )
+
+    def test_a_number_too_large_to_be_one_is_named_and_no_missing_value(
+        self, run: Command, flower_job: Any, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "large.csv"
+        path.write_text(",".join([*HEADS, "garden"]) + "\n5.1,1e999,1.4,0.2,north\n5.1,3.5,-1E400,0.2,north\n")
+        rows = '[[5.1, 1e999, 1.4, 0.2, "north"], [5.1, 3.5, -Infinity, 0.2, "north"]]'
+
+        assert run("predict", "flowers", path, code=7).stderr.splitlines()[1:] == [
+            "Line 2 ('1e999'): Column 'sepal_width' takes numbers. Expected a number.",
+            "Line 3 ('-1E400'): Column 'petal_length' takes numbers. Expected a number.",
+        ]
+        assert run("predict", "flowers", "--inputs", rows, code=7).stderr.splitlines()[1:] == [
+            "Row 1 ('1e999'): Column 'sepal_width' takes numbers. Expected a number.",
+            "Row 2 ('-Infinity'): Column 'petal_length' takes numbers. Expected a number.",
+        ]
+
+    def test_rows_of_json_are_shown_under_their_names_in_whatever_order_they_have_them(
+        self, run: Command, flower_job: Any
+    ) -> None:
+        rows = [
+            {"garden": "north", "petal_width": 0.2, "petal_length": 1.4, "sepal_length": 5.1, "sepal_width": None},
+            {"sepal_length": 6.1, "sepal_width": 3.25, "petal_length": 4.7, "petal_width": 1.2, "garden": "south"},
+        ]
+        head, _, first, second = run("predict", "flowers", "--inputs", json.dumps(rows)).stdout.splitlines()[1:5]
+
+        assert head.split()[:5] == ["garden", "petal_width", "petal_length", "sepal_length", "sepal_width"]
+        assert first.split()[:5] == ["north", "0.2", "1.4", "5.1", "setosa"]
+        assert second.split()[:5] == ["south", "1.2", "4.7", "6.1", "3.25"]
+
     def test_rows_of_json_are_told_by_their_number(self, run: Command, flower_job: Any) -> None:
         rows = [[5.1, 3.5, 1.4, 0.2, "north"], [99, 3.5, 1.4, 0.2, "north"], [5, 3, "x", 0.2, "north"]]
         refused = run("predict", "flowers", "--inputs", json.dumps(rows), code=7).stderr
@@ -1315,6 +1365,17 @@ class TestKeysOfALesserScope:
             "This needs the scope read; the key 'predict' has predict. Use a key of the scope read.\n"
         )
 
+    def test_the_hint_does_not_hang_on_the_words_of_the_server(self) -> None:
+        refused = Forbidden("Not with this key.", scope="publish")
+        refused.errors = (Entry("", "forbidden", refused.message, hint=refused.hint),)
+        with pytest.raises(Forbidden) as told, training._told_scope("champion", "pass --alias ''"):
+            raise refused
+
+        assert told.value.message == "A training that sets the alias champion needs the scope publish."
+        assert told.value.errors[0].hint == (
+            "Use a key of the scope publish, or pass --alias '' to make a version that no alias gets."
+        )
+
 
 class TestKeysFile:
     def test_every_command_answers_programs_and_only_those_that_make_a_key_show_one(
@@ -1364,6 +1425,78 @@ class TestSettings:
             str(tmp_path / "yard.toml"),
         )
         assert "secret" not in done.stdout
+
+    @pytest.mark.parametrize("command", ["serve", "config show", "store rebuild"])
+    @pytest.mark.parametrize(
+        ("settings", "told"),
+        [
+            pytest.param(
+                {"allowed_hosts": "example.org, b", "trusted_proxies": "[10.0.0.1]"},
+                "MODELYARD_TRUSTED_PROXIES (from environment): this is no JSON list. Write it as '[\"10.0.0.1\"]'.\n"
+                "MODELYARD_ALLOWED_HOSTS (from environment): this is no JSON list. "
+                'Write it as \'["example.org", "b"]\'.\n',
+                id="a list that is none",
+            ),
+            pytest.param(
+                {"config": "broken.toml"},
+                "MODELYARD_CONFIG: broken.toml is no TOML: invalid value (at line 1, column 8). "
+                "Write a setting a line, such as port = 8000.\n",
+                id="no TOML",
+            ),
+            pytest.param(
+                {"config": "gone.toml"},
+                "MODELYARD_CONFIG: there is no file gone.toml. Correct its path, or unset MODELYARD_CONFIG.\n",
+                id="no file",
+            ),
+            pytest.param(
+                {"config": "folder"},
+                "MODELYARD_CONFIG: there is no file folder. Correct its path, or unset MODELYARD_CONFIG.\n",
+                id="a folder",
+            ),
+            pytest.param(
+                {"config": "latin.toml"},
+                "MODELYARD_CONFIG: latin.toml cannot be read: it is no text in UTF-8. Name a TOML file in UTF-8.\n",
+                id="another encoding",
+            ),
+            pytest.param(
+                {"config": "unknown.toml"},
+                "portt (from unknown.toml): there is no such setting. Did you mean 'port'?\n"
+                "MODELYARD_HOST (from unknown.toml): there is no such setting. Did you mean 'host'?\n"
+                "server (from unknown.toml): there is no such setting. Remove it, or correct its name: "
+                "docs/reference/settings.md has them all.\n",
+                id="unknown names",
+            ),
+            pytest.param(
+                {"config": "values.toml"},
+                "MODELYARD_PORT (from values.toml): Input should be less than or equal to 65535.\n"
+                'MODELYARD_ALLOWED_HOSTS (from values.toml): Write it as a list: ["x"].\n'
+                "MODELYARD_JOB_DEVICES (from values.toml), entry 2: String should match pattern "
+                "'^cuda:[0-9]{1,2}$'.\n",
+                id="wrong values",
+            ),
+        ],
+    )
+    def test_a_wrong_setting_is_one_line_with_what_would_be_right(
+        self, tmp_path: Path, command: str, settings: dict[str, str], told: str
+    ) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "broken.toml").write_text("port = \n")
+        (tmp_path / "latin.toml").write_bytes('host = "größe"\n'.encode("latin-1"))
+        (tmp_path / "unknown.toml").write_text('portt = 1\nMODELYARD_HOST = "x"\n[server]\nport = 1\n')
+        (tmp_path / "values.toml").write_text('port = 70000\nallowed_hosts = "x"\njob_devices = ["cuda:0", "gpu"]\n')
+        done = modelyard(*command.split(), folder=tmp_path, **settings)
+
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+    def test_a_wrong_list_in_the_file_of_the_folder_is_told_with_that_file(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("MODELYARD_ALLOWED_HOSTS=example.org\n")
+        done = modelyard("config", "show", folder=tmp_path)
+
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"MODELYARD_ALLOWED_HOSTS (from {tmp_path / '.env'}): this is no JSON list. "
+            "Write it as '[\"example.org\"]'.\n",
+        )
 
 
 class TestExitCodes:

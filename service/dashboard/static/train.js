@@ -166,9 +166,14 @@ export async function page(place, { params: [id], onLeave }) {
     if (dataset.state === "failed") throw new Problem(422, dataset.error);
     return dataset;
   };
-  const make = async (name, source, reasons = null, wanted = begin()) => {
+  /** `source`, or what is awaited for it: a file is on its way. */
+  const make = async (name, coming, reasons = null) => {
+    const wanted = begin();
+    let source = null;
     replace(about, h("p", { class: "empty" }, "Reading the data…"));
     try {
+      source = await coming;
+      if (!wanted()) return;
       const dataset = await read(name, source, wanted);
       if (!wanted()) return;
       mine = dataset.id;
@@ -231,7 +236,7 @@ export async function page(place, { params: [id], onLeave }) {
       tabs(
         "Where the data comes from",
         [
-          ["upload", "Upload a file", () => uploadForm(make, begin)],
+          ["upload", "Upload a file", () => uploadForm(make)],
           ["known", `Datasets here (${known.length}${here.next ? "+" : ""})`, () => datasetList(here, use)],
           [
             "examples",

@@ -22,8 +22,7 @@ const START = 65_536;
 // The decimal marks and those between thousands that a source may say.
 const MARKS = [".", ",", ",.", ".,", ".'", ",'", ", ", ". "];
 
-/** `begin` is called when a file is asked for, and says later whether it still is; `make` makes a dataset of it then. */
-export function uploadForm(make, begin) {
+export function uploadForm(make) {
   const form = h("div", { class: "stack" });
   const zone = dropZone(
     "Choose a file",
@@ -102,36 +101,33 @@ export function uploadForm(make, begin) {
         .split(";")
         .map((one) => one.trim())
         .filter(Boolean);
+    const sourceOf = ({ id }) => {
+      if (type === "npz") return { type, upload: id, inputs: "x", target: "y" };
+      if (type === "images")
+        return { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) };
+      return {
+        type,
+        upload: id,
+        inputs: columns?.some((column) => column !== target.value && left.has(column))
+          ? columns.filter((column) => column !== target.value && !left.has(column))
+          : "*",
+        target: target.value,
+        missing: "keep",
+        ...(missingTexts().length ? { missing_texts: missingTexts() } : {}),
+        ...(delimiter && delimiter !== "," ? { delimiter } : {}),
+        ...(marks.decimal === "," ? { decimal: "," } : {}),
+        ...(marks.thousands ? { thousands: marks.thousands } : {}),
+      };
+    };
     const go = button(
       "Use this data",
       () =>
         attempt(async () => {
           if (!target.value && !["npz", "images"].includes(type)) throw new Error("Say what is to be predicted.");
-          const wanted = begin();
           go.disabled = true;
           go.textContent = "Uploading…";
           try {
-            const { id } = await upload(file);
-            if (!wanted()) return;
-            const source =
-              type === "npz"
-                ? { type, upload: id, inputs: "x", target: "y" }
-                : type === "images"
-                  ? { type, upload: id, ...(size.value ? { size: [Number(size.value), Number(size.value)] } : {}) }
-                  : {
-                      type,
-                      upload: id,
-                      inputs: columns?.some((column) => column !== target.value && left.has(column))
-                        ? columns.filter((column) => column !== target.value && !left.has(column))
-                        : "*",
-                      target: target.value,
-                      missing: "keep",
-                      ...(missingTexts().length ? { missing_texts: missingTexts() } : {}),
-                      ...(delimiter && delimiter !== "," ? { delimiter } : {}),
-                      ...(marks.decimal === "," ? { decimal: "," } : {}),
-                      ...(marks.thousands ? { thousands: marks.thousands } : {}),
-                    };
-            await make(name.value.trim() || file.name, source, odd, wanted);
+            await make(name.value.trim() || file.name, upload(file).then(sourceOf), odd);
           } finally {
             go.disabled = false;
             go.textContent = "Use this data";

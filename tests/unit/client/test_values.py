@@ -26,31 +26,31 @@ from tests.answers import alias_view, job_view, prediction_view
 
 
 @pytest.mark.parametrize(
-    ("targets", "task", "expected", "classes"),
+    ("targets", "task", "expected", "classes", "found_task"),
     [
-        pytest.param([0, 1], "auto", [0, 1], None, id="classes"),
-        pytest.param(torch.tensor([0, 1]), "auto", [0, 1], None, id="a tensor"),
-        pytest.param([[0], [40]], "auto", [[0], [40]], None, id="numbers far from each other"),
-        pytest.param([0, 40], "classes", [0, 40], None, id="as classes all the same"),
-        pytest.param([0.5, 1], "auto", [[0.5], [1]], None, id="numbers"),
-        pytest.param([0, 1], "numbers", [[0], [1]], None, id="as numbers all the same"),
-        pytest.param([True, False], "auto", [1, 0], None, id="truths"),
-        pytest.param(pd.Series(["no", "a"]), "auto", [1, 0], ["a", "no"], id="texts"),
+        pytest.param([0, 1], "auto", [0, 1], None, "classes", id="classes"),
+        pytest.param(torch.tensor([0, 1]), "auto", [0, 1], None, "classes", id="a tensor"),
+        pytest.param([0.0, 1.0], "auto", [0, 1], None, "classes", id="whole numbers of another type"),
+        pytest.param([[0], [40]], "auto", [[0], [40]], None, "numbers", id="numbers far from each other"),
+        pytest.param([0.0, 40.0], "auto", [[0], [40]], None, "numbers", id="whole numbers far from each other"),
+        pytest.param(np.array([-100, 127], "i1"), "auto", [[-100], [127]], None, "numbers", id="numbers of few bits"),
+        pytest.param([0, 40], "classes", [0, 40], None, "classes", id="as classes all the same"),
+        pytest.param([0.5, 1], "auto", [[0.5], [1]], None, "numbers", id="numbers"),
+        pytest.param([0, 1], "numbers", [[0], [1]], None, "numbers", id="as numbers all the same"),
+        pytest.param([[0, 1], [1, 0]], "auto", [[0, 1], [1, 0]], None, "auto", id="targets of a shape"),
+        pytest.param([True, False], "auto", [1, 0], None, "classes", id="truths"),
+        pytest.param(pd.Series(["no", "a"]), "auto", [1, 0], ["a", "no"], "auto", id="texts"),
     ],
 )
 def test_arrays_with_rows_of_a_shape_become_an_archive(
-    targets: object, task: Task, expected: object, classes: object
+    targets: object, task: Task, expected: object, classes: object, found_task: Task
 ) -> None:
     found = archive_of((np.zeros((2, 3, 4), np.float32), targets), task)
     assert found is not None
     arrays = np.load(io.BytesIO(found[0]))
 
-    assert (arrays["x"].shape, arrays["x"].dtype, arrays["y"].tolist(), found[1]) == (
-        (2, 3, 4),
-        np.float32,
-        expected,
-        classes,
-    )
+    assert (arrays["x"].shape, arrays["x"].dtype, arrays["y"].tolist()) == ((2, 3, 4), np.float32, expected)
+    assert found[1:] == (classes, found_task)
 
 
 def test_an_archive_has_a_target_for_each_row_and_flat_rows_make_none() -> None:
