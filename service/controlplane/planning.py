@@ -128,6 +128,10 @@ class _Refusals:
         self._found.append(error)
         return True
 
+    def add(self, others: _Refusals) -> None:
+        """Tell others behind these."""
+        self._found += others._found
+
     def together(self) -> ServiceError:
         """The only refusal as it is; several as one: of a wrong request, where anything but the state is wrong."""
         first = self._found[0]
@@ -238,9 +242,9 @@ class Planner:
             given: its architecture.
             found: gets what does not agree, instead of an error, and then nothing is kept.
         """
-        refusals = _Refusals()
+        refusals, of_data = _Refusals(), _Refusals()
         dataset = None
-        with refusals:
+        with of_data:
             dataset = self._intake.of_job(spec.dataset, at="/dataset")
         with refusals:
             net = self._sized(given, spec, dataset) if isinstance(given, Unsized) else given
@@ -256,6 +260,7 @@ class Planner:
                 raise _refusal([Entry(at, "nothing-to-train", detail, hint=hint)], detail)
             beginning = self._beginning(spec, rows, lineage)
             odd += _frozen_and_new(held, rows, lineage, beginning)
+        refusals.add(of_data)
         unable = [*_unmeasured(spec.output, spec), *_no_device(spec, self._resources.devices), *_no_engine(spec.output)]
         if refusals:  # without a net or without data there is nothing to compare
             with refusals:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from service.engine.examples import open_dataset, split_rows
 from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
-from service.engine.suitability import row_shapes, step_mistakes
+from service.engine.suitability import doubtful_columns, row_shapes, step_mistakes
 from service.engine.targets import (
     NET,
     Size,
@@ -83,6 +83,11 @@ def agree(
     found += _pattern_mistakes(config, judgement.architecture)
     warnings = [*_loss_warnings(judgement.architecture.root, config.objective), *leaks]
     warnings += [Entry(**{**told, "pointer": "/dataset"}) for told in manifest.warnings]
+    if not found and manifest.size_bytes <= _LOOKED_THROUGH and not _normalizes(judgement):
+        for name, part in examples.parts or ((None, examples),):
+            own = [step for step in config.preprocessing if name is None or step.input in (None, name)]
+            doubtful = doubtful_columns(part, own, config.objective, name=name)
+            warnings += [told for told in doubtful if told not in warnings]
     parts = {name for name, _ in examples.parts}
     if len(outputs) != 1 or ((parts or len(specs) != 1) and parts != {spec.name for spec in specs}):
         detail = f"Training takes nets with one output; this one has {len(outputs)}."
@@ -110,9 +115,19 @@ def agree(
         place = place_of[name] if name is not None else 0
         own = [step for step in config.preprocessing if name is None or step.input == name]
         found += _dtype_mistakes(part.manifest, own, str(specs[place].dtype), place)
-    found += target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=NET)
-    found += scaling_mistakes(config)
-    return found, warnings
+    mistaken = target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=NET)
+    if mistaken and config.objective.targets == "numbers":
+        # numbers that were read as texts are no classes: how they are read is what has to change
+        about = [told for told in warnings if told.code == "nearly-numbers" and _is_of_target(told, manifest)]
+        warnings = [told for told in warnings if told not in about]
+        mistaken = about or mistaken
+    return [*found, *mistaken, *scaling_mistakes(config)], warnings
+
+
+def _is_of_target(warning: Entry, manifest: DatasetManifest) -> bool:
+    """Whether a warning that a column is nearly one of numbers is about the target."""
+    targets = [shorten(column.name) for column in manifest.columns if column.role == "target"]
+    return any(warning.detail.startswith(f"Column {name} is taken as texts") for name in targets)
 
 
 def sizes(folder: Path, manifest: DatasetManifest, config: TrainingConfig) -> dict[str, int]:
@@ -233,6 +248,12 @@ def _last(layer: Layer) -> str:
             return step.op
         case _:
             return layer.type
+
+
+def _normalizes(judgement: Judgement) -> bool:
+    """Whether the net scales its inputs itself."""
+    layers = (layer["type"] for layer in (judgement.summary or {})["layers"])
+    return "Norm" in next((kind for kind in layers if kind not in ("Sequential", "Graph")), "")
 
 
 def _row_mistakes(row: Sequence[int], wanted: Sequence[Size], place: int = 0) -> list[Entry]:

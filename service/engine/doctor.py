@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from service.errors import Entry
+from service.schemas import catalogue
 from service.schemas.document import pointer
 
 Patch = list[dict[str, Any]]
@@ -44,16 +45,15 @@ def patch_for(entry: Entry, body: Mapping[str, Any]) -> Patch | None:
         case "large-batch":
             return [{"op": "remove", "path": "/batch_size"}]
         case "label-out-of-range" | "shape-mismatch" if entry.pointer == _ROOT:
-            return _other_output(entry, body)
+            return _left_to_data("num_classes", body) or _other_output(entry, body)
         case "shape-mismatch" if re.fullmatch("/architecture/inputs/[0-9]+/shape", entry.pointer):
-            return _other_input(entry, body)
+            return _left_to_data("in_features", body) or _other_input(entry, body)
         case "dtype-mismatch" if entry.pointer.endswith("/dtype"):
             return [{"op": "add", "path": entry.pointer, "value": "float32"}]
         case "text-column":
-            step = {"type": "one_hot"}
-            if body.get("preprocessing"):
-                return [{"op": "add", "path": "/preprocessing/0", "value": step}]
-            return [{"op": "add", "path": "/preprocessing", "value": [step]}]
+            return _with_step({"type": "one_hot"}, body, at="0")
+        case "unscaled-inputs" | "unscaled-targets" if entry.expected is not None:
+            return _with_step(json.loads(entry.expected), body, at="-")
         case "nearly-numbers" if entry.expected is not None:
             return _of_source(json.loads(entry.expected), body)
         case "no-device":
@@ -137,6 +137,25 @@ def _without_last(body: Mapping[str, Any]) -> Patch | None:
     if last is None or last[1].get("type") not in _ACTIVATIONS or len(last[0]) < 3:
         return None
     return [{"op": "remove", "path": pointer(last[0])}]
+
+
+def _with_step(step: dict[str, Any], body: Mapping[str, Any], *, at: str) -> Patch:
+    """The request with one more step of preprocessing."""
+    if body.get("preprocessing"):
+        return [{"op": "add", "path": f"/preprocessing/{at}", "value": step}]
+    return [{"op": "add", "path": "/preprocessing", "value": [step]}]
+
+
+def _left_to_data(param: str, body: Mapping[str, Any]) -> Patch | None:
+    """The request with a net of the catalogue that takes this param from the data; None where it brings another net."""
+    reference = body.get("architecture")
+    if not isinstance(reference, Mapping) or not catalogue.is_reference(reference):
+        return None
+    if param not in catalogue.document(reference["catalogue"])["params"]:
+        return None
+    if "params" not in reference:
+        return [{"op": "add", "path": "/architecture/params", "value": {param: catalogue.AUTO}}]
+    return [{"op": "add", "path": f"/architecture/params/{param}", "value": catalogue.AUTO}]
 
 
 def _of_source(members: Mapping[str, Any], body: Mapping[str, Any]) -> Patch | None:

@@ -32,13 +32,22 @@ _MANY_MISSING: Final = 0.3
 _MANY_CATEGORIES: Final = 0.5
 _FEW_CATEGORIES: Final = 50
 _LARGE: Final = 30.0
-"""The size of a number from which on inputs count as unscaled."""
 _IMBALANCE: Final = 10
 _LOOKED_THROUGH: Final = 2**28
 """Bytes of a dataset whose rows are compared with each other; of a larger one's numbers, a sample is looked at."""
 _SAMPLED: Final = 2**26
 """Bytes of such a sample, about, in `_BLOCKS` blocks of rows that lie evenly from the first to the last."""
 _BLOCKS: Final = 64
+
+
+def is_large(low: float, high: float) -> bool:
+    """Whether numbers between these are of a size on which nets train badly."""
+    return max(-low, high) > _LARGE
+
+
+def are_many(distinct: int, rows: int) -> bool:
+    """Whether so many different texts in so many rows are hardly categories."""
+    return distinct > max(_FEW_CATEGORIES, _MANY_CATEGORIES * rows)
 
 
 def preview(folder: Path, manifest: DatasetManifest, *, limit: int) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def _warnings(examples: Examples, columns: Sequence[Mapping[str, Any]]) -> Itera
             which = "all rows" if _sample(manifest) is None else "all rows that were looked at"
             detail = f"Column {name} has one value in {which}; a net can learn nothing from it."
             yield Entry(at, "constant-column", detail, hint="Leave it out by naming the inputs.")
-        elif distinct is not None and distinct > max(_FEW_CATEGORIES, _MANY_CATEGORIES * rows):
+        elif distinct is not None and are_many(distinct, rows):
             detail = f"Column {name} has {distinct} different texts in {rows} rows: one_hot makes a number of each."
             hint = (
                 'Leave it out by naming the inputs; use {"type": "vocabulary"} with an Embedding; or, for sentences, '
@@ -233,7 +242,7 @@ def _scale_warnings(told: Sequence[Column], inputs: Sequence[tuple[int, Mapping[
     large = [
         (i, found)
         for i, found in inputs
-        if told[i].dtype != "text" and found["max"] is not None and max(-found["min"], found["max"]) > _LARGE
+        if told[i].dtype != "text" and found["max"] is not None and is_large(found["min"], found["max"])
     ]
     if not large:
         return

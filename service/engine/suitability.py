@@ -5,14 +5,17 @@ Part of what `agreement` asks before a job is queued; nothing is fitted. Pointer
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from service.engine.examples import Examples
 from service.engine.mapped import Array
 from service.engine.preprocessing import assigned
-from service.errors import Entry, shorten
+from service.engine.profile import are_many, is_large
+from service.errors import Entry, listed, shorten
 from service.schemas.document import nearest_hint
 from service.schemas.objectives import Objective
 from service.schemas.transforms import (
@@ -78,6 +81,67 @@ def row_shapes(
         (name, _shape(part, [step for step in steps if name is None or step.input == name], train_rows))
         for name, part in named
     ]
+
+
+def doubtful_columns(
+    examples: Examples, steps: Sequence[PreprocessingStep], objective: Objective, *, name: str | None = None
+) -> list[Entry]:
+    """Warnings about columns of a table that a net learns badly as they are: large numbers that no step scales, and
+    texts of which nearly each row has another one. `expected` is the step that is missing.
+
+    Args:
+        examples: the rows of one input.
+        steps: those of this input, and of the target; without mistakes.
+        objective: what is minimised.
+        name: of the input, where there are several.
+    """
+    manifest = examples.manifest
+    if manifest.layout != "table":
+        return []
+    found = []
+
+    def lacks(code: str, detail: str, step: dict[str, str], words: str = "") -> None:
+        shown = json.dumps(step)
+        found.append(Entry("/preprocessing", code, detail, hint=f"Add {shown}{words}.", expected=shown))
+
+    names = [column.name for column in examples.input_columns]
+    scaled: set[str] = set()
+    spread: set[str] = set()
+    for step in steps:
+        if isinstance(step, OneHot) or (isinstance(step, _SCALING) and step.of == "inputs"):
+            of = spread if isinstance(step, OneHot) else scaled
+            of.update(names if step.columns == "*" else step.columns)
+    numbers = [column.name for column in examples.input_columns if column.dtype != "text"]
+    large = [one for i, one in enumerate(numbers) if one not in scaled and _is_large(examples.numbers[:, i])]
+    if large:
+        detail = f"The numbers of {listed(large)} are large. Nets train badly on inputs of that size."
+        lacks("unscaled-inputs", detail, {"type": "standardize"} | ({} if name is None else {"input": name}))
+    as_they_are = not any(isinstance(step, _SCALING) and step.of == "target" for step in steps)
+    of_any_unit = objective.type in _OF_ANY_UNIT and manifest.target == "number"
+    if as_they_are and of_any_unit and _is_large(examples.targets):
+        words = ": answers stay in their own unit"
+        detail = "The targets are large numbers, which a net learns slowly."
+        lacks("unscaled-targets", detail, {"type": "standardize", "of": "target"}, words)
+    for column in examples.input_columns:
+        distinct = len(column.classes or ())
+        if column.name in spread and are_many(distinct, examples.rows):
+            many = f"{distinct} different texts in {examples.rows} rows"
+            detail = f"Column {shorten(column.name)} has {many}: a net learns the rows by heart."
+            hint = "Leave it out by naming the inputs."
+            found.append(Entry("/dataset", "too-many-categories", detail, hint=hint))
+    return found
+
+
+_SCALING: Final = (Standardize, MinMax, Log)
+_OF_ANY_UNIT: Final = frozenset({"mse", "l1", "smooth_l1", "huber", "log_cosh", "quantile"})
+"""Objectives whose targets may be scaled."""
+
+
+def _is_large(numbers: Array | None) -> bool:
+    with np.errstate(all="ignore"):
+        values = np.asarray(numbers, dtype=np.float64)
+        values = values[np.isfinite(values)]
+    return values.size > 0 and is_large(float(values.min()), float(values.max()))
 
 
 def _of_input(examples: Examples, steps: Sequence[tuple[str, PreprocessingStep]]) -> list[Entry]:

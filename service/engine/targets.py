@@ -202,7 +202,8 @@ def _class_mistakes(
     if classes is not None:
         return []  # those of a version: each target was found among them
     if _are_named(examples) and len(names) != width:
-        more = f"Give the last layer {len(names)} outputs, or " if at == NET else "To compare them, "
+        more = f'Give the last layer {len(names)} outputs, a net of the catalogue "num_classes": "auto", or '
+        more = more if at == NET else "To compare them, "
         first = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         return [
             Entry(

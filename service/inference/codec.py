@@ -758,7 +758,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                         cell,
                         "dtype-mismatch",
                         _no_value(name),
-                        hint="Send a text. A version that is trained with gaps takes null.",
+                        hint="Send a text. Only a version that was trained with gaps in this column does without.",
                         got="null",
                     )
                 elif value is not None:
@@ -770,15 +770,14 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 if value is None and name in optional:
                     numbers[place, number] = np.nan
                 elif value is None:
-                    hint = (
-                        'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.'
-                    )
+                    hint = "Send a number. Only a version that was trained with gaps in this column does without."
                     mistakes.add(cell, "dtype-mismatch", _no_value(name), hint=hint, got="null")
                 elif type(value) not in (int, float):
                     mistakes.add(
                         cell,
                         "dtype-mismatch",
                         f"Column {name!r} takes numbers.",
+                        hint="Send null where the value is missing." if name in optional else None,
                         expected="a number",
                         got=shorten(value),
                     )

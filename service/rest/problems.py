@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from service import errors
 from service.errors import MAX_ENTRIES, Entry, ServiceError, shorten, summary
-from service.schemas.document import parameter_entry
+from service.schemas.document import nearest_hint, parameter_entry
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -92,7 +92,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "dataset-refused": "Mend the line and column that are named.",
     "digest-mismatch": "Send them again; compute `Repr-Digest` over the raw bytes.",
     "idempotency-mismatch": "Take a new key for a new request.",
-    "precondition-required": "GET the resource and send its `ETag`.",
+    "precondition-required": "GET the resource and send its `ETag` as `If-Match`; `If-Match: *` takes any state.",
     "queue-full": "Wait for `Retry-After`; cancel what you do not need.",
     "overloaded": "Wait for `Retry-After`.",
     "rate-limited": "Wait for `Retry-After`; `limit` names what was passed.",
@@ -292,8 +292,9 @@ def install(app: FastAPI) -> None:
             allowed = headers["Allow"] = ", ".join(allowed_methods(app, request))
             entries = [Entry("", code, detail, hint=REMEDIES[code], expected=allowed, got=shorten(request.method))]
         elif error.status_code == 404:
-            entries = await run_sync(_no_id, app, request.scope["path"])  # the first one writes the OpenAPI document
-            detail = entries[0].detail if entries else detail
+            # the first one writes the OpenAPI document
+            entries = [await run_sync(_no_path, app, request.scope["path"], detail)]
+            detail = entries[0].detail
         return problem(
             request.scope, status=error.status_code, code=code, detail=detail, entries=entries, headers=headers
         )
@@ -308,10 +309,29 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, frameworks)
 
 
-def _no_id(app: FastAPI, path: str) -> list[Entry]:
+_MEANT: Final = {
+    **dict.fromkeys(("health", "healthz", "healthcheck", "ping"), "The probes are /livez, /readyz and /startupz."),
+    **dict.fromkeys(("train", "training", "trainings"), "A training is a job: POST /v1/jobs."),
+}
+"""What people look for who guess a path, by its last part."""
+
+
+def _no_path(app: FastAPI, path: str, detail: str) -> Entry:
+    """What is wrong with a path that is none: what stands in the place of an id, or which path may be meant."""
+    templates = list(app.openapi()["paths"])
+    if found := _no_id(templates, path):
+        return found
+    last = path.rstrip("/").rpartition("/")[2]
+    plain = [template for template in templates if "{" not in template]
+    meant = min((template for template in plain if template.endswith(f"/{last}")), key=len, default=None)
+    hint = _MEANT.get(last) or (f"Did you mean {meant!r}?" if meant else nearest_hint(path, plain))
+    return Entry("", "not-found", detail, hint=hint or "/docs lists all paths.")
+
+
+def _no_id(templates: Sequence[str], path: str) -> Entry | None:
     """What is wrong with a path that would be one of ours, were something else in the place of an id."""
     given = path.split("/")
-    for template in app.openapi()["paths"]:
+    for template in templates:
         parts = template.split("/")
         names = [part.strip("{}") if part.startswith("{") else "" for part in parts]
         if len(parts) != len(given) or not all(
@@ -323,8 +343,8 @@ def _no_id(app: FastAPI, path: str) -> list[Entry]:
                 what, form, _ = _IDS[name]
                 detail = f"{shorten(word)} is not {what}."
                 hint = _LISTED[f"/path/{name}"]
-                return [Entry(f"/path/{name}", "not-found", detail, hint=hint, expected=form, got=shorten(word))]
-    return []
+                return Entry(f"/path/{name}", "not-found", detail, hint=hint, expected=form, got=shorten(word))
+    return None
 
 
 def allowed_methods(app: FastAPI, request: Request) -> list[str]:

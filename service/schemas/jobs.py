@@ -278,7 +278,7 @@ def parse_job(
             except (ArchitectureInvalid, ArchitectureTooLarge) as refused:
                 found += refused.errors
                 more += refused.more
-        found = [replace(entry, hint=_DATASET_HINT) if entry.pointer == "/dataset" else entry for entry in told] + found
+        found = [replace(entry, hint=_DATASET_HINTS.get(entry.pointer, entry.hint)) for entry in told] + found
         if all(entry.code == "invalid-name" and entry.pointer in _NAMES for entry in found):
             raise InvalidName("A name in the job request is not allowed.", errors=found) from None
         raise ValidationFailed("The job request has mistakes.", errors=found, more=more + also) from None
@@ -290,4 +290,12 @@ def parse_job(
 
 
 _NAMES: Final = frozenset({"/model", "/output/model", "/output/alias_on_success"})
-_DATASET_HINT: Final = "Name a dataset by its id, or bring a source: an object with its `type`, such as inline or csv."
+_UPLOAD_HINT: Final = "Send the file to POST /v1/uploads first, and write the id that it answers as `upload`."
+_DATASET_HINTS: Final = {
+    "/dataset": (
+        "Name a dataset by its id, or bring a source: an object with its `type`, such as inline, or csv with the "
+        "`upload` that POST /v1/uploads answers for a file."
+    ),
+    "/dataset/upload": _UPLOAD_HINT,
+    "/dataset/file": _UPLOAD_HINT,
+}

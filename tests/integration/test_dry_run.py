@@ -160,7 +160,10 @@ def test_texts_that_keep_a_column_from_being_numbers_are_named_as_missing_by_the
     upload = client.post("/v1/uploads", content=f"x,z,y\nk.A.,1,3\n{rows}".encode()).json()["id"]
     source = {"type": "csv", "upload": upload, "target": "y"}
     body = {**examples.TRAIN, "architecture": layers(linear(2, 1)), "dataset": source}
-    body |= {"preprocessing": [{"type": "standardize"}], "optimizer": {"type": "Adam", "lr": 0.01}}
+    body |= {
+        "preprocessing": [{"type": "standardize"}, {"type": "standardize", "of": "target"}],
+        "optimizer": {"type": "Adam", "lr": 0.01},
+    }
     found = look(client, body)
     [warning] = [warning for warning in found["warnings"] if warning["code"] == "nearly-numbers"]
     mended = look(client, patched(body, warning["patch"]))
@@ -174,12 +177,64 @@ def test_texts_that_keep_a_column_from_being_numbers_are_named_as_missing_by_the
     assert (same["expected"], same["patch"]) == (warning["expected"], None)
 
 
+def test_columns_that_a_net_learns_badly_are_told_with_the_steps_that_mend_them(client: httpx.Client) -> None:
+    rows = "".join(f"K{n},{1900 + n},{n % 3},{'ab'[n % 2]},{100 * n}\n" for n in range(120))
+    upload = client.post("/v1/uploads", content=f"id,year,rooms,kind,rent\n{rows}".encode()).json()["id"]
+    sizes = {"in_features": "auto", "hidden": [4], "num_classes": "auto"}
+    body = {
+        **examples.TRAIN,
+        "architecture": {"catalogue": "mlp", "params": sizes},
+        "dataset": {"type": "csv", "upload": upload, "target": "rent"},
+        "preprocessing": [{"type": "one_hot"}],
+        "optimizer": {"type": "Adam", "lr": 0.01},
+    }
+    found = look(client, body)
+    told = {warning["code"]: warning for warning in found["warnings"]}
+    mended = patched(body, told["unscaled-inputs"]["patch"])
+    mended = patched(mended, told["unscaled-targets"]["patch"])
+    mended["dataset"] = {**mended["dataset"], "inputs": ["year", "rooms", "kind"]}
+    by_norm = layers({"type": "BatchNorm1d", "num_features": "auto"}, linear(2, 1))
+    two = {**body, "dataset": {**body["dataset"], "inputs": ["year", "rooms"]}, "preprocessing": []}
+    job = client.post("/v1/jobs", json=body).json()
+
+    assert list(told) == ["unscaled-inputs", "unscaled-targets", "too-many-categories"]
+    assert "'year'" in told["unscaled-inputs"]["detail"]
+    assert "'rooms'" not in told["unscaled-inputs"]["detail"]
+    assert "'id' has 120 different texts in 120 rows" in told["too-many-categories"]["detail"]
+    assert codes(look(client, mended)) == []
+    assert codes(look(client, {**two, "architecture": by_norm})) == []
+    assert codes(look(client, {**two, "architecture": layers(linear(2, 1))})) == ["unscaled-inputs", "unscaled-targets"]
+    assert [warning["code"] for warning in job["warnings"]] == list(told)
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code in (200, 202, 409)
+
+
+def test_numbers_that_were_read_as_texts_are_told_before_classes_are_proposed(client: httpx.Client) -> None:
+    rows = "".join(f"{n % 5};{n % 7 + 1}.{n:03d},50\n" for n in range(40))
+    upload = client.post("/v1/uploads", content=f"z;rent\n{rows}".encode()).json()["id"]
+    source = {"type": "csv", "upload": upload, "target": "rent", "delimiter": ";", "decimal": ","}
+    body = {**examples.TRAIN, "dataset": source}
+    found = assert_problem(client.post("/v1/jobs", json=body), 422, "validation-failed")
+
+    assert [entry["code"] for entry in found["errors"]] == ["nearly-numbers"]
+    assert '"thousands": "."' in found["errors"][0]["hint"]
+    [first, *_] = look(client, body)["warnings"]
+    mended = patched(body, first["patch"])
+    assert (first["code"], first["severity"], mended["dataset"]) == (
+        "nearly-numbers",
+        "error",
+        {**source, "thousands": "."},
+    )
+
+
 def test_marks_between_thousands_are_named_by_the_patch(client: httpx.Client) -> None:
     rows = "".join(f"{n % 7 + 1}.{n:03d},50;{n % 5};{2 * n}\n" for n in range(40))
     upload = client.post("/v1/uploads", content=f"x;z;y\n{rows}".encode()).json()["id"]
     source = {"type": "csv", "upload": upload, "target": "y", "delimiter": ";"}
     body = {**examples.TRAIN, "architecture": layers(linear(2, 1)), "dataset": source}
-    body |= {"preprocessing": [{"type": "standardize"}], "optimizer": {"type": "Adam", "lr": 0.01}}
+    body |= {
+        "preprocessing": [{"type": "standardize"}, {"type": "standardize", "of": "target"}],
+        "optimizer": {"type": "Adam", "lr": 0.01},
+    }
     [warning] = [warning for warning in look(client, body)["warnings"] if warning["code"] == "nearly-numbers"]
     mended = look(client, patched(body, warning["patch"]))
 

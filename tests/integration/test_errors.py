@@ -521,3 +521,30 @@ def test_a_table_that_is_sent_where_json_is_taken_is_told_where_it_goes(client: 
 
     assert "POST /v1/uploads" in told["errors"][0]["hint"]
     assert "modelyard predict" in told["errors"][0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/predict", "Did you mean '/predict'?"),
+        ("/v1/catalogue", "Did you mean '/v1/architectures/catalogue'?"),
+        ("/healthz", "The probes are /livez, /readyz and /startupz."),
+        ("/v1/train", "A training is a job: POST /v1/jobs."),
+        ("/v1/job", "Did you mean '/v1/jobs'?"),
+        ("/nothing/of/the/kind", "/docs lists all paths."),
+    ],
+)
+def test_a_path_that_is_none_leads_to_the_one_that_is_meant(client: httpx.Client, path: str, hint: str) -> None:
+    found = assert_problem(client.get(path), 404, "not-found")
+
+    assert [entry["hint"] for entry in found["errors"]] == [hint]
+
+
+@pytest.mark.parametrize("dataset", [{"type": "csv", "file": "plain.csv", "target": "y"}, "plain.csv"])
+def test_a_file_of_the_client_leads_to_the_uploads(client: httpx.Client, dataset: object) -> None:
+    found = assert_problem(
+        client.post("/v1/jobs", json={**examples.TRAIN, "dataset": dataset}), 422, "validation-failed"
+    )
+
+    assert {entry["pointer"] for entry in found["errors"]} <= {"/dataset", "/dataset/upload", "/dataset/file"}
+    assert all("POST /v1/uploads" in entry["hint"] for entry in found["errors"])

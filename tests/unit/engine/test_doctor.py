@@ -55,7 +55,7 @@ def test_the_activation_at_the_end_of_a_nested_net_is_taken_out() -> None:
     "body",
     [
         {"architecture": "sha256:" + "0" * 64},
-        {"architecture": {"catalogue": "mlp"}},
+        {"architecture": {"catalogue": "mlp", "prams": {}}},
         {"architecture": {"root": {"type": "Sequential", "layers": [{"type": "Linear"}]}}},
         {"architecture": {"root": {"type": "Graph", "layers": [], "forward": ["y = x", "return y, x"]}}},
         {},
@@ -66,7 +66,25 @@ def test_a_net_that_the_request_does_not_show_is_not_patched(body: dict[str, Any
     for code in ("softmax-twice", "shape-mismatch", "label-out-of-range"):
         entry = Entry("/architecture/root", code, "", expected="[N, 3]", got="[N, 2]")
         found = patch_for(entry, body)
-        assert found is None or found[0]["path"].endswith("/out_features")
+        assert found is None or found[0]["path"].endswith(("/out_features", "/architecture/params"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "param"),
+    [
+        (Entry("/architecture/root", "shape-mismatch", "", expected="[N, 3]", got="[N, 10]"), "num_classes"),
+        (Entry("/architecture/inputs/0/shape", "shape-mismatch", "", expected="['B', 4]"), "in_features"),
+    ],
+)
+def test_a_size_of_a_net_of_the_catalogue_is_left_to_the_data(entry: Entry, param: str) -> None:
+    body = {"architecture": {"catalogue": "mlp"}}
+    bare = patch_for(entry, body)
+    among = patch_for(entry, {"architecture": {"catalogue": "mlp", "params": {"hidden": [4], param: 7}}})
+
+    assert bare is not None
+    assert among is not None
+    assert patched(body, bare) == {"architecture": {"catalogue": "mlp", "params": {param: "auto"}}}
+    assert among == [{"op": "add", "path": f"/architecture/params/{param}", "value": "auto"}]
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "bce_with_logits"])

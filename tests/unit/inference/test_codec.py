@@ -169,11 +169,11 @@ def test_a_value_that_is_missing_is_told_as_such() -> None:
     assert [(entry.detail, entry.hint) for entry in caught.value.errors] == [
         (
             "Column 'age' has no value, and this version needs one.",
-            'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.',
+            "Send a number. Only a version that was trained with gaps in this column does without.",
         ),
         (
             "Column 'city' has no value, and this version needs one.",
-            "Send a text. A version that is trained with gaps takes null.",
+            "Send a text. Only a version that was trained with gaps in this column does without.",
         ),
     ]
 
