@@ -187,6 +187,7 @@ def test_columns_that_a_net_learns_badly_are_told_with_the_steps_that_mend_them(
         "dataset": {"type": "csv", "upload": upload, "target": "rent"},
         "preprocessing": [{"type": "one_hot"}],
         "optimizer": {"type": "Adam", "lr": 0.01},
+        "output": {"model": "badly-learnt"},
     }
     found = look(client, body)
     told = {warning["code"]: warning for warning in found["warnings"]}
