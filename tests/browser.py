@@ -90,8 +90,8 @@ def tab_to(page: Page, name: str, *, backwards: bool = False) -> None:
     raise AssertionError(f"the keyboard does not come to {name!r}")
 
 
-def press(page: Page, name: str, key: str = "Enter") -> None:
-    tab_to(page, name)
+def press(page: Page, name: str, key: str = "Enter", *, backwards: bool = False) -> None:
+    tab_to(page, name, backwards=backwards)
     page.keyboard.press(key)
 
 

@@ -407,7 +407,7 @@ def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: 
     """The rows of lists are blocks there, with their actions in sight; what is wider scrolls in its box."""
     with server.client() as client:
         job = client.get("/v1/jobs?kind=train&state=succeeded").json()["data"][0]
-    page.set_viewport_size({"width": 400, "height": 900})
+    page.set_viewport_size({"width": 390, "height": 900})
     for place in (
         "#/",
         "#/train",
@@ -429,6 +429,8 @@ def test_where_the_page_is_narrow_nothing_reaches_out_of_it(page: Page, server: 
 
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, place
         assert tried == [], place
+    page.set_viewport_size({"width": 320, "height": 900})
+    expect(page.get_by_role("navigation").get_by_role("link", name="Import")).to_be_in_viewport(ratio=1)
 
 
 def test_the_page_patches_and_points_as_the_server_does(page: Page, server: Server) -> None:
@@ -451,6 +453,31 @@ def test_the_page_patches_and_points_as_the_server_does(page: Page, server: Serv
 
     assert patched == [doctor.patched(body, patch) for patch in patches]
     assert found == ['"y"', json.dumps(body["text"]), "null", '{"z": null}', "3"]
+
+
+def test_the_page_writes_numbers_in_one_way(page: Page, server: Server) -> None:
+    """Counts with marks between thousands; those of a file as the command does; those of a column below each other."""
+    go(page, server, "#/")
+    values = [3.4942568e-06, 0.5, 1.0, -2.5e-05, 0.0001, 1e22, 123456.75, 0.0, 1e16]
+    counts, shares, columns, cells = page.evaluate(
+        """async values => {
+             const at = name => document.querySelector('script[src$="app.js"]').src.replace('app.js', name);
+             const { count, percent, answeredColumn } = await import(at('format.js'));
+             const { written } = await import(at('csv.js'));
+             const german = { decimal: ',', thousands: '.' };
+             return [[4865, 28095, null].map(count), [0.99992, 1, 0.0004, 0, 0.5].map(one => percent(one)),
+               [[[374.8675, 1854.696], german], [[374.8675, 1854.696], {}], [[2, 10500], german], [[0.5, 0.25], {}],
+                [[1e-9, 100], {}], [[0, 0], {}], [['a', 'b'], german]].map(one => answeredColumn(...one)),
+               written([values], ' ', '.')];
+           }""",
+        values,
+    )
+
+    assert counts == ["4,865", "28,095", "–"]
+    assert shares == ["> 99.9 %", "100.0 %", "< 0.1 %", "0.0 %", "50.0 %"]
+    assert columns[:4] == [["374,868", "1.854,696"], ["374.868", "1854.696"], ["2", "10.500"], ["0.50", "0.25"]]
+    assert columns[4:] == [["1e-9", "100"], ["0", "0"], ["a", "b"]]
+    assert cells.split() == [repr(value) for value in values]
 
 
 def test_a_page_is_loaded_when_it_is_first_shown(page: Page, server: Server) -> None:

@@ -252,6 +252,57 @@ def test_figures_of_other_rows_are_told_to_be_no_comparison(page: Page, server: 
             expect(warning).to_have_count(0)
 
 
+def test_of_figures_those_of_held_out_rows_come_first_and_the_actions_are_in_sight(page: Page, server: Server) -> None:
+    """In the list of jobs how good the answers are; the letters of all charts are as large; a digest is there whole."""
+    with server.client() as client:
+        for seed in (1, 2):
+            job = {**examples.CLASSIFY, "seed": seed, "optimizer": {"type": "Adam", "lr": 1.0}, "batch_size": 8}
+            job |= {"checkpoint": {"publish": "best"}, "budget": {"epochs": 40}, "output": {"model": "held-out-first"}}
+            found = run_job(client, job)
+        files = client.get("/v1/models/held-out-first/versions/2").json()["files"]
+        aliases = "/v1/models/held-out-first/aliases"
+        for alias in ("champion", "challenger"):
+            client.put(f"{aliases}/{alias}", json={"version": 2}, headers={"If-None-Match": "*"})
+    metrics = ["validation loss", "validation accuracy", "loss", "accuracy"]
+    table = page.get_by_role("region", name="Versions of held-out-first")
+    for width in (1265, 900):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto("about:blank")
+        go(page, server, "#/models/held-out-first")
+        expect(table.get_by_role("columnheader")).to_contain_text(["Version", "Aliases", *metrics, "Size", "Made"])
+        around, action = (one.bounding_box() for one in (table, table.get_by_role("button", name="Promote version 1")))
+        assert around
+        assert action
+        assert action["x"] + action["width"] <= around["x"] + around["width"]
+    version = page.get_by_role("region", name="Version 2", exact=True)
+    assert version.locator("dt").all_inner_texts()[:4] == metrics
+    page.get_by_role("tab", name="Files").click()
+    shown = version.get_by_role("table", name="Files of the version").locator("code")
+    expect(shown).to_have_text([f"{file['sha256'][:16]}…" for file in files])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name=f"Copy the SHA-256 of {files[0]['name']}").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == files[0]["sha256"]
+    page.get_by_role("tab", name="Figures").click()
+    page.get_by_role("tab", name="Confusion matrix").click()
+    expect(page.locator("figure[data-drawn]")).to_be_visible()
+    letters = (
+        "() => { const { colorbar } = document.querySelector('.plot')._fullData[0]; return colorbar.title.font.size }"
+    )
+    assert page.evaluate(letters) == 12.5
+
+    go(page, server, "#/jobs")
+    row = page.get_by_role("row").filter(has_text="held-out-first/2")
+    last, best = found["metrics"]["last"], found["metrics"]["best"]
+    told = f"validation accuracy {last['val_accuracy']:.4g} · validation loss {last['val_loss']:.4g}"
+    expect(row).to_contain_text(told)
+    go(page, server, f"#/jobs/{found['id']}")
+    expect(page.get_by_text("Of the weights that were published, those of the best epoch.")).to_be_visible()
+    expect(page.locator(".tile-label")).to_have_text(metrics)
+    assert best["loss"]["value"] < last["loss"]  # at another epoch
+    expect(page.locator(".tile-note")).to_have_count(0)
+
+
 def test_curves_are_the_figures_of_the_server_and_grow_by_its_events(page: Page, server: Server) -> None:
     """With its axes and words; and a chart is as wide as its place, whenever that changes."""
     job = {**examples.CLASSIFY, "budget": {"epochs": 1_000_000}, "checkpoint": {"every_s": 3600}}
@@ -409,7 +460,10 @@ def test_a_champion_can_be_rolled_back_only_where_it_was_another_version(page: P
             expect(page.get_by_role("button", name="Roll back")).to_have_count(int(seed > 1))
     dialog = page.get_by_role("dialog")
     page.get_by_role("button", name="Roll back").dblclick()
-    expect(dialog).to_contain_text("Version 2 answers whoever asks back from now on, instead of version 3.")
+    expect(dialog).to_contain_text(
+        "Version 2 answers whoever asks back from now on, instead of version 3. It was the champion before version 3 "
+        "became it."
+    )
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
     dialog.get_by_role("button", name="Not now").click()
@@ -431,6 +485,17 @@ def test_a_champion_can_be_rolled_back_only_where_it_was_another_version(page: P
     expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
     expect(page.locator("tr.changed")).to_contain_text("Version 2")
     expect(page.get_by_role("link", name="Version 2")).to_be_focused()
+    with server.client() as client:  # back from 1 to 3; once more is a step further, not to 1
+        alias = "/v1/models/back/aliases/champion"
+        for version in (3, 1):
+            client.put(alias, json={"version": version}, headers={"If-Match": "*"})
+        assert client.post(f"{alias}/rollback", json={}).json()["version"] == 3
+    go(page, server, "#/")
+    go(page, server, "#/models/back")
+    page.get_by_role("button", name="Roll back").click()
+    expect(dialog).to_contain_text("It was the champion before version 3 became it.")
+    dialog.get_by_role("button", name="Roll back to version 2").click()
+    expect(page.get_by_text("Version 2 is the champion and answers.")).to_be_visible()
 
 
 def test_a_champion_that_has_moved_since_is_shown_before_it_moves_again(browser: Browser, server: Server) -> None:

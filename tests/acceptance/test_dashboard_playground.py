@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import io
 import json
@@ -49,6 +50,21 @@ def test_a_number_that_may_be_missing_may_be_left_empty(page: Page, server: Serv
         answer = client.post("/predict", json={"model": "gaps", "inputs": [{"length": 30, "width": None}]}).json()
     go(page, server, "#/playground/gaps")
     expect(page.get_by_label("length")).to_have_js_property("required", True)
+    page.get_by_label("length").fill("long")
+    page.get_by_label("width").fill("k.A.")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".answer p")).to_have_text(
+        [
+            "length needs a number written like 1234.56, not long.",
+            "width needs a number written like 1234.56, not k.A.; it may be left empty.",
+        ]
+    )
+    expect(page.get_by_label("length")).to_be_focused()
+    expect(page.locator("[aria-invalid=true]")).to_have_count(2)
+    page.get_by_label("length").fill("")
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer p").first).to_have_text("length still needs a number.")
+    expect(page.locator(".answer p")).to_have_count(2)
     page.get_by_label("length").fill("30")
     page.get_by_label("width").fill("")
     page.get_by_role("button", name="Predict").click()
@@ -63,9 +79,9 @@ def test_a_number_that_may_be_missing_may_be_left_empty(page: Page, server: Serv
 
 def test_numbers_are_shown_as_the_file_of_the_training_writes_them(page: Page, server: Server) -> None:
     """Where they begin, in the hints, in the answer and in warnings; and whole ones begin whole."""
-    rows = "".join(f"{20 + i};{i + 1}.{100 + i},25;{i + 1}.{200 + i},75\n" for i in range(60))
+    rows = "".join(f"{1960 + i};{i + 1}.{100 + i},25;{i + 1}.{200 + i},75\n" for i in range(60))
     with server.client() as client:
-        text = f"Alter;Umsatz;Preis\n{rows}".encode()
+        text = f"Baujahr;Umsatz;Preis\n{rows}".encode()
         upload = client.post("/v1/uploads", content=text, headers={"Content-Type": "text/csv"}).json()
         source = {"type": "csv", "upload": upload["id"], "target": "Preis", "delimiter": ";"}
         source |= {"decimal": ",", "thousands": "."}
@@ -73,12 +89,12 @@ def test_numbers_are_shown_as_the_file_of_the_training_writes_them(page: Page, s
         steps = [{"type": "standardize"}, {"type": "standardize", "of": "target"}]
         job = {**examples.TRAIN, "architecture": net, "dataset": source, "preprocessing": steps, "optimizer": ADAM}
         run_job(client, {**job, "output": {"model": "marked"}})
-        asked = {"model": "marked", "inputs": [{"Alter": 50, "Umsatz": 90_000.5}]}
+        asked = {"model": "marked", "inputs": [{"Baujahr": 1990, "Umsatz": 90_000.5}]}
         [[answer]] = client.post("/predict", json=asked).json()["outputs"]
     go(page, server, "#/playground/marked")
-    age, turnover = page.get_by_label("Alter"), page.get_by_label("Umsatz")
-    expect(age).to_have_value("50")
-    expect(age).to_have_accessible_description(re.compile("Seen in training: 20 to 79"))
+    year, turnover = page.get_by_label("Baujahr"), page.get_by_label("Umsatz")
+    expect(year).to_have_value("1990")
+    expect(year).to_have_accessible_description(re.compile("Seen in training: 1960 to 2019"))
     expect(turnover).to_have_value(re.compile(r"30\.\d{3}(,\d+)?"))
     expect(turnover).to_have_accessible_description(re.compile(r"Seen in training: 1\.100,25 to 60\.159,3"))
     turnover.fill("90.000,5")
@@ -273,7 +289,7 @@ def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(
         go(page, server, "#/playground/mietspiegel")
         page.get_by_text("Many rows from a CSV file").click()
         answers = page.get_by_role("table", name="Answers to the rows of the file")
-        for encoding in ("utf-8-sig", "cp1252"):
+        for encoding in ("utf-8-sig", "cp1252", "utf-8"):
             drop(page, two, encoding)
             expect(page.get_by_text("2 rows are answered.")).to_be_visible()
             expect(answers.get_by_role("row")).to_have_count(3)
@@ -281,11 +297,16 @@ def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(
             with page.expect_download() as saved:
                 page.get_by_role("button", name="Save the answers as CSV").click()
             assert saved.value.suggested_filename == "neu (1)-answers.csv"
-            content = Path(saved.value.path()).read_bytes().decode("utf-8-sig")
+            whole = Path(saved.value.path()).read_bytes()
+            assert whole.startswith(codecs.BOM_UTF8) == (encoding != "utf-8")
+            content = whole.decode("utf-8-sig")
             table = list(csv.reader(io.StringIO(content, newline=""), delimiter=";"))
             assert table[0] == ["Ort", "Notiz", "Fläche", "Jahre", "prediction"]
             assert table[1][:4] == ["Süd", 'eins; "zwei"\r\ndrei', "30,25", "k.A."]
             assert "," in table[1][4]
+            first, second = answers.locator("tbody strong").all_inner_texts()
+            assert len(first.partition(",")[2]) == len(second.partition(",")[2])
+            expect(page.get_by_text("Here are the first")).to_have_count(0)
             found = [float(row[4].replace(",", ".")) for row in table[1:]]
             assert found == pytest.approx([one[0] for one in outputs], rel=1e-5)
         command = page.get_by_label("The command").inner_text()
@@ -293,10 +314,12 @@ def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(
         (tmp_path / "neu (1).csv").write_text(two, "utf-8")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         subprocess.run(["sh", "-c", command], check=True, timeout=60, cwd=tmp_path, env={**os.environ, "PATH": path})
-        content = (tmp_path / "answers.csv").read_text("utf-8-sig")
-        told = [row[-1] for row in csv.reader(io.StringIO(content, newline=""), delimiter=";")]
-        assert [float(text.replace(",", ".")) for text in told[1:]] == pytest.approx(found)
+        assert (tmp_path / "answers.csv").read_bytes() == whole
 
+        drop(page, f"{head}Süd;;30,25;9999\nNord;;40;k.A.\n")
+        expect(page.locator(".answer .where")).to_have_text(["line 2, Jahre", "line 3, Jahre"])
+        drop(page, f"a;b;c;{head}1;2;3;Süd;;30,25;7\n")
+        expect(page.get_by_text("Here are the first columns only")).to_be_visible()
         drop(page, f"{head}{'Nord;;40;7' + chr(10)}Süd;;viel;7\n")
         expect(page.get_by_role("alert").get_by_role("listitem")).to_contain_text(["line 3, Fläche"])
         expect(answers).to_have_count(0)
@@ -310,6 +333,7 @@ def test_a_file_is_asked_row_by_row_and_saved_with_its_answers(
         drop(page, head + "Nord;;40,5;7\n" * 1205)
         expect(page.get_by_text("The first 1,000 rows are answered; the file has more.")).to_be_visible()
         expect(answers.get_by_role("row")).to_have_count(51)
+        expect(page.get_by_text("Here are the first rows only")).to_be_visible()
         page.set_viewport_size({"width": 390, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]

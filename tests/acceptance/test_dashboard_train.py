@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from service.schemas import examples
-from tests.browser import csv_file, go, opened
+from tests.browser import csv_file, go, opened, press
 from tests.live import Server, run_job, wait_for
 
 
@@ -154,7 +154,9 @@ def test_a_file_of_windows_with_odd_cells_is_read_and_a_spreadsheet_is_not(page:
     expect(page.get_by_role("alert")).to_contain_text('in Excel, as "CSV UTF-8"')
     chooser.set_input_files(csv_file("Prüfung.csv", f"Fläche;Größe;Preis\n{rows}".encode("cp1252")))
     expect(page.get_by_label("Name", exact=True)).to_have_value("pruefung")
-    expect(page.get_by_label("Texts that mean a missing value")).to_have_value("k.A.")
+    missing = page.get_by_label("Texts that mean a missing value")
+    expect(missing).to_have_value("k.A.")
+    expect(missing).to_have_accessible_description(re.compile("^Found in the file"))
     page.get_by_role("button", name="Use this data").click()
     expect(page.get_by_role("region", name="Columns")).to_contain_text("Größe")
     expect(page.get_by_text("Nothing to complain about.")).to_be_visible()
@@ -239,7 +241,10 @@ def test_who_trains_a_model_that_is_there_is_told_of_its_champion(page: Page, se
     page.get_by_label("Name of the model").fill("reigning")
     told = page.get_by_text(f"version 1 is its champion (validation accuracy {found:.4g})")
     expect(told).to_contain_text("The new version takes its place, even if it is worse.")
-    page.get_by_label("Only if it is better").check()
+    press(page, "Only if it is better", backwards=True)
+    expect(page.get_by_label("Only if it is better")).to_be_checked()
+    expect(page.get_by_label("Only if it is better")).to_be_focused()
+    expect(page.get_by_role("button", name="Only if it is better")).to_have_count(0)
     expect(told).to_contain_text("takes its place if val_accuracy > champion.val_accuracy.")
     page.get_by_label("Held out for validation").select_option("nothing")
     expect(told).to_contain_text("if accuracy > champion.accuracy.")
@@ -413,6 +418,7 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
         page.get_by_role("tab", name="Upload a file").click()
         chooser = page.get_by_label("Choose a file")
         skip = page.get_by_role("button", name="Skip these rows")
+        again = page.get_by_role("button", name="Use this data")
         columns = page.get_by_role("region", name="Columns").get_by_role("row")
         told = (
             page.get_by_role("region", name="1 Data")
@@ -430,7 +436,11 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
             chooser.set_input_files(csv_file(f"{name}.csv", f"age,price\n{rows}"))
             page.get_by_label("Texts that mean a missing value").fill("")
             page.get_by_role("button", name="Use this data").click()
-            expect(page.get_by_role("alert")).to_contain_text("A value is missing")
+            refused = page.get_by_role("alert")
+            expect(refused).to_contain_text("The data cannot be read as a dataset.")
+            assert refused.inner_text().count("line 5, column 'price': A value is missing") == 1
+            grounds = [one.evaluate("e => getComputedStyle(e).backgroundColor") for one in (again, skip)]
+            assert grounds[0] != grounds[1]
             found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
             assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
             skip.click()
@@ -453,6 +463,7 @@ def test_rows_without_a_label_are_left_out_at_a_press(browser: Browser, server: 
         expect(skip).to_have_count(0)
         expect(page.get_by_role("region", name="Columns")).to_be_focused()
         expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+        expect(page.get_by_role("complementary", name="Check and train")).not_to_contain_text("left out, without")
 
     with server.client() as client:
         there = [one for one in client.get("/v1/datasets").json()["data"] if one["state"] == "ready"]
@@ -580,7 +591,7 @@ def test_the_page_is_short_with_what_needs_no_decision_folded(page: Page, server
         ("First rows", "5 of 60", page.get_by_role("region", name="First rows")),
         ("Change the net", "Linear 64, ReLU, Linear 64, ReLU, Linear 1", page.get_by_label("Layer 1", exact=True)),
         ("Layers and drawing", "parameters", page.get_by_role("region", name="Layers")),
-        ("Optimizer and batches", "Adam 0.003, 32 rows a step, seed 1", page.get_by_label("Learning rate")),
+        ("Optimizer and batches", "Adam 0.003, 32 rows a step, seed 0", page.get_by_label("Learning rate")),
         ("Preparing the data", "numbers standardized, texts one-hot", page.get_by_label("Standardize numbers")),
     ):
         summary = page.locator("summary", has_text=title)
@@ -592,7 +603,7 @@ def test_the_page_is_short_with_what_needs_no_decision_folded(page: Page, server
     for title, label, value, told in (
         ("Change the net", "out features", "9", "Linear 9, ReLU"),
         ("Optimizer and batches", "Batch size", "", "all rows at once"),
-        ("Optimizer and batches", "Learning rate", "0.5", "Adam 0.5, all rows at once, seed 1"),
+        ("Optimizer and batches", "Learning rate", "0.5", "Adam 0.5, all rows at once, seed 0"),
     ):
         page.get_by_label(label).first.fill(value)
         expect(page.locator("summary", has_text=title)).to_contain_text(told)
@@ -630,7 +641,7 @@ def test_what_has_the_focus_is_in_sight_beside_the_button(browser: Browser, serv
         expect(train).to_be_in_viewport(ratio=1)
         if width == 390:
             assert page.evaluate("document.documentElement.scrollHeight") <= 2600
-            expect(outcome).to_contain_text(re.compile(r"^1000 steps, about .+4 Check: no remarks$"))
+            expect(outcome).to_contain_text(re.compile(r"^1,000 steps at most, about .+4 Check: no remarks$"))
             page.get_by_label("Name of the model").fill("")
             expect(outcome).to_have_text("Something is still needed.")
             page.get_by_label("Name of the model").fill("flats")

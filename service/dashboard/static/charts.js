@@ -140,6 +140,7 @@ function dressed(trace, i) {
         [0, css("--surface-2")],
         [1, css("--accent")],
       ];
+    if (trace.colorbar) made.colorbar = { ...trace.colorbar, ...lettered(trace.colorbar) };
     return made;
   }
   if (trace.mode?.includes("lines") || (!trace.mode && trace.type !== "bar"))
@@ -148,7 +149,19 @@ function dressed(trace, i) {
   return made;
 }
 
+/** The letters of what has a title and numbers: an axis, or the bar of colours. */
+const lettered = ({ title }) => ({
+  tickfont: { color: css("--muted"), size: 12 },
+  title: title
+    ? {
+        ...(typeof title === "string" ? { text: title } : title),
+        font: { size: 12.5, color: css("--muted") },
+      }
+    : undefined,
+});
+
 function axis(given = {}) {
+  const { tickfont, title } = lettered(given);
   return {
     automargin: true,
     zeroline: false,
@@ -156,15 +169,9 @@ function axis(given = {}) {
     gridcolor: css("--line"),
     linecolor: css("--line-2"),
     tickcolor: css("--line-2"),
-    tickfont: { color: css("--muted"), size: given.exponentformat === "power" ? 10 : 12 }, // powers are drawn larger
+    tickfont: given.exponentformat === "power" ? { ...tickfont, size: 10 } : tickfont, // powers are drawn larger
     ...given,
-    title: given.title
-      ? {
-          standoff: 10, // beside the numbers, however long they are
-          ...(typeof given.title === "string" ? { text: given.title } : given.title),
-          font: { size: 12.5, color: css("--muted") },
-        }
-      : undefined,
+    title: title && { standoff: 10, ...title }, // beside the numbers, however long they are
   };
 }
 

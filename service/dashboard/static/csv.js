@@ -3,15 +3,17 @@
 /** What is missing among numbers anyway, as the server has it. */
 export const MISSING = new Set(["", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."]);
 
-/** A text file's content, and its encoding where that is not UTF-8: Excel's plain CSV is in Windows-1252. */
+/** A text file's content; what it `was` in where that is not UTF-8, as Excel's plain CSV in Windows-1252; and whether
+ * what goes back to its spreadsheet needs the mark by which these know UTF-8 (`bom`). */
 export async function textOf(file) {
   const content = await file.arrayBuffer();
-  const [first, second] = new Uint8Array(content, 0, Math.min(2, content.byteLength));
+  const [first, second, third] = new Uint8Array(content, 0, Math.min(3, content.byteLength));
   const wide = first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : null;
   const text = new TextDecoder(wide ?? "utf-8").decode(content);
-  if (wide) return { text, was: wide };
-  if (!text.slice(0, -4).includes("\ufffd")) return { text, was: null }; // its end may be half a letter
-  return { text: new TextDecoder("windows-1252").decode(content), was: "windows-1252" };
+  if (wide) return { text, was: wide, bom: true };
+  if (!text.slice(0, -4).includes("\ufffd")) // its end may be half a letter
+    return { text, was: null, bom: first === 0xef && second === 0xbb && third === 0xbf };
+  return { text: new TextDecoder("windows-1252").decode(content), was: "windows-1252", bom: true };
 }
 
 // What Excel writes above the names to say what parts the values; the server skips the same lines.
@@ -110,10 +112,17 @@ export function numberOf(text, source) {
 
 export const likeThis = ({ decimal = ".", thousands }) => `1${thousands ?? ""}234${decimal}56`;
 
-/** Rows as a CSV text; numbers with the decimal mark, texts as they are, nothing for null. */
-export function written(rows, delimiter, decimal) {
+/** A number as the command writes it: 3.4942568e-06, and 12.0 but for `whole` ones. */
+function plain(value, whole) {
+  const [digits, power] = value.toExponential().split("e");
+  if (value && (power < -4 || power >= 16)) return `${digits}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+  return Number.isInteger(value) && !whole ? `${value}.0` : String(value);
+}
+
+/** Rows as a CSV text; numbers with the decimal mark, but for `whole` ones; texts as they are, nothing for null. */
+export function written(rows, delimiter, decimal, { whole = false } = {}) {
   const cell = (value) => {
-    const text = typeof value === "number" ? String(value).replace(".", decimal) : String(value ?? "");
+    const text = typeof value === "number" ? plain(value, whole).replace(".", decimal) : String(value ?? "");
     return /["\r\n]/.test(text) || text.includes(delimiter) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return rows.map((row) => `${row.map(cell).join(delimiter)}\n`).join("");

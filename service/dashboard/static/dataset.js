@@ -4,7 +4,7 @@
 import { get } from "./api.js";
 import { likeThis } from "./csv.js";
 import { button, field, h, replace, table } from "./dom.js";
-import { ago, at, bytes, number, placeOf, shape } from "./format.js";
+import { ago, at, bytes, count, number, placeOf, shape } from "./format.js";
 import { attempt, emptyState, entries, facts, histogram, unfolding } from "./parts.js";
 
 const SOURCES = { csv: "CSV", jsonl: "JSON lines", parquet: "Parquet", npz: "NPZ", images: "images" };
@@ -52,7 +52,7 @@ export function datasetList({ data, next }, use) {
         found.slice(0, most).map((dataset) => [
           dataset.name,
           h("span", { class: "nowrap", title: at(dataset.created_at) }, ago(dataset.created_at)),
-          number(dataset.rows),
+          count(dataset.rows),
           sourceOf(dataset),
           h("span", { class: "clip" }, `${usedColumns(dataset).length}: ${usedColumns(dataset).join(", ")}`),
           button("Use", () => attempt(() => use(dataset)), { class: "small", "aria-label": `Use ${dataset.name}` }),
@@ -162,6 +162,7 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
     .map((one) => ({ severity: "warning", ...one, ...readings(one, dataset, odd), ...unequal(one, weigh) }))
     .filter(({ column }) => !draft.kept.has(column));
   draft.undecided = warnings.flatMap(({ column }) => column ?? []);
+  draft.told = new Set([...dataset.warnings, ...profile.warnings].map(({ detail }) => detail));
   const told = warnings.filter(({ code }) => !draft.undecided.length || code !== "too-many-categories"); // it may be none
   const listed = (list) =>
     entries(list, {
@@ -175,7 +176,7 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
     { class: "dataset" },
     facts([
       ["Dataset", dataset.name ?? dataset.id],
-      ["Rows", number(dataset.rows)],
+      ["Rows", count(dataset.rows)],
       ["Size", bytes(dataset.size_bytes)],
     ]),
     listed(told.filter((entry) => !many.includes(entry))),
@@ -210,11 +211,11 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
           about.min !== undefined && about.min !== null
             ? `${number(about.min)} to ${number(about.max)}`
             : about.distinct
-              ? `${about.distinct} different`
+              ? `${count(about.distinct)} different`
               : column.classes
-                ? `${column.classes.length} classes`
+                ? `${count(column.classes.length)} classes`
                 : "–",
-          column.role === "ignored" ? "–" : number(about.missing ?? 0),
+          column.role === "ignored" ? "–" : count(about.missing ?? 0),
           histogram({ ...about, name: column.name }),
         ];
       }),
@@ -231,7 +232,7 @@ export function datasetView(dataset, preview, profile, draft, { remake, keep, we
         preview.rows.map((row) => row.map(text)),
       ),
       false,
-      `${number(preview.rows.length)} of ${number(dataset.rows)}`,
+      `${count(preview.rows.length)} of ${count(dataset.rows)}`,
     ),
   );
 }

@@ -187,16 +187,21 @@ export function tabs(label, items, current, onchange = () => {}) {
   return h("div", {}, h("div", { role: "tablist", "aria-label": label, class: "tablist" }, buttons), panel);
 }
 
-export function code(text, label) {
+/** A button that copies a text; null where the browser gives no clipboard, as without TLS. */
+export function copyButton(text, props = {}) {
   const copy = async ({ target }) => {
     await navigator.clipboard.writeText(text);
     target.textContent = "Copied";
     setTimeout(() => replace(target, "Copy"), 1500);
   };
+  return navigator.clipboard ? button("Copy", copy, { class: "quiet small", ...props }) : null;
+}
+
+export function code(text, label) {
   return h(
     "div",
     { class: "code" },
-    navigator.clipboard && button("Copy", copy, { class: "quiet small copy" }),
+    copyButton(text, { class: "quiet small copy" }),
     h("pre", { tabindex: "0", role: "region", "aria-label": label }, text),
   );
 }

@@ -1,10 +1,12 @@
 // Numbers, times and states as people read them.
 
+/** How many there are of something: counts have a mark between thousands, numbers of the data have not. */
+export const count = (value) => (Number.isFinite(value) ? value.toLocaleString("en-US") : "–");
+
 /** A number with so many significant digits, if it has them. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  if (Number.isInteger(value) && Math.abs(value) < 1e4) return String(value); // it may be a year
-  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value);
   const size = Math.abs(value);
   const short = Number(value.toPrecision(digits));
   return size !== 0 && (size < 1e-4 || size >= 1e7) ? short.toExponential() : String(short);
@@ -13,10 +15,12 @@ export function number(value, digits = 4) {
 /** Whether a source writes numbers otherwise than this page does. */
 const hasMarks = ({ decimal, thousands }) => decimal === "," || Boolean(thousands);
 
-/** A number with the marks of a source. */
-export function marked(value, { decimal = ".", thousands } = {}, digits = 6) {
-  const [whole, rest] = String(Number(value.toPrecision(digits))).split(".");
-  const grouped = thousands && /^-?\d+$/.test(whole) ? whole.replace(/\B(?=(\d{3})+$)/g, thousands) : whole;
+/** A number with the marks of a source, and with so many decimals where that is said. */
+export function marked(value, { decimal = ".", thousands } = {}, digits = 6, decimals = null) {
+  const text = decimals === null ? String(Number(value.toPrecision(digits))) : value.toFixed(decimals);
+  const [whole, rest] = text.split(".");
+  const groups = thousands && /^-?\d+$/.test(whole) && (rest !== undefined || Math.abs(value) >= 1e4); // else a year
+  const grouped = groups ? whole.replace(/\B(?=(\d{3})+$)/g, thousands) : whole;
   return rest === undefined ? grouped : `${grouped}${decimal}${rest}`;
 }
 
@@ -30,7 +34,25 @@ export const answered = (values, source = {}) =>
     })
     .join(", ");
 
-export const percent = (value, { decimal = "." } = {}) => `${(100 * (value ?? 0)).toFixed(1).replace(".", decimal)} %`;
+/** The answers of a column: numbers with as many decimals each, so that their marks stand below each other; where the
+ * smallest would then be nothing, each with its own. */
+export function answeredColumn(values, source = {}) {
+  const sizes = values.map((value) => (typeof value === "number" ? Math.abs(value) : NaN));
+  const [low, high] = [Math.min(...sizes.filter((size) => size !== 0)), Math.max(...sizes)];
+  const most = Math.max(0, 6 - Math.floor(Math.log10(high))); // a float32 has seven digits
+  const alike = high > 0 && high < 1e7 && low >= Math.max(1e-4, 10 ** -most);
+  if (!alike) return values.map((value) => answered(value, source));
+  const ends = values.map((value) => value.toFixed(most).replace(/^.*\.|0+$/g, "").length);
+  const decimals = most ? Math.max(...ends) : 0;
+  return values.map((value) => marked(value, hasMarks(source) ? source : {}, 7, decimals));
+}
+
+export function percent(value, { decimal = "." } = {}) {
+  const share = 100 * (value ?? 0);
+  const text = share.toFixed(1);
+  const near = share < 100 && text === "100.0" ? "> 99.9" : share > 0 && text === "0.0" ? "< 0.1" : text;
+  return `${near.replace(".", decimal)} %`;
+}
 
 /** A warning of a range, whose numbers have the marks of a source where its sentences do not have them too. */
 export function inMarks(entry, source) {
@@ -74,7 +96,7 @@ export function ago(text) {
 }
 
 export const at = (text) => (text ? text.replace("T", " ").replace(/\.\d+Z$/, " UTC") : "–");
-export const digest = (text) => (text ? text.replace("sha256:", "").slice(0, 12) : "–");
+export const digest = (text, most = 12) => (text ? `${text.replace("sha256:", "").slice(0, most)}…` : "–");
 export const shortJob = (id) => `…${id.slice(-8)}`;
 export const shape = (sizes) =>
   Array.isArray(sizes)

@@ -3,7 +3,7 @@
 import { Problem, download, get, perhaps, post, watch } from "./api.js";
 import { Chart, Curves, askAll, figures, mainFigure } from "./charts.js";
 import { block, button, h, replace, select, table, tabs } from "./dom.js";
-import { ago, at, bytes, digest, number, pretty, seconds, shortJob } from "./format.js";
+import { ago, at, bytes, count, number, pretty, seconds, shortJob } from "./format.js";
 import {
   KINDS,
   announce,
@@ -11,6 +11,7 @@ import {
   badge,
   card,
   datasetLink,
+  digestOf,
   emptyState,
   entries,
   facts,
@@ -18,6 +19,7 @@ import {
   isOver,
   later,
   metricName,
+  metricsOf,
   nameOf,
   prose,
 } from "./parts.js";
@@ -60,8 +62,7 @@ export async function list(place, { query, onLeave }) {
                 : h(
                     "span",
                     { class: "result" },
-                    Object.entries(job.metrics?.last ?? {})
-                      .slice(0, 2)
+                    telling(job.metrics?.last ?? {})
                       .map(([name, value]) => `${metricName(name)} ${number(value)}`)
                       .join(" · ") || "–",
                   ),
@@ -150,6 +151,14 @@ function throttle(work, wait, onLeave) {
   };
   return ask;
 }
+
+/** The metrics that tell most in a line: how good the answers are, of held-out rows if there are any, then a loss. */
+const telling = (metrics) => {
+  const first = (...names) => names.filter((name) => Number.isFinite(metrics[name])).slice(0, 1);
+  const good = first("val_accuracy", "val_r2", "accuracy", "r2");
+  const others = [...first("val_loss", "loss"), ...metricsOf(metrics).map(([name]) => name)];
+  return [...new Set([...good, ...others])].slice(0, 2).map((name) => [name, metrics[name]]);
+};
 
 const verdictOf = ({ version, promotion: { alias, promoted, detail } }) =>
   `${promoted ? `Version ${version} became ${alias}` : `The ${alias} stayed as it was`}: ${detail}`;
@@ -249,16 +258,16 @@ export async function page(place, { params: [id], onLeave }) {
               h("span", { class: "percent" }, `${Math.round(fraction * 100)} %`),
             ),
             facts([
-              ["Epoch", number(progress?.epoch ?? 0)],
-              ["Step", number(progress?.step ?? 0)],
+              ["Epoch", count(progress?.epoch ?? 0)],
+              ["Step", count(progress?.step ?? 0)],
               isOver(job.state)
                 ? [
                     "Took, from start to end",
                     job.started_at ? seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000) : "–",
                   ]
                 : ["Left", seconds(progress?.eta_s)],
-              ["Rows a second", progress ? number(Math.round(progress.samples_per_s ?? 0)) : "–"],
-              ["Attempts", number(job.attempts.length)],
+              ["Rows a second", progress ? count(Math.round(progress.samples_per_s ?? 0)) : "–"],
+              ["Attempts", count(job.attempts.length)],
             ]),
             unused?.length
               ? h(
@@ -282,30 +291,32 @@ export async function page(place, { params: [id], onLeave }) {
     );
     const last = job.metrics?.last ?? {};
     const best = job.metrics?.best ?? {};
+    // Then the figures are those of its weights; a best of another metric would be of others.
+    const published = job.output?.version && job.resolved_spec.checkpoint?.publish === "best";
     replace(
       numbers,
       Object.keys(last).length
         ? h(
             "div",
             { class: "tiles" },
-            Object.entries(last).map(([name, value]) =>
+            metricsOf(last).map(([name, value]) =>
               h(
                 "div",
                 { class: "tile" },
                 h("span", { class: "tile-number" }, number(value)),
                 h("span", { class: "tile-label" }, metricName(name)),
-                isNews(name, best[name]?.value, value)
+                !published && isNews(name, best[name]?.value, value)
                   ? h(
                       "span",
                       { class: "tile-note" },
-                      `best ${number(best[name].value)} at step ${number(best[name].step)}`,
+                      `best ${number(best[name].value)} at step ${count(best[name].step)}`,
                     )
                   : null,
               ),
             ),
           )
         : null,
-      Object.keys(last).length && job.output?.version && job.resolved_spec.checkpoint?.publish === "best"
+      Object.keys(last).length && published
         ? h("p", { class: "hint more" }, "Of the weights that were published, those of the best epoch.")
         : null,
     );
@@ -429,7 +440,7 @@ export async function page(place, { params: [id], onLeave }) {
             ),
             facts([
               ["Dataset", job.dataset ? datasetLink(job.dataset.id) : null],
-              ["Data digest", job.dataset ? h("code", {}, digest(job.dataset.digest)) : null],
+              ["Data digest", job.dataset ? digestOf(job.dataset.digest) : null],
               ["Seed", job.seed],
             ]),
             job.environment ? block("Environment", pretty(job.environment)) : null,

@@ -2,18 +2,20 @@
 
 import { all, download, get, perhaps, post, send, subject, tagOf, watch } from "./api.js";
 import { figures } from "./charts.js";
-import { block, button, code, field, h, replace, select, sure, table, tabs } from "./dom.js";
-import { ago, answered, at, bytes, digest, number, pretty, shape } from "./format.js";
+import { block, button, code, copyButton, field, h, replace, select, sure, table, tabs } from "./dom.js";
+import { ago, answered, at, bytes, count, number, pretty, shape } from "./format.js";
 import {
   attempt,
   card,
   datasetLink,
+  digestOf,
   facts,
   failure,
   folded,
   heading,
   later,
   metricName,
+  metricsOf,
   net,
   noModel,
   notify,
@@ -48,7 +50,7 @@ export async function list(place) {
               Object.entries(model.aliases)
                 .filter(([name]) => name !== ALIAS)
                 .map(([name, version]) => h("span", { class: "chip" }, `${name} → ${version}`)),
-              number(model.versions),
+              count(model.versions),
               h("span", { class: "clip" }, model.notes || "–"),
               ago(model.updated_at),
               h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
@@ -86,7 +88,7 @@ export async function page(place, { params: [name, chosenNumber], query }) {
     shown: chosenNumber ? Number(chosenNumber) : null,
   };
   const head = h("div", {});
-  const versions = h("div", {});
+  const versions = h("div", { class: "versions" });
   const detail = h("div", {});
   const compare = h("div", {});
   const history = h("div", {});
@@ -116,8 +118,9 @@ export async function page(place, { params: [name, chosenNumber], query }) {
     const alone = state.history[0]?.canary ? "alone" : "also when there are newer versions";
     const then = now === version ? alone : `instead of version ${now}`;
     const words = `Version ${version} answers whoever asks ${name} from now on, ${then}.`;
+    const why = verb === "Promote" || alone === "alone" ? "" : ` It was the champion before version ${now} became it.`;
     const what = `${verb} version ${version}`;
-    if (await sure(`${what}?`, h("p", {}, words), what)) {
+    if (await sure(`${what}?`, h("p", {}, words, why), what)) {
       await attempt(async () => {
         state.changed = (await work({ headers })).version;
         notify(`Version ${state.changed} is the champion.`);
@@ -164,8 +167,8 @@ export async function page(place, { params: [name, chosenNumber], query }) {
         ),
       ),
     );
-    const metrics = [...new Set(state.versions.flatMap((version) => Object.keys(version.metrics)))]
-      .sort((a, b) => Number(b.startsWith("val_")) - Number(a.startsWith("val_")))
+    const metrics = metricsOf(Object.assign({}, ...state.versions.map((version) => version.metrics)))
+      .map(([metric]) => metric)
       .slice(0, 4);
     replace(
       versions,
@@ -280,6 +283,13 @@ export async function page(place, { params: [name, chosenNumber], query }) {
 
 const TOLD = 20; // changes of an alias that are shown
 
+/** How a file's digest begins, and the whole of it to copy. */
+const digestCell = ({ name, sha256 }) => [
+  digestOf(sha256, 16),
+  " ",
+  copyButton(sha256, { "aria-label": `Copy the SHA-256 of ${name}` }),
+];
+
 const whoOf = ({ by }) =>
   by?.startsWith("job_")
     ? h("a", { href: `#/jobs/${by}` }, "a job")
@@ -310,7 +320,7 @@ async function versionCard(name, version) {
   return card(
     `Version ${version.version}`,
     facts([
-      ...Object.entries(version.metrics).map(([metric, value]) => [metricName(metric), number(value)]),
+      ...metricsOf(version.metrics).map(([metric, value]) => [metricName(metric), number(value)]),
       [
         "Takes",
         version.signature.columns
@@ -352,17 +362,17 @@ async function versionCard(name, version) {
                 lineage.job ? h("a", { href: `#/jobs/${lineage.job}` }, `job …${lineage.job.slice(-8)}`) : "an import",
               ],
               ["Dataset", lineage.dataset ? datasetLink(lineage.dataset.id) : "–"],
-              ["Data digest", lineage.dataset ? h("code", {}, digest(lineage.dataset.digest)) : "–"],
+              ["Data digest", lineage.dataset ? digestOf(lineage.dataset.digest) : "–"],
               [
                 "Rows",
                 lineage.rows
                   ? Object.entries(lineage.rows)
-                      .map(([part, rows]) => `${rows} ${part}`)
+                      .map(([part, rows]) => `${count(rows)} ${part}`)
                       .join(", ")
                   : "–",
               ],
-              ["Epochs", lineage.epochs ?? "–"],
-              ["Steps", lineage.steps ?? "–"],
+              ["Epochs", count(lineage.epochs)],
+              ["Steps", count(lineage.steps)],
               ["Stopped by", lineage.stopped_by ?? "–"],
               ["Seed", lineage.seed ?? "–"],
               ["Made", at(version.created_at)],
@@ -385,7 +395,7 @@ async function versionCard(name, version) {
             table(
               "Files of the version",
               ["File", { label: "Size", numeric: true }, "SHA-256"],
-              version.files.map((file) => [file.name, bytes(file.size_bytes), h("code", {}, file.sha256.slice(0, 16))]),
+              version.files.map((file) => [file.name, bytes(file.size_bytes), digestCell(file)]),
               { stacked: true },
             ),
             h(
@@ -462,7 +472,7 @@ async function comparison(name, a, b) {
         { label: `Version ${b}`, numeric: true },
         { label: "Difference", numeric: true },
       ],
-      Object.entries(metrics).map(([metric, { a: before, b: after }]) => {
+      metricsOf(metrics).map(([metric, { a: before, b: after }]) => {
         const change = (after ?? NaN) - (before ?? NaN);
         return [
           metricName(metric),

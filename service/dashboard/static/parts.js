@@ -3,7 +3,7 @@
 import { changeKey, refused } from "./api.js";
 import { drawing } from "./graph.js";
 import { button, h, newId, replace, table } from "./dom.js";
-import { locate, number, percent, placeOf, remedy, shape } from "./format.js";
+import { count, digest, locate, percent, placeOf, remedy, shape } from "./format.js";
 
 const ACTIVE = new Set(["starting", "running", "pausing", "cancelling"]);
 export const isActive = (state) => ACTIVE.has(state);
@@ -84,11 +84,13 @@ const pointerTo = (entry, go) => button(entry.pointer, () => go(entry), { class:
 export function failure(error, { go } = {}) {
   const whole = error.status === 404 || refused(error); // says of no member what is wrong with it
   const placed = whole ? [] : (error.entries ?? []).filter((entry) => entry.pointer);
+  const [headline, repeated] = placed.length ? error.message.split(`: ${placed[0].detail}`) : [problemText(error)];
   return h(
     "div",
     { class: "callout bad", role: "alert" },
     h("strong", {}, TITLES[error.status] ?? "That did not work"),
-    h("p", {}, prose(placed.length ? error.message : problemText(error))),
+    h("p", {}, prose(repeated === undefined ? headline : `${headline}.`)),
+    error.sentences?.slice(0, CAUSES).map((sentence) => h("p", {}, sentence)),
     placed.length
       ? h(
           "ul",
@@ -106,7 +108,7 @@ export function failure(error, { go } = {}) {
             ),
         )
       : null,
-    unlisted(placed.length - CAUSES + (error.body?.more ?? 0)),
+    unlisted((error.sentences ?? placed).length - CAUSES + (error.body?.more ?? 0)),
     refused(error)
       ? h(
           "div",
@@ -117,8 +119,8 @@ export function failure(error, { go } = {}) {
   );
 }
 
-export const unlisted = (count) =>
-  count > 0 ? h("p", { class: "error-text more" }, `And ${number(count)} more, not shown here.`) : null;
+export const unlisted = (many) =>
+  many > 0 ? h("p", { class: "error-text more" }, `And ${count(many)} more, not shown here.`) : null;
 
 const CAUSES = 5;
 const TITLES = { 401: "An API key is needed", 403: "This key may not do that", 404: "Not found" };
@@ -163,10 +165,10 @@ export function net(summary, mermaid) {
     "div",
     { class: "net" },
     facts([
-      ["Parameters", number(summary.parameters)],
+      ["Parameters", count(summary.parameters)],
       ["Takes", summary.inputs.map((input) => shape(input.shape)).join(", ")],
       ["Answers", summary.outputs.map((output) => shape(output.shape)).join(", ")],
-      ["FLOPs a row", number(summary.flops)],
+      ["FLOPs a row", count(summary.flops)],
     ]),
     h(
       "div",
@@ -178,7 +180,7 @@ export function net(summary, mermaid) {
           h("code", {}, layer.path || "(net)"),
           layer.type,
           shape(layer.output_shape),
-          number(layer.parameters),
+          count(layer.parameters),
         ]),
       ),
       mermaid ? drawing(mermaid, "Drawing of the net") : null,
@@ -188,6 +190,9 @@ export function net(summary, mermaid) {
 
 /** A dataset's name or id, which leads to its columns and to another training with it. */
 export const datasetLink = (id, name = h("code", {}, id)) => h("a", { href: `#/datasets/${id}` }, name);
+
+/** How a digest begins; the whole of it is its title. */
+export const digestOf = (text, most) => h("code", { title: text }, digest(text, most));
 
 export const facts = (pairs) =>
   h(
@@ -230,6 +235,10 @@ export const metricName = (name) =>
     .replace(/^test_/, "test ")
     .replaceAll("_", " ")
     .replace("r2", "R²");
+
+/** Metrics by their names, those of held-out rows first. */
+export const metricsOf = (metrics) => Object.entries(metrics).sort(([a], [b]) => heldOut(b) - heldOut(a));
+const heldOut = (name) => Number(name.startsWith("val_"));
 
 export function bars(classes, values, source = {}, most = 10) {
   const sorted = classes

@@ -257,7 +257,8 @@ function form({ row, reference, version, source = {} }) {
         if (error.entries) error.entries = placed(error.entries, sheet);
         throw error;
       });
-      const [told, ...more] = answeredSheet(sheet, found);
+      const whole = version?.outputs.every(({ dtype }) => dtype.startsWith("int"));
+      const [told, ...more] = answeredSheet(sheet, found, { whole });
       show(rows, more);
       show(calls, commandOf(model, file.name));
       const warnings = placed(found.warnings ?? [], sheet);
@@ -334,32 +335,41 @@ function numberField(label, { name = label, low, high, optional }, source) {
     (source.decimal === "," || source.thousands) && `Written like ${likeThis(source)}`,
     optional && "May be left empty.",
   ];
-  const read = () => {
-    const given = input.value.trim();
-    const found = numberOf(given, source);
-    if (found !== null || (optional && !given)) return found;
-    input.focus();
-    throw new Error(`${name} needs a number written like ${likeThis(source)}${given && `, not ${given}`}.`);
+  const given = () => input.value.trim();
+  const read = () => numberOf(given(), source);
+  /** What is wrong with a text that is no number; null for others. */
+  const wrong = () => {
+    const odd = given() && read() === null;
+    if (odd) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
+    if (!odd) return null;
+    const end = optional ? "; it may be left empty." : given().endsWith(".") ? "" : ".";
+    return `needs a number written like ${likeThis(source)}, not ${given()}${end}`;
   };
   return {
     name,
     element: field(label, input, { hint: hints.filter(Boolean).join(". ") }),
     read,
-    lacks: () => !optional && !input.value.trim(),
+    wrong,
+    lacks: () => !optional && !given(),
     focus: () => input.focus(),
   };
 }
 
-/** What the fields say, or which of them still need a number. */
+/** What the fields say, or all that is wrong with them: those that still need a number, and those that have none. */
 function readAll(fields) {
   const lacking = fields.filter(({ lacks }) => lacks?.());
-  if (!lacking.length) return fields.map(({ read }) => read());
-  lacking[0].focus();
+  const odd = fields.map((one) => ({ one, words: one.wrong?.() })).filter(({ words }) => words);
+  if (!lacking.length && !odd.length) return fields.map(({ read }) => read());
+  fields.find((one) => lacking.includes(one) || odd.some((other) => other.one === one)).focus();
   const named = lacking.slice(0, NAMED).map(({ name }) => name);
   const more = lacking.length - named.length;
-  throw new Error(
-    `${named.join(", ")}${more ? ` and ${more} more` : ""} still ${lacking.length === 1 ? "needs" : "need"} a number.`,
-  );
+  const needs = `still ${lacking.length === 1 ? "needs" : "need"} a number.`;
+  const told = [
+    ...(named.length ? [`${named.join(", ")}${more ? ` and ${more} more` : ""} ${needs}`] : []),
+    ...odd.map(({ one, words }) => `${one.name} ${words}`),
+  ];
+  throw Object.assign(new Error(told[0]), { sentences: told.slice(1) });
 }
 
 const NAMED = 10;

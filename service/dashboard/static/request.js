@@ -13,7 +13,7 @@ export function blank() {
     objective: { type: "mse" },
     optimizer: { type: "Adam", lr: 0.01 },
     budget: { epochs: 60 },
-    seed: 1,
+    seed: 0,
     output: { model: "", alias_on_success: "champion" },
   };
 }
@@ -86,7 +86,7 @@ export function suggest(draft, dataset, profile) {
   delete body.early_stopping;
   if (rows >= 30) {
     const few = target?.shape?.length || classes >= rows / 10; // a fifth of so few rows of a class is none
-    body.split = { type: few ? "random" : splitFor(body.objective), validation: 0.2, seed: 1 };
+    body.split = { type: few ? "random" : splitFor(body.objective), validation: 0.2, seed: 0 };
     body.checkpoint.publish = "best";
     if (usual) body.early_stopping = { metric: "val_loss", patience: 30 };
   }

@@ -3,7 +3,7 @@
 import { save } from "./api.js";
 import { MISSING, header, marksOf, numberIn, records, textOf, written } from "./csv.js";
 import { button, h, table } from "./dom.js";
-import { answered, percent } from "./format.js";
+import { answeredColumn, count, percent } from "./format.js";
 import { attempt } from "./parts.js";
 
 const MOST = 1000; // rows of a request
@@ -16,7 +16,7 @@ export const isTable = (row) => row.kind === "table" || (row.kind === "array" &&
 /** A file's rows: `inputs` as they are sent, `lines` as they stand there, and whether there are `more` of them.
  * `row` is what one of them looks like, `source` how the training's file was read, where that is known. */
 export async function readSheet(file, row, source = {}) {
-  const { text } = await textOf(file.slice(0, LARGEST));
+  const { text, bom } = await textOf(file.slice(0, LARGEST));
   const { delimiter } = header(text);
   const [first, ...others] = records(text, delimiter, MOST + 2);
   if (!first) throw new Error("The file is empty.");
@@ -66,17 +66,21 @@ export async function readSheet(file, row, source = {}) {
     named,
     delimiter,
     marks,
+    bom,
     more: cut || all.length > MOST,
   };
 }
 
+/** Mistakes or warnings with their lines in the file, in the order of these; what is of no row comes last. */
 export const placed = (entries, { head, lines, named }) =>
-  entries.map((entry) => {
+  entries.toSorted((a, b) => rowOf(a) - rowOf(b)).map((entry) => {
     const [, at, column] = /^\/inputs\/(\d+)(?:\/([^/]+))?$/.exec(entry.pointer ?? "") ?? [];
     if (!lines[at]) return entry.pointer === "/inputs" ? { ...entry, pointer: "" } : entry;
     const name = column && (named ? column.replaceAll("~1", "/").replaceAll("~0", "~") : (head[column] ?? column));
     return { ...entry, pointer: `line ${lines[at].line}${name ? `, ${name}` : ""}` };
   });
+
+const rowOf = ({ pointer }) => Number(/^\/inputs\/(\d+)/.exec(pointer)?.[1] ?? MOST);
 
 /** Names of what is answered, and that of each row; as `modelyard predict -o csv` has them. */
 function answersOf({ labels, probabilities, classes, outputs }) {
@@ -99,21 +103,27 @@ function answersOf({ labels, probabilities, classes, outputs }) {
 const plain = (value) =>
   Array.isArray(value) ? (value.length === 1 ? plain(value[0]) : JSON.stringify(value)) : value;
 
-export function answeredSheet(sheet, found) {
+/** The answers of a file: what was answered and saved, and a table. `whole`: the answers are whole numbers. */
+export function answeredSheet(sheet, found, { whole } = {}) {
   const { names, rows } = answersOf(found);
   const { head, lines, delimiter, marks } = sheet;
-  const many = `${lines.length.toLocaleString("en-US")} ${lines.length === 1 ? "row is" : "rows are"} answered`;
-  const whole = () => {
+  const many = `${count(lines.length)} ${lines.length === 1 ? "row is" : "rows are"} answered`;
+  const saveAll = () => {
     const text = written(
       [[...head, ...names], ...lines.map(({ cells }, i) => [...cells, ...rows[i]])],
       delimiter,
       marks.decimal,
+      { whole },
     );
-    const mark = /[^\p{ASCII}]/u.test(text) ? "\ufeff" : ""; // by which spreadsheets know UTF-8
+    const mark = sheet.bom ? "\ufeff" : "";
     save(new Blob([mark, text], { type: "text/csv" }), `${sheet.name.replace(/\.\w+$/, "")}-answers.csv`);
   };
   const told = names.slice(0, found.labels ? 1 : COLUMNS);
   const likely = found.labels && names.length > 1;
+  const seen = lines.slice(0, SHOWN);
+  const cells = told.map((_, k) => answeredColumn(rows.slice(0, SHOWN).map((row) => row[k]), marks));
+  const columns = head.length > COLUMNS || (!found.labels && names.length > COLUMNS);
+  const only = [seen.length < lines.length && "rows", columns && "columns"].filter(Boolean).join(" and ");
   return [
     h(
       "div",
@@ -122,7 +132,7 @@ export function answeredSheet(sheet, found) {
       h(
         "div",
         {},
-        button("Save the answers as CSV", () => attempt(whole)),
+        button("Save the answers as CSV", () => attempt(saveAll)),
       ),
     ),
     table(
@@ -133,21 +143,13 @@ export function answeredSheet(sheet, found) {
         ...(likely ? [{ label: "probability", numeric: true }] : []),
         ...head.slice(0, COLUMNS),
       ],
-      lines
-        .slice(0, SHOWN)
-        .map(({ line, cells }, i) => [
-          line,
-          ...rows[i].slice(0, told.length).map((value) => h("strong", {}, answered(value, marks))),
-          ...(likely ? [percent(Math.max(...rows[i].slice(1)), marks)] : []),
-          ...cells.slice(0, COLUMNS),
-        ]),
+      seen.map(({ line, cells: given }, i) => [
+        line,
+        ...cells.map((column) => h("strong", {}, column[i])),
+        ...(likely ? [percent(Math.max(...rows[i].slice(1)), marks)] : []),
+        ...given.slice(0, COLUMNS),
+      ]),
     ),
-    lines.length > SHOWN || head.length > COLUMNS
-      ? h(
-          "p",
-          { class: "hint more" },
-          "Here are the first rows and columns only; the saved file has all that were asked.",
-        )
-      : null,
+    only && h("p", { class: "hint more" }, `Here are the first ${only} only; the saved file has all that were asked.`),
   ];
 }

@@ -3,7 +3,7 @@
 import { all, get, perhaps, post, watch } from "./api.js";
 import { button, h, replace, table } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
-import { ago, number, seconds, shortJob } from "./format.js";
+import { ago, count, seconds, shortJob } from "./format.js";
 import { attempt, badge, card, emptyState, heading, isActive, isOver, nameOf, prose } from "./parts.js";
 
 const QUICK = {
@@ -75,7 +75,7 @@ export async function page(place, { onLeave }) {
     const active = jobs
       .filter((job) => !isOver(job.state) && job.state !== "paused") // which needs a hand
       .sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state));
-    const counted = (of) => `${number(active.filter(({ state }) => of(state)).length)}${beyond?.some(of) ? "+" : ""}`;
+    const counted = (of) => `${count(active.filter(({ state }) => of(state)).length)}${beyond?.some(of) ? "+" : ""}`;
     const trouble = jobs.filter((job) => job.state === "failed" && isRecent(job.finished_at) && !isMended(job));
     const paused = jobs.filter((job) => job.state === "paused");
     const without = models.filter((model) => model.latest !== null && model.aliases.champion === undefined);
@@ -129,7 +129,7 @@ export async function page(place, { onLeave }) {
       tiles,
       tile("Running", counted(isActive), "#/jobs?state=running"),
       tile("Waiting", counted(isWaiting), "#/jobs?state=queued"),
-      tile(models.length === 1 ? "Model" : "Models", number(models.length), "#/models"),
+      tile(models.length === 1 ? "Model" : "Models", count(models.length), "#/models"),
       handTile(needy, trouble.length > 0),
     );
     replace(
@@ -182,7 +182,7 @@ export async function page(place, { onLeave }) {
                 model.aliases.champion === undefined
                   ? h("span", { class: "muted" }, "none")
                   : `version ${model.aliases.champion}`,
-                number(model.versions),
+                count(model.versions),
                 ago(model.updated_at),
                 h("a", { href: `#/playground/${model.model}`, "aria-label": `Try ${model.model}` }, "Try"),
               ]),
@@ -196,7 +196,7 @@ export async function page(place, { onLeave }) {
         ? card(
             "Needs a hand",
             h("ul", { class: "list hand" }, items),
-            needy > items.length ? h("p", { class: "hint more" }, `And ${number(needy - items.length)} more.`) : null,
+            needy > items.length ? h("p", { class: "hint more" }, `And ${count(needy - items.length)} more.`) : null,
           )
         : null,
     );
@@ -254,21 +254,21 @@ const linkOf = ({ model }) => `#/models/${model}`;
 const need = (kind, href, title, text, beside) =>
   h("li", { class: kind }, h("div", { class: "grow" }, h("a", { href }, title), text && h("p", {}, text)), beside);
 
-const tile = (label, count, href) =>
+const tile = (label, told, href) =>
   h(
     "a",
     { class: "tile", href },
-    h("span", { class: "tile-number" }, count),
+    h("span", { class: "tile-number" }, told),
     h("span", { class: "tile-label" }, label),
   );
 
 /** What the card below tells one by one; calm where that is nothing. */
-const handTile = (count, bad) =>
+const handTile = (needed, bad) =>
   h(
     "div",
-    { class: `tile ${count ? (bad ? "bad" : "") : "calm"}` },
-    h("span", { class: "tile-number", "aria-hidden": !count && "true" }, count ? number(count) : "✓"),
-    h("span", { class: "tile-label" }, count ? `Need${count === 1 ? "s" : ""} a hand` : "Nothing needs a hand"),
+    { class: `tile ${needed ? (bad ? "bad" : "") : "calm"}` },
+    h("span", { class: "tile-number", "aria-hidden": !needed && "true" }, needed ? count(needed) : "✓"),
+    h("span", { class: "tile-label" }, needed ? `Need${needed === 1 ? "s" : ""} a hand` : "Nothing needs a hand"),
   );
 
 function empty() {

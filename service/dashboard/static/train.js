@@ -5,7 +5,7 @@ import { all, get, post, refused, send, subject, Problem, watch } from "./api.js
 import { datasetList, datasetView, named, newestDatasets } from "./dataset.js";
 import { button, field, h, replace, tabs } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
-import { bytes, number, patched, placeInNet, plainName, pretty, seconds } from "./format.js";
+import { bytes, count, number, patched, placeInNet, plainName, pretty, seconds } from "./format.js";
 import { catalogueForm, formCan, jsonEditor, netForm, netWords, suggestNet } from "./net.js";
 import {
   announce,
@@ -24,7 +24,7 @@ import {
   unfolding,
   unlisted,
 } from "./parts.js";
-import { CLASSIFY, blank, change, suggest, weighClasses } from "./request.js";
+import { CLASSIFY, blank, change, ifBetter, suggest, weighClasses } from "./request.js";
 import { reveal, trainingForm } from "./training.js";
 import { uploadForm } from "./upload.js";
 
@@ -46,6 +46,7 @@ export async function page(place, { params: [id], onLeave }) {
     kept: new Set(), // columns that are one of texts by few cells, and are to be
     rare: null, // how many classes have one row alone, and some of these
     undecided: [], // those that nobody has decided about
+    told: new Set(), // what the data's section warns of
     verdict: null,
     unfolded: null, // whether the layers are to be seen, once somebody has said so
     broken: null,
@@ -333,7 +334,7 @@ export async function page(place, { params: [id], onLeave }) {
         "Layers and drawing",
         net(verdict.summary, verdict.mermaid),
         open,
-        `${number(verdict.summary.parameters)} parameters`,
+        `${count(verdict.summary.parameters)} parameters`,
       );
     layers?.querySelector("summary").addEventListener("click", () => {
       draft.unfolded = !layers.open;
@@ -430,6 +431,13 @@ export async function page(place, { params: [id], onLeave }) {
     submit.focus();
   };
   const byWords = byHint(() => draft.body, applyPatch);
+  const onlyIfBetter = () => {
+    draft.body.output.alias_on_success = ifBetter(draft.body);
+    drawTraining();
+    changed();
+    training.querySelector(`[data-option="better"] input`).focus();
+    announce("It becomes the champion only if it is better.");
+  };
   const examine = async (signal) => {
     submit.disabled = true;
     const { body } = draft;
@@ -457,7 +465,10 @@ export async function page(place, { params: [id], onLeave }) {
       const told = [
         ...left.flatMap(({ name, reason }) => (/unit/.test(reason) ? note(`${name} is left out. ${reason}`) : [])),
         ...(here && draft.rare?.count && CLASSIFY.includes(body.objective.type) ? [note(rareWords(draft.rare))] : []),
-        ...found.warnings.filter(({ code }) => !here || code !== "nearly-numbers"), // which is decided
+        ...found.warnings.filter(
+          ({ code, detail, patch }) =>
+            !here || (code !== "nearly-numbers" && (patch || !draft.told.has(detail))), // decided, or told above
+        ),
       ];
       // A net of ours that has the sizes of all rows may have to have those of the training rows.
       const fit = found.warnings.find(
@@ -472,11 +483,12 @@ export async function page(place, { params: [id], onLeave }) {
         return;
       }
       const bad = found.warnings.some((warning) => warning.severity === "error");
+      const early = Boolean(body.early_stopping); // it may end before
       submit.disabled = !found.valid;
       reveal(training, found.warnings.flatMap(({ severity, pointer }) => (severity === "error" ? pointer : [])));
       replace(
         outcome,
-        h("strong", {}, bad ? "Mistakes to mend" : outlook(found)),
+        h("strong", {}, bad ? "Mistakes to mend" : outlook(found, early)),
         h("br"),
         `4 Check: ${told.length ? (told.length === 1 ? "one remark" : `${told.length} remarks`) : "no remarks"}`,
       );
@@ -487,16 +499,26 @@ export async function page(place, { params: [id], onLeave }) {
             "Rows",
             found.plan.rows
               ? Object.entries(found.plan.rows)
-                  .map(([part, rows]) => `${number(rows)} ${part}`)
+                  .map(([part, rows]) => `${count(rows)} ${part}`)
                   .join(", ")
               : "–",
           ],
-          ["Steps", number(found.plan.steps)],
-          ["Parameters", number(found.plan.parameters)],
-          ["Takes about", seconds(found.estimate_s)],
+          [early ? "Steps at most" : "Steps", count(found.plan.steps)],
+          ["Parameters", count(found.plan.parameters)],
+          early && Number.isFinite(found.estimate_s)
+            ? ["Takes at most", `about ${seconds(found.estimate_s)}`]
+            : ["Takes about", seconds(found.estimate_s)],
           ["Memory", bytes(found.memory_bytes)],
         ]),
-        before && h("p", { class: "callout" }, before),
+        before &&
+          h(
+            "div",
+            { class: "callout" },
+            h("p", {}, before),
+            body.output.alias_on_success === "champion"
+              ? h("div", { class: "actions" }, button("Only if it is better", onlyIfBetter, { class: "small" }))
+              : null,
+          ),
         told.length
           ? entries(told, {
               mend: (entry) =>
@@ -637,8 +659,11 @@ function refusal(error, skip) {
 }
 
 /** What a job would do, in a few words. */
-const outlook = ({ plan, estimate_s: time }) =>
-  [Number.isFinite(plan.steps) && `${number(plan.steps)} steps`, Number.isFinite(time) && `about ${seconds(time)}`]
+const outlook = ({ plan, estimate_s: time }, early) =>
+  [
+    Number.isFinite(plan.steps) && `${count(plan.steps)} steps${early ? " at most" : ""}`,
+    Number.isFinite(time) && `about ${seconds(time)}`,
+  ]
     .filter(Boolean)
     .join(", ") || "Ready";
 

@@ -1,6 +1,7 @@
 // How a net is trained: the form of objective, optimizer, epochs and the model's name, which writes to a request.
 
 import { check, field, h, select } from "./dom.js";
+import { count } from "./format.js";
 import { unfolding } from "./parts.js";
 import { CLASSIFY, change, ifBetter, splitFor } from "./request.js";
 
@@ -24,7 +25,7 @@ function stepsTold({ optimizer, batch_size: size, output, seed }) {
   const engine = output?.engine && (ENGINES.find(([type]) => type === output.engine.type)?.[1] ?? output.engine.type);
   return [
     [optimizer?.type, optimizer?.lr].filter((one) => one !== undefined).join(" "),
-    size === undefined ? "all rows at once" : `${size} rows a step`,
+    size === undefined ? "all rows at once" : `${count(size)} rows a step`,
     seed !== undefined && `seed ${seed}`,
     engine && `answers by ${engine}`,
   ]
@@ -146,7 +147,7 @@ export function trainingForm(body, whenChanged, redraw) {
             if (value === "0") {
               delete body.split;
               delete body.early_stopping;
-            } else body.split = { type: splitFor(body.objective), seed: 1, ...body.split, validation: Number(value) };
+            } else body.split = { type: splitFor(body.objective), seed: 0, ...body.split, validation: Number(value) };
           }),
         ),
       ),
@@ -177,15 +178,21 @@ export function trainingForm(body, whenChanged, redraw) {
         { hint: "Its answers are then what others get." },
       ),
       alias
-        ? check(
-            "Only if it is better",
-            typeof alias === "object",
-            (on) => {
-              body.output.alias_on_success = on ? ifBetter(body) : "champion";
-              redraw();
-              changed();
-            },
-            { hint: typeof alias === "object" ? `If ${Object.values(alias)[0]}.` : "Than the champion that there is." },
+        ? h(
+            "div",
+            { data: { option: "better" } },
+            check(
+              "Only if it is better",
+              typeof alias === "object",
+              (on) => {
+                body.output.alias_on_success = on ? ifBetter(body) : "champion";
+                redraw();
+                changed();
+              },
+              {
+                hint: typeof alias === "object" ? `If ${Object.values(alias)[0]}.` : "Than the champion that there is.",
+              },
+            ),
           )
         : null,
       body.objective?.type === "cross_entropy"

@@ -22,6 +22,9 @@ const START = 65_536;
 // The decimal marks and those between thousands that a source may say.
 const MARKS = [".", ",", ",.", ".,", ".'", ",'", ", ", ". "];
 
+const FOUND = "Found in the file; change it if it means something.";
+const ANYWAY = "Empty cells, n/a and the like are missing anyway.";
+
 export function uploadForm(make) {
   const form = h("div", { class: "stack" });
   const zone = dropZone(
@@ -154,7 +157,7 @@ export function uploadForm(make) {
           ),
         ),
         field("Texts that mean a missing value", missing, {
-          hint: "Such as n/a; unknown. Empty cells are missing anyway.",
+          hint: `${texts.length ? FOUND : "Such as k.A.; unknown."} ${ANYWAY}`,
         }),
       );
     const read = was
