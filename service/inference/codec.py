@@ -614,7 +614,7 @@ def _flatten(
         mistakes.add(
             at,
             "shape-mismatch",
-            f"Here are {len(value)} values, but {shape[0]} are expected"
+            f"{_counted(len(value))}, but {shape[0]} {'is' if shape[0] == 1 else 'are'} expected"
             + (f": {shown[0]} is one size for all rows, and the first row has {shape[0]}." if free else "."),
             hint="Send rows of other sizes in another prediction, or pad them." if free else None,
             expected=_shape_text(shown),
@@ -715,7 +715,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 mistakes.add(
                     here,
                     "shape-mismatch",
-                    f"Here are {len(row)} values, but {len(names)} are expected.",
+                    f"{_counted(len(row))}, but {len(names)} {'is' if len(names) == 1 else 'are'} expected.",
                     expected=f"one value for each of {listed(names)}",
                     got=f"a list of {len(row)}",
                 )
@@ -794,6 +794,10 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                 number += 1
     mistakes.end()
     return Raw(numbers, codes if texts else None, rows, at)
+
+
+def _counted(values: int) -> str:
+    return "Here is one value" if values == 1 else f"Here are {values} values"
 
 
 def _no_value(name: str) -> str:
