@@ -33,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -78,7 +79,7 @@ app.command(rich_help_panel=_WORK)(training.train)
 app.command(rich_help_panel=_WORK)(predictions.predict)
 app.command(rich_help_panel=_WORK)(training.validate)
 app.command("import", rich_help_panel=_WORK)(transfer.import_)
-app.command(rich_help_panel=_WORK)(transfer.export)
+app.command(rich_help_panel=_WORK, context_settings={"allow_extra_args": True})(transfer.export)
 app.add_typer(jobs.app, rich_help_panel=_KEPT)
 app.add_typer(models.app, rich_help_panel=_KEPT)
 app.add_typer(datasets.app, rich_help_panel=_KEPT)

@@ -6,6 +6,7 @@ They edit the file that a server reads, wherever it runs; a running server sees 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -72,6 +73,8 @@ def create(
         path.parent.mkdir(parents=True, exist_ok=True)
         keys.write(path, keys.add(there, key, now=now))
     _show(output, text, key, path, now)
+    setting = f"MODELYARD_API_KEYS_FILE={shlex.quote(str(path.absolute()))}"
+    typer.echo(f"A server knows the keys of this file when it is started with {setting}", err=True)
 
 
 @app.command("list")

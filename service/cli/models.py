@@ -4,7 +4,7 @@ loaded."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,8 +14,12 @@ from service.cli.output import Column, Format, moment, plain, say, show, show_on
 from service.cli.session import Session, before, talks
 
 if TYPE_CHECKING:
-    from service.client import Alias, Version
+    from service.client import Alias, Client, Version
 
+OTHER_ROWS: Final = (
+    "These figures come from different rows: the versions had other data, or another split of it. So they do not tell "
+    "which is better."
+)
 _CLASSES: Final = 10
 """Classes whose figures are shown with a version."""
 app = typer.Typer(
@@ -117,6 +121,8 @@ def compare(
     document = {"a": plain(first), "b": plain(second), "architecture": plain(difference)}
     show(session.format, document, lines, columns)
     if session.format is Format.TABLE:
+        if first.model == second.model and are_of_other_rows(client, first, second):
+            say(OTHER_ROWS)
         typer.echo("The nets are equal." if difference.equal else difference.text)
 
 
@@ -385,20 +391,12 @@ def _show_classes(session: Session, version: Version) -> None:
         report = session.client.jobs.get(job_id).report or {}
     except ServiceError:  # it is gone, or not for this key
         return
-    parts = report.get("parts") or {}
-    part = next((part for part in ("val", "test", "train") if (parts.get(part) or {}).get("kind") == "classes"), None)
-    found = [] if part is None else parts[part].get("per_class") or []
-    names = version.classes or report.get("classes") or []
-    total = sum(one["rows"] for one in found)
-    if part is None or not total:
+    figures = figures_of(report, version.classes or ())
+    if figures is None:
         return
-    most = max(found, key=lambda one: one["rows"])
-
-    def name(one: dict[str, Any]) -> str:
-        return str(names[one["class"]] if one["class"] < len(names) else one["class"])
-
+    found, most = figures.classes, figures.commonest
     columns: list[Column] = [
-        ("class", name),
+        ("class", figures.name),
         ("rows", lambda one: one["rows"]),
         ("recall", lambda one: one["recall"] if one["rows"] else None),
         ("precision", lambda one: one["precision"]),
@@ -406,9 +404,59 @@ def _show_classes(session: Session, version: Version) -> None:
     show(session.format, found, found[:_CLASSES], columns)
     if len(found) > _CLASSES:
         say(f"… and {len(found) - _CLASSES} more classes.")
-    rows = {"val": "held-out", "test": "test", "train": "training"}[part]
-    share = most["rows"] / total
-    say(f"Of {total} {rows} rows {most['rows']} are {name(most)}: who always says so has the accuracy {share:.4g}.")
+    total, share = figures.rows, most["rows"] / figures.rows
+    told = f"Of {total} {figures.part} rows {most['rows']} are {figures.name(most)}"
+    say(f"{told}: who always says so has the accuracy {share:.4g}.")
+
+
+def are_of_other_rows(client: Client, first: Version, second: Version) -> bool:
+    """Whether the figures of two versions of a model are known to come from different rows."""
+    return client.models.compare(first.model, first.version, second.version).same_rows is False
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How many rows of each class a version knows, by the report of the job that made it.
+
+    Args:
+        part: which rows these are: held-out, test or training.
+        classes: of each its number, its rows, recall and precision.
+        names: of the classes, as far as they have any.
+    """
+
+    part: str
+    classes: list[dict[str, Any]]
+    names: Sequence[str]
+
+    @property
+    def rows(self) -> int:
+        """How many there are of all classes."""
+        return sum(one["rows"] for one in self.classes)
+
+    @property
+    def commonest(self) -> dict[str, Any]:
+        """The class of the most rows."""
+        return max(self.classes, key=lambda one: one["rows"])
+
+    def name(self, one: dict[str, Any]) -> str:
+        """What a class is called."""
+        return str(self.names[one["class"]] if one["class"] < len(self.names) else one["class"])
+
+
+def figures_of(report: dict[str, Any], names: Sequence[str]) -> ClassFigures | None:
+    """The figures by class of a report, of held-out rows where there are any; None where it has none.
+
+    Args:
+        report: of the job.
+        names: of the classes, where the report does not count.
+    """
+    parts = report.get("parts") or {}
+    words = {"val": "held-out", "test": "test", "train": "training"}
+    part = next((part for part in words if (parts.get(part) or {}).get("kind") == "classes"), None)
+    if part is None:
+        return None
+    found = ClassFigures(words[part], parts[part].get("per_class") or [], names or report.get("classes") or [])
+    return found if found.rows else None
 
 
 def _show_alias(session: Session, alias: Alias) -> None:

@@ -100,6 +100,8 @@ def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]], *, delimiter: 
     def cell(value: Any) -> Any:
         if isinstance(value, float) and decimal != ".":
             return repr(value).replace(".", decimal)
+        if isinstance(value, (list, tuple)):
+            return "; ".join(map(str, value))
         return "" if value is None else value
 
     writer = csv.writer(sys.stdout, delimiter=delimiter, lineterminator="\n")
@@ -172,4 +174,4 @@ def size(count: int | None) -> str:
 
 def moment(text: str | None) -> str:
     """A time for people: to the second, in UTC."""
-    return "" if not text else text[:19].replace("T", " ")
+    return "" if not text else f"{text[:19].replace('T', ' ')} UTC"

@@ -52,6 +52,9 @@ _CELL: Final = re.compile(r"/inputs/(?:([^/0-9][^/]*)/)?([0-9]+)(?:/(.*))?")
 _MORE: Final = re.compile(r"([0-9]+) (more .*)")
 _GAP: Final = re.compile(r"(Column .*) has no value(?: in ([0-9]+) rows, of which this is the first)?; (.*)", re.DOTALL)
 """The warning that a column has no value in some rows: the column, how many rows if several, what was taken for it."""
+_OF_JSON: Final = "Send null where the value is missing."
+_OF_A_FILE: Final = "Expected a number; --missing-text TEXT is for a text that means no value."
+"""What the hint about a value of JSON means for a cell of a file."""
 _LOOSE: Final = re.compile(r"[+-]?[0-9][0-9.,' ]*")
 """A cell that is rather a number of other marks than a text for a missing value."""
 _FOREIGN: Final = (".parquet", ".xlsx", ".xls", ".ods", ".npz", ".npy", ".zip")
@@ -133,10 +136,12 @@ def predict(
         say(refused.message)
         _tell(refused.errors, given)
         if refused.more:
-            say(more_told(refused.more, of_file=bool(given.lines)))
+            say(more_told(refused.more, told=len(refused.errors), of_file=bool(given.lines)))
         _tell_ways(given)
         raise typer.Exit(exit_code(refused)) from None
     _tell_warnings(answers, given)
+    if session.format is Format.TABLE and not given.shown and answers[0].model is not None:
+        given = replace(given, head=_names(session, model, given.rows))
     _show(session.format, given, answers, bom=of_spreadsheet if bom is None else bom)
 
 
@@ -212,7 +217,7 @@ def _table_rows(text: str, file: str, asked: ModelSignatureView | None, reading:
     head, lines, places = [name.strip() for name in lines[0]], lines[1:], places[1:]
     absent = [name for name in names if name not in head]
     if absent:
-        _tell_absent(absent, head)
+        _tell_absent(absent, [name for name in head if name not in names])
         say(stopped(f"{asked.model}/{asked.version} takes: {', '.join(names)}"))
         raise typer.Exit(exits.INVALID)
     if twice := [name for name in names if head.count(name) > 1]:
@@ -263,14 +268,14 @@ def _even(head: list[str], lines: list[list[str]], places: Sequence[int]) -> tup
     return head[:width], [line[:width] for line in lines]
 
 
-def _tell_absent(absent: Sequence[str], head: Sequence[str]) -> None:
-    """Say which columns the file lacks, and which of its own may be meant."""
+def _tell_absent(absent: Sequence[str], others: Sequence[str]) -> None:
+    """Say which columns the file lacks, and which of its `others` may be meant."""
     from service.schemas.document import nearest_hint
 
     *most, last = map(repr, absent)
     say(f"The file has no columns {', '.join(most)} and {last}." if most else f"The file has no column {last}.")
     for name in absent:
-        hint = nearest_hint(name, head)
+        hint = nearest_hint(name, others)
         if hint is not None:
             say(f"{name}: {hint}")
 
@@ -494,7 +499,8 @@ def _tell(entries: Iterable[Entry], given: _Given) -> None:
     more: dict[str, int] = {}
     for entry in sorted(entries, key=_row):
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
-        detail = f"{entry.detail}{expected}{f' {entry.hint}' if entry.hint else ''}"
+        hint = _OF_A_FILE if given.lines and entry.hint == _OF_JSON else entry.hint
+        detail = f"{entry.detail}{expected}{f' {hint}' if hint else ''}"
         found = _CELL.fullmatch(entry.pointer)
         if found is None:
             if rest := _MORE.fullmatch(detail):
@@ -551,7 +557,7 @@ def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool
             write_csv([*head, *lines[0]], told, delimiter=given.delimiter, decimal=given.decimal)
         case Format.TABLE:
             if not shown:
-                flat = [_as_cells(row) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
+                flat = [_as_cells(row, head) for row in (rows if isinstance(rows, list) else [{} for _ in lines])]
                 head = list(dict.fromkeys(name for row in flat for name in row))
                 shown = [[row.get(name, "") for name in head] for row in flat]
             left_out = max(0, len(head) - _COLUMNS)
@@ -565,6 +571,15 @@ def _show(format: Format, given: _Given, answers: list[Prediction], *, bom: bool
                 say(f"… and {len(pairs) - _SHOWN} more. All of them: -o csv")
             first = answers[0]
             say(f"By {first.model}/{first.version}." if first.model else f"By the checkpoint of {first.job}.")
+
+
+def _names(session: Session, model: str, rows: Any) -> list[str]:
+    """The names of the columns that a version takes, for rows that are lists; none where it has none."""
+    if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
+        return []
+    asked = session.client.models.signature(model)
+    row = asked.inputs[0].row if len(asked.inputs) == 1 else None
+    return [] if row is None else [column.name for column in row.columns or ()]
 
 
 def _keys(head: Sequence[str], answers: Collection[str]) -> list[str]:
@@ -583,10 +598,11 @@ def _short(cell: Any) -> Any:
     return _number(cell) if isinstance(cell, str) and len(cell) > 8 else cell
 
 
-def _as_cells(row: Any) -> dict[str, Any]:
+def _as_cells(row: Any, names: Sequence[str]) -> dict[str, Any]:
     """A row of JSON for people, with its numbers as they were given, where it is flat and short."""
     if isinstance(row, list) and len(row) <= 8 and not any(isinstance(cell, list) for cell in row):
-        row = {f"x{place}": cell for place, cell in enumerate(row)}
+        known = names if len(names) == len(row) else [f"x{place}" for place in range(len(row))]
+        row = dict(zip(known, row, strict=True))
     if not isinstance(row, dict):
         return {}
     return {name: repr(cell) if isinstance(cell, float) else cell for name, cell in row.items()}

@@ -162,6 +162,11 @@ class Session:
                 raise typer.Exit(exits.USAGE) from None
         return self._client
 
+    @property
+    def surplus(self) -> list[str]:
+        """Arguments beyond those of the command, where it takes such to say what is to be written instead."""
+        return list(self._context.args)
+
     def tell_next(self, after: str | None) -> None:
         """Say to people how the next page of a list is asked for, where there is one."""
         if after is not None and self.format is Format.TABLE:
@@ -253,16 +258,17 @@ def told(error: Exception, places: Mapping[str, str] | None = None) -> int:
         for line in sentences(entries, places or {}):
             say(line)
     if error.more:
-        say(more_told(error.more, of_file=any(entry.pointer.startswith("/source/upload") for entry in entries)))
+        of_file = any(entry.pointer.startswith("/source/upload") for entry in entries)
+        say(more_told(error.more, told=len(entries), of_file=of_file))
     if isinstance(error, Unauthenticated):
         say("The command takes the key from MODELYARD_API_KEY.")
     return exit_code(error)
 
 
-def more_told(count: int, *, of_file: bool) -> str:
-    """That there are mistakes beside those that were told, and what is counted of a file."""
+def more_told(count: int, *, told: int, of_file: bool) -> str:
+    """That there are mistakes beside those that were `told`, how many in all, and what is counted of a file."""
     what = "; each wrong cell of the file counts as one" if of_file else ""
-    return f"And {count} more mistake{'' if count == 1 else 's'}, not shown{what}."
+    return f"And {count} more mistake{'' if count == 1 else 's'}, not shown: {count + told} in all{what}."
 
 
 def sentences(entries: Iterable[Entry | EntryView], places: Mapping[str, str]) -> list[str]:

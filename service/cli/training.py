@@ -34,11 +34,12 @@ from service.cli.datasets import (
     uploading,
 )
 from service.cli.jobs import started
+from service.cli.models import OTHER_ROWS, are_of_other_rows, figures_of
 from service.cli.output import Column, Format, say, show, show_one, size, stopped
 from service.cli.session import Session, as_options, missing_options, sentences, talks
 
 if TYPE_CHECKING:
-    from service.client import Client, Dataset, Version
+    from service.client import Client, Dataset, Job, Version
     from service.client.recipes import Odd, Task
     from service.errors import Entry
     from service.schemas.views import EntryView, ExaminationView
@@ -51,6 +52,8 @@ MINUTES: Final = 5.0
 """These three are those of `client.recipes`, which would bring it too."""
 _NAMED: Final = 10
 """Inputs that are named when a training begins."""
+_UNKNOWN: Final = 3
+"""Classes that are named where none of their rows is known."""
 _OF_DATA: Final = ("auto", "mlp", "catalogue:mlp")
 """What --arch may say for the net that is made after the table."""
 ENGINES: Final = ("eager", "onnxruntime", "aot_inductor")
@@ -114,6 +117,9 @@ def train(
         int | None, typer.Option(min=1, help="Rows of a step; by default after their number.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and split.")] = 0,
+    weigh_classes: Annotated[
+        bool, typer.Option("--weigh-classes", help="A class of few rows counts as much as one of many.")
+    ] = False,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -166,7 +172,7 @@ def train(
                 raise typer.Exit(exits.USAGE)
             of_tables = {
                 **{"--target": target, "--inputs": inputs, "--include": include, "--exclude": exclude},
-                **{"--batch-size": batch_size},
+                **{"--batch-size": batch_size, "--weigh-classes": weigh_classes},
                 **{"--missing-text": missing_text, "--delimiter": delimiter, "--decimal": decimal},
                 **{"--skip-unlabelled": skip_unlabelled, "--thousands": thousands, "--encoding": encoding},
                 **{"--task": task != "auto", "--arch": arch != "auto", "--alias": alias != DEFAULT_ALIAS},
@@ -223,6 +229,7 @@ def train(
                     lr=lr,
                     batch_size=batch_size,
                     seed=seed,
+                    weigh_classes=weigh_classes,
                 )
                 source = {**table.source, "upload": sending(client, undo)(table)}
                 source |= {"unlabelled": "skip"} if skip_unlabelled else {}
@@ -258,6 +265,7 @@ def train(
     if ended is not None and made is not None and made.get("version") is not None:
         _tell_move(client, made, before)
         _tell_failure(ended.metrics.get("last") or {})
+        _tell_unknown(ended, may_weigh=learns is not None and not weigh_classes)
         if session.format is Format.TABLE:
             reference = made["model"] if made.get("alias") == DEFAULT_ALIAS else f"{made['model']}/{made['version']}"
             say(f"Ask it with: modelyard predict {reference} FILE.csv")
@@ -401,6 +409,38 @@ def _tell_failure(metrics: Mapping[str, float | None]) -> None:
         say(f"{name} is not above 0: the mean of all rows would be as good an answer. Look at the inputs, and at --lr.")
 
 
+def _tell_unknown(job: Job, *, may_weigh: bool) -> None:
+    """Say it where a class is never known, or where always saying the commonest one would be right as often.
+
+    Args:
+        job: that has made the version.
+        may_weigh: classes could be weighed, and were not.
+    """
+    found = figures_of(job.report or {}, ())
+    if found is None:
+        return
+    there = [one for one in found.classes if one["rows"]]
+    known = sum(round(one["recall"] * one["rows"]) for one in there)
+    unknown = [one for one in there if not one["recall"]]
+    most = found.commonest
+    if len(there) == 1 or not (unknown or known <= most["rows"]):
+        return
+    told = f"{100 * known / found.rows:.1f} % of the {found.rows} {found.part} rows are known"
+    if unknown:
+        names = [repr(found.name(one)) for one in unknown[:_UNKNOWN]]
+        names += [f"{len(unknown) - _UNKNOWN} more classes"] if len(unknown) > _UNKNOWN else []
+        classes = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        count = sum(one["rows"] for one in unknown)
+        told = f"None of the {count} {found.part} rows of {classes} is known"
+        if count == 1:
+            told = f"The one {found.part} row of {classes} is not known"
+    way = ""
+    if may_weigh and any(2 * one["rows"] < most["rows"] for one in unknown):
+        way = " --weigh-classes lets each class count the same."
+    share = f"{100 * most['rows'] / found.rows:.1f} %"
+    say(f"{told}; always saying {found.name(most)!r} would be right for {share}.{way}")
+
+
 def _tell_before(request: dict[str, Any], before: Version) -> None:
     """Say which version the alias points at, what that is worth, and what the job will do with the alias."""
     alias, condition = _asked_alias(request)
@@ -447,6 +487,8 @@ def _tell_move(client: Client, made: dict[str, Any], before: Version | None) -> 
     both = [name for name in _TOLD_METRICS if None not in (before.metrics.get(name), now.metrics.get(name))]
     change = f": {both[0]} {before.metrics[both[0]]:.4g} → {now.metrics[both[0]]:.4g}" if both else ""
     say(f"{made['alias']} moved from version {before.version} to {now.version}{change}.")
+    if change and are_of_other_rows(client, before, now):
+        say(OTHER_ROWS)
     other = "" if made["alias"] == DEFAULT_ALIAS else f" --alias {made['alias']}"
     say(f"Back to version {before.version}: modelyard models rollback {made['model']}{other}")
     was, answers = (_answer(version) for version in (before, now))
@@ -472,6 +514,7 @@ class _Spoken:
     """What is found in a table, in the command's words."""
 
     skip = "--skip-unlabelled"
+    weigh = "--weigh-classes"
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -493,7 +536,7 @@ class _Spoken:
         say(f"{left_out_told(reasons)}{way}")
 
     def rare(self, told: str) -> None:
-        """Classes have one row alone."""
+        """Classes have one row alone, or few beside those of another."""
         say(told)
 
     def wide(self, told: str) -> None:
@@ -530,6 +573,14 @@ class _Spoken:
     def texts(self, target: str) -> NoReturn:
         """The target is to be learnt as a number, and holds texts."""
         say(f"--task numbers: {target!r} holds texts; leave out --task numbers.")
+        raise typer.Exit(exits.INVALID)
+
+    def numbers(self, target: str) -> NoReturn:
+        """Classes are to be weighed, and the target is learnt as a number."""
+        say(
+            f"{self.weigh} is for classes, and {target!r} is learnt as a number. Leave it out, or pass --task classes "
+            "if its values are classes."
+        )
         raise typer.Exit(exits.INVALID)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -81,6 +82,12 @@ def export(
     to: Annotated[Path | None, typer.Option(help="The file; by default named after the version.")] = None,
 ) -> None:
     """Write a version to a file: its weights, all of it, its net as Python, or ONNX. The digest is checked."""
+    if session.surplus:
+        file = session.surplus[0]
+        known = next((form for form, suffix in _SUFFIXES.items() if file.endswith(suffix)), format)
+        words = ["modelyard", "export", model, "--format", known, "--to", file]
+        say(f"The file is named with --to, as in: {shlex.join(words)}")
+        raise typer.Exit(exits.USAGE)
     if format not in _SUFFIXES:
         say(f"--format is one of {', '.join(_SUFFIXES)}.")
         raise typer.Exit(exits.USAGE)

@@ -118,6 +118,7 @@ class AsyncClient:
         lr: float = recipes.LEARNING_RATE,
         batch_size: int | None = None,
         seed: int = 0,
+        weigh_classes: bool = False,
         engine: str | None = None,
         missing_texts: Sequence[str] = (),
         skip_unlabelled: bool = False,
@@ -147,6 +148,7 @@ class AsyncClient:
             lr: the learning rate.
             batch_size: rows of a step; by default after their number.
             seed: of weights, order and split.
+            weigh_classes: a class of few rows counts as much as one of many.
             engine: what answers for the version.
             missing_texts: cells of a CSV file that are missing values too.
             skip_unlabelled: rows whose target has no value are left out, with a warning; by default they are refused.
@@ -199,6 +201,7 @@ class AsyncClient:
             lr=lr,
             batch_size=batch_size,
             seed=seed,
+            weigh_classes=weigh_classes,
         )
         words.read(table)
         upload = (await self.uploads.add(table.content, media_type=table.media_type)).id
@@ -269,8 +272,13 @@ class AsyncClient:
             profile = await self.datasets.profile(found.id)
             target = next(column for column in profile.columns if column.get("role") == "target")
             classes = recipes.is_class(found, recipe.task, target)
-            if classes and (rare := recipes.rare_told(target)) is not None:
-                words.rare(rare)
+            odd_sizes = recipes.rare_told(target)
+            if odd_sizes is None and not recipe.weigh_classes:
+                odd_sizes = recipes.unequal_told(profile, words)
+            if classes and odd_sizes is not None:
+                words.rare(odd_sizes)
+        if recipe.weigh_classes and not classes:
+            words.numbers(recipe.target)
         return recipes.Plan(found, made, recipes.request_of(found, recipe, classes=classes))
 
     async def _explained(
@@ -356,8 +364,9 @@ class AsyncClient:
             except InvalidInput as refused:
                 absent, more = rows.missing_columns(refused), rows.unknown_columns(refused)
                 if absent:
-                    raise rows.without_columns(refused, absent, [str(name) for name in inputs.columns]) from None
+                    raise rows.without_columns(refused, absent, [*left_out, *more]) from None
                 if not more:
+                    rows.name_odd_cells(refused, call.body["inputs"])
                     raise
                 left_out += more
                 call = replace(call, body={**call.body, "inputs": rows.without(call.body["inputs"], more)})
@@ -501,6 +510,8 @@ def _asked(model: str | Job | Version) -> str:
 
 
 def _question(inputs: Any, timeout_s: float | None, priority: int | None) -> dict[str, Any]:
+    if isinstance(inputs, (str, PathLike)):
+        raise rows.no_rows(inputs)
     asked = {"inputs": rows.rows_of(inputs), "timeout_s": timeout_s, "priority": priority}
     return {name: value for name, value in asked.items() if value is not None}
 

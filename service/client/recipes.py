@@ -17,7 +17,7 @@ from service.client.answers import Dataset
 from service.client.dialects import Table
 from service.errors import DatasetRefused, Entry, InvalidInput, ValidationFailed, listed, shorten
 from service.schemas.document import nearest_hint
-from service.schemas.views import ColumnView, EntryView
+from service.schemas.views import ColumnView, EntryView, ProfileView
 
 Task = Literal["auto", "classes", "numbers"]
 
@@ -58,7 +58,8 @@ class Recipe:
     """What is to be learnt of a table, and how; what is not said, the rules say.
 
     `inputs` are the only columns to learn from, `include` such as the rules would leave out, `exclude` columns to leave
-    out; `architecture` is a document, or None for the catalogue's mlp.
+    out; `architecture` is a document, or None for the catalogue's mlp. With `weigh_classes` each class counts the same,
+    however many rows it has.
     """
 
     target: str
@@ -72,6 +73,7 @@ class Recipe:
     lr: float = LEARNING_RATE
     batch_size: int | None = None
     seed: int = 0
+    weigh_classes: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in ("auto", "classes", "numbers"):
@@ -125,6 +127,10 @@ class Words(Protocol):
     def skip(self) -> str:
         """What leaves out rows whose target has no value."""
 
+    @property
+    def weigh(self) -> str:
+        """What lets each class count the same."""
+
     def warned(self, entries: Sequence[EntryView]) -> None:
         """The dataset has warnings."""
 
@@ -132,7 +138,7 @@ class Words(Protocol):
         """Columns are left out, each with the reason."""
 
     def rare(self, told: str) -> None:
-        """Classes have one row alone."""
+        """Classes have one row alone, or few beside those of another."""
 
     def wide(self, told: str) -> None:
         """A column that the rules would leave out is learnt from, and becomes many."""
@@ -146,11 +152,15 @@ class Words(Protocol):
     def texts(self, target: str) -> NoReturn:
         """The target is to be learnt as a number, and holds texts."""
 
+    def numbers(self, target: str) -> NoReturn:
+        """Classes are to be weighed, and the target is learnt as a number."""
+
 
 class AsWarnings:
     """Words for a program: what is told are warnings, what ends it are errors."""
 
     skip = "skip_unlabelled=True"
+    weigh = "weigh_classes=True"
 
     def read(self, table: Table) -> None:
         """How a file was read, where that was only found."""
@@ -172,7 +182,7 @@ class AsWarnings:
         warnings.warn(f"{left_out_told(reasons)}{way}", stacklevel=4)
 
     def rare(self, told: str) -> None:
-        """Classes have one row alone."""
+        """Classes have one row alone, or few beside those of another."""
         warnings.warn(told, stacklevel=4)
 
     def wide(self, told: str) -> None:
@@ -202,6 +212,13 @@ class AsWarnings:
     def texts(self, target: str) -> NoReturn:
         """The target is to be learnt as a number, and holds texts."""
         raise ValueError(f"task='numbers': {target!r} holds texts")
+
+    def numbers(self, target: str) -> NoReturn:
+        """Classes are to be weighed, and the target is learnt as a number."""
+        raise ValueError(
+            f"{self.weigh} is for classes, and {target!r} is learnt as a number; leave it out, or pass task='classes' "
+            "if its values are classes"
+        )
 
 
 def _remedy(one: Odd) -> str:
@@ -261,6 +278,7 @@ def explained(refused: DatasetRefused, recipe: Recipe, words: Words) -> DatasetR
         for entry in refused.errors
         if not any(is_about(entry, column) for column in recipe.taken)
     )
+    refused.hint = refused.errors[0].hint if refused.errors else None  # that of the server has other words
     return refusals.worded(refused)
 
 
@@ -285,6 +303,7 @@ def say_in_python(refused: InvalidInput, *, guessed: Plan | None) -> None:
         return replace(entry, hint=hint)
 
     refused.errors = tuple(map(told, refused.errors))
+    refused.hint = refused.errors[0].hint if refused.errors else refused.hint
     refusals.worded(refused)
 
 
@@ -382,6 +401,13 @@ def rare_told(target: Mapping[str, Any]) -> str | None:
     return f"{told}: no held-out row can tell whether {it} learnt. Add rows of {them}, or leave {them} out of the file."
 
 
+def unequal_told(profile: ProfileView, words: Words) -> str | None:
+    """That a class has many times the rows of another, and what lets each count the same; None where none has."""
+    detail = next((entry.detail for entry in profile.warnings if entry.code == "class-imbalance"), None)
+    way = f"{words.weigh} lets each class count the same; judge by more than accuracy."
+    return None if detail is None else f"{detail} The rare class may hardly be learnt: {way}"
+
+
 def request_of(dataset: Dataset, recipe: Recipe, *, classes: bool) -> dict[str, Any]:
     """The request that the rules make of a dataset, without its output."""
     columns, rows = inputs_of(dataset), dataset.rows or 0
@@ -395,11 +421,12 @@ def request_of(dataset: Dataset, recipe: Recipe, *, classes: bool) -> dict[str, 
         steps.append({"type": "one_hot"})
     if not classes:
         steps.append({"type": "standardize", "of": "target"})
+    weight = {"weight": "balanced"} if recipe.weigh_classes else {}
     request: dict[str, Any] = {
         "kind": "train",
         "dataset": dataset.id,
         "preprocessing": steps,
-        "objective": {"type": "cross_entropy" if classes else "mse"},
+        "objective": {"type": "cross_entropy" if classes else "mse"} | weight,
         "optimizer": {"type": "Adam", "lr": recipe.lr},
         "batch_size": recipe.batch_size or (32 if rows < 10_000 else 256 if rows < 200_000 else 1024),
     }

@@ -161,11 +161,14 @@ def worded(error: E) -> E:
     lines = [f"{error.message} {own}" if own else error.message]
     if [entry.detail for entry in error.errors] == lines:
         lines = []
+    hints = set()
     for entry in error.errors[:_TOLD]:
         place = f"{entry.pointer}: " if entry.pointer else ""
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
         got = f" Got {entry.got}." if entry.got not in (None, "null") and str(entry.got) not in entry.detail else ""
-        lines.append(f"{place}{entry.detail}{expected}{got}" + (f" {entry.hint}" if entry.hint else ""))
+        hint = f" {entry.hint}" if entry.hint and entry.hint not in hints else ""  # what is to be done, once
+        hints.add(entry.hint)
+        lines.append(f"{place}{entry.detail}{expected}{got}{hint}")
     more = max(0, len(error.errors) - _TOLD) + error.more
     if more:
         lines.append(f"And {more} more mistake{'' if more == 1 else 's'}, not shown.")

@@ -6,16 +6,19 @@ Imports none of these libraries: who brings such a value has it loaded. Knows no
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
 from typing import Any, Final
 
 import orjson
 
 from service.client import refusals
 from service.client.recipes import Task, are_classes
-from service.errors import Entry, ServiceError, shorten
+from service.errors import Entry, ServiceError, ValidationFailed, shorten
 from service.schemas.document import nearest_hint
 
 
@@ -39,6 +42,12 @@ def rows_of(inputs: Any) -> Any:
     if inputs is None or isinstance(inputs, (list, str, int, float)):
         return inputs  # what is no list of rows, the server says
     return list(inputs)
+
+
+def no_rows(inputs: str | PathLike[str]) -> ServiceError:
+    """The error where a text, such as the name of a file, stands in the place of rows."""
+    way = f"Read a file first, as with pandas.read_csv({str(inputs)!r}); or ask with: modelyard predict MODEL FILE"
+    return refusals.worded(ValidationFailed(f"Inputs are rows, and {shorten(str(inputs))} is a text.", hint=way))
 
 
 def is_table(value: Any) -> bool:
@@ -73,8 +82,69 @@ def without_columns(refused: ServiceError, names: Sequence[str], known: Sequence
     return refusals.worded(type(refused)("The table lacks columns that the model takes.", errors=entries))
 
 
+def name_odd_cells(refused: ServiceError, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Name the cells of a table's columns of numbers that are none: one such makes texts of the whole column.
+
+    Args:
+        refused: what the server says of each cell, changed in place.
+        rows: the table, as it was sent.
+    """
+    wrong = [entry for entry in refused.errors if entry.expected == "a number" and (entry.got or "")[:1] in ("'", '"')]
+    if not wrong:
+        return
+    found = []
+    for name in _columns_of(wrong):
+        cells = [(place, row[name]) for place, row in enumerate(rows) if isinstance(row[name], str)]
+        odd = [(place, cell) for place, cell in cells if not _is_number(cell)]
+        first = next(entry for entry in wrong if _columns_of([entry]) == [name])
+        if odd:
+            first = replace(
+                first, pointer=f"/inputs/{odd[0][0]}/{first.pointer.rpartition('/')[2]}", got=shorten(odd[0][1])
+            )
+        detail = f"{first.detail.removesuffix('.')}; {_odd_told(odd)}."
+        found.append(replace(first, detail=detail, hint=_odd_remedy(name, odd), expected=None))
+    refused.errors = (*found, *(entry for entry in refused.errors if entry not in wrong))
+    refused.hint, refused.more = found[0].hint, 0  # more of these columns, for all that is known
+    refusals.worded(refused)
+
+
+def _odd_told(odd: Sequence[tuple[int, str]]) -> str:
+    if not odd:
+        return "all its cells are numbers, but as texts"
+    told = ", ".join(f"row {place} has {shorten(cell)}" for place, cell in odd[:_NAMED])
+    more = f", and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+    return f"counted from 0, {told}{more}"
+
+
+def _odd_remedy(name: str, odd: Sequence[tuple[int, str]]) -> str:
+    texts = list(dict.fromkeys(cell for _, cell in odd))
+    if not odd:
+        return f"pandas.to_numeric(table[{name!r}]) makes numbers of them."
+    if len(texts) > _MOST_TEXTS or any(sign.isdigit() for text in texts for sign in text):
+        return "Send numbers; pandas.read_csv has decimal=',' and thousands='.' for those with other marks."
+    means = "that means" if len(texts) == 1 else "these mean"
+    return f"If {means} no value, pass None, as pandas.read_csv(…, na_values={texts!r}) does."
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+_NAMED: Final = 3
+"""Odd cells that are named with a column."""
+_MOST_TEXTS: Final = 10
+"""More different ones are hardly all words for a missing value."""
+
+
 def _named_by(refused: ServiceError, code: str) -> list[str]:
-    parts = (_OF_A_ROW.fullmatch(entry.pointer) for entry in refused.errors if entry.code == code)
+    return _columns_of(entry for entry in refused.errors if entry.code == code)
+
+
+def _columns_of(entries: Iterable[Entry]) -> list[str]:
+    parts = (_OF_A_ROW.fullmatch(entry.pointer) for entry in entries)
     return list(dict.fromkeys(part[1].replace("~1", "/").replace("~0", "~") for part in parts if part is not None))
 
 

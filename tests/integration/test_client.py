@@ -272,6 +272,50 @@ class TestPredict:
         with pytest.raises(InvalidInput):  # objects are as they are: who writes one means it
             yard.predict(homes, [{"area": 70.0, "site": "n", "price": 1}])
 
+    def test_one_odd_cell_that_makes_a_column_one_of_texts_is_named(self, yard: Client, homes: str) -> None:
+        lines = [f"{60 + n},n" for n in range(40)]
+        lines[7], lines[31] = "k.A.,n", "–,s"
+        table = pd.read_csv(io.StringIO("\n".join(["area,site", *lines])))
+        with pytest.raises(InvalidInput) as caught:
+            yard.predict(homes, table)
+        with pytest.raises(InvalidInput) as as_texts:
+            yard.predict(homes, pd.DataFrame({"area": ["60", "70"], "site": ["n", 5]}))
+        with pytest.raises(InvalidInput, match=r"row 0 has '7,5'\. Send numbers; pandas\.read_csv has decimal=','"):
+            yard.predict(homes, pd.DataFrame({"area": ["7,5"], "site": ["n"]}))
+
+        assert str(caught.value).splitlines() == [
+            "The values do not have the type that is expected.",
+            "/inputs/7/area: Column 'area' takes numbers; counted from 0, row 7 has 'k.A.', row 31 has '–'. If these "
+            "mean no value, pass None, as pandas.read_csv(…, na_values=['k.A.', '–']) does.",
+        ]
+        assert [(entry.pointer, entry.detail, entry.hint) for entry in as_texts.value.errors] == [
+            (
+                "/inputs/0/area",
+                "Column 'area' takes numbers; all its cells are numbers, but as texts.",
+                "pandas.to_numeric(table['area']) makes numbers of them.",
+            ),
+            ("/inputs/1/site", "Column 'site' takes texts.", None),
+        ]
+
+    def test_a_file_in_the_place_of_rows_is_told_how_to_be_read(self, yard: Client) -> None:
+        told = (
+            "Inputs are rows, and 'new.csv' is a text. Read a file first, as with pandas.read_csv('new.csv'); or ask "
+            "with: modelyard predict MODEL FILE"
+        )
+        for name in ("new.csv", Path("new.csv")):
+            with pytest.raises(InvalidInput) as caught:
+                yard.predict("nobody", name)
+
+            assert str(caught.value) == told
+
+    def test_a_name_that_the_model_takes_is_none_that_is_meant(self, yard: Client) -> None:
+        rows = [{"height": float(n), "weight": 2.0 * n, "y": 3.0 * n} for n in range(10)]
+        job = yard.jobs.wait(yard.train("py-sizes", rows, "y", epochs=1), timeout_s=60)
+        with pytest.raises(InvalidInput, match=r"no column 'height'\. Did you mean 'heigth'\?"):
+            yard.predict(job, pd.DataFrame({"heigth": [1.0], "weight": [2.0]}))
+        with pytest.raises(InvalidInput, match=r"no column 'height'\.$"):
+            yard.predict(job, pd.DataFrame({"weight": [2.0]}))
+
     def test_large_arrays_travel_as_bytes(self, yard: Client, quadratic: Any) -> None:
         rows = np.linspace(-1, 1, 1000, dtype="float32").reshape(-1, 1)
         name = yard.v2.metadata("quadratic")["inputs"][0]["name"]
@@ -453,17 +497,20 @@ class TestTraining:
         assert "If these mean no value, pass missing_texts=['k.A.', '#NV']." in told
         job = yard.train("py-odd", path, "y", epochs=1, alias=None, missing_texts=["k.A.", "#NV"])
         yard.jobs.wait(job, timeout_s=60)
-        with pytest.raises(InvalidInput, match=r"Column 'x' takes numbers\. Expected a number\. Got 'old'\."):
+        with pytest.raises(InvalidInput, match=r"Column 'x' takes numbers\. .*Got 'old'\."):
             yard.predict(job, [{"x": "old"}])
 
     def test_rows_without_a_label_are_left_out_at_a_wish(self, yard: Client) -> None:
         rows = [{"x": float(n), "y": None if n % 10 == 3 else n % 2} for n in range(40)]
-        with pytest.raises(DatasetRefused, match="or pass skip_unlabelled=True to leave their rows out"):
+        with pytest.raises(DatasetRefused) as refused:
             yard.train("py-gaps", rows, "y", epochs=1, alias=None)
         with pytest.warns(UserWarning, match="4 of 40 rows are left out, without a value in column 'y'") as caught:
             job = yard.train("py-gaps", rows, "y", epochs=1, alias=None, skip_unlabelled=True)
 
         dataset = yard.datasets.get(job.dataset["id"] if job.dataset else "")
+        assert str(refused.value).count("or pass skip_unlabelled=True to leave their rows out") == 1
+        assert '"unlabelled"' not in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 5
         assert (dataset.rows, dataset.source["unlabelled"]) == (36, "skip")
         assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
 
@@ -472,6 +519,16 @@ class TestTraining:
             yard.train("py-rare", [*FLOWERS, {**FLOWERS[0], "kind": "lily"}], "kind", exclude=["id"], epochs=1)
 
         assert {Path(one.filename).name for one in caught} == {Path(__file__).name}
+
+    def test_classes_of_unequal_size_are_weighed_at_a_wish(self, yard: Client) -> None:
+        rows = [{"x": float(n), "y": "b" if n % 20 == 1 else "a"} for n in range(100)]
+        with pytest.warns(UserWarning, match="95 rows .* 5 of .*: weigh_classes=True lets each class count the same"):
+            yard.train("py-weighed", rows, "y", epochs=1, alias=None)
+        job = yard.train("py-weighed", rows, "y", epochs=1, alias=None, weigh_classes=True)  # and no warning
+
+        assert job.spec["objective"] == {"type": "cross_entropy", "weight": "balanced"}
+        with pytest.raises(ValueError, match="weigh_classes=True is for classes, and 'x' is learnt as a number"):
+            yard.train("py-weighed", rows, "x", epochs=1, alias=None, weigh_classes=True)
 
     def test_a_column_that_the_rules_leave_out_is_included_at_a_wish(self, yard: Client) -> None:
         job = yard.train("py-ids", FLOWERS, "kind", include=["id"], epochs=1, alias=None)  # and no warning

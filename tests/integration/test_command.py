@@ -143,7 +143,7 @@ HEAVY = ("torch", "fastapi", "starlette", "sqlalchemy", "httpx", "numpy", "panda
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["predict", "--help"], ["keys", "--help"], ["jobs", "--help"], ["--version"]],
+    [["--help"], ["train", "--help"], ["predict", "-h"], ["keys", "--help"], ["jobs", "-h"], ["-h"], ["--version"]],
     ids=" ".join,
 )
 def test_help_loads_nothing_that_it_does_not_show(arguments: list[str], tmp_path: Path) -> None:
@@ -754,6 +754,78 @@ class TestFromDataToPredictions:
         assert "recall" not in run("models", "show", "unclassed/1").output
         assert run("models", "show", "flowers/1", "-o", "csv").stderr == ""
 
+    def test_a_class_that_is_never_known_is_told_and_may_be_weighed(self, run: Command, tmp_path: Path) -> None:
+        path = tmp_path / "fraud.csv"
+        kinds = ["fraud" if n % 25 == 3 else "ok" for n in range(400)]
+        path.write_text("a,b,kind\n" + "".join(f"{n % 7},{n % 11},{kind}\n" for n, kind in enumerate(kinds)))
+        common = ("train", path, "--target", "kind", "--model", "fraud", "--epochs", 2, "--wait")
+        done, weighed = run(*common), run(*common, "--weigh-classes")
+        objective = json.loads(run("jobs", "show", "last", "-o", "json").stdout)["spec"]["objective"]
+
+        assert (
+            "None of the 3 held-out rows of 'fraud' is known; always saying 'ok' would be right for 96.2 %. "
+            "--weigh-classes lets each class count the same.\n"
+        ) in done.stderr
+        assert (
+            "384 rows are of the class 'ok', 16 of the class 'fraud'. The rare class may hardly be learnt: "
+            "--weigh-classes lets each class count the same; judge by more than accuracy.\n"
+        ) in done.stderr
+        assert objective == {"type": "cross_entropy", "weight": "balanced"}
+        assert "--weigh-classes" not in weighed.stderr
+        assert "; always saying 'ok' would be right for 96.2 %.\n" in weighed.stderr
+        assert "always saying" not in run("jobs", "show", "last").stderr
+
+    def test_what_is_told_of_classes_is_that_a_constant_answer_would_be_as_good(
+        self, run: Command, flowers: Path, homes: Path
+    ) -> None:
+        common = ("--model", "told", "--alias", "", "--wait")
+        good = run("train", flowers, "--target", "species", *common)
+        bad = run("train", flowers, *("--target", "species", "--epochs", 1, "--lr", 1e-9, "--seed", 3), *common)
+        numbers = run("train", homes, "--target", "price", "--epochs", 1, *common)
+
+        assert "always saying" not in good.stderr
+        assert re.search(
+            r"\nNone of the [12]0 held-out rows of .* is known; always saying '.*' .* 33.3 %\.\n", bad.stderr
+        )
+        assert "always saying" not in numbers.stderr
+
+    def test_only_classes_are_weighed(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        common = ("train", homes, "--target", "price", "--model", "weighed", "--weigh-classes")
+        before = there(run)
+        refused = run(*common, code=7).stderr
+        (tmp_path / "request.json").write_text("{}")
+
+        assert refused == (
+            "--weigh-classes is for classes, and 'price' is learnt as a number. Leave it out, or pass --task classes "
+            "if its values are classes.\n"
+        )
+        assert there(run) == before
+        assert "--weigh-classes: for tables only." in (
+            run("train", tmp_path / "request.json", "--weigh-classes", code=2).stderr
+        )
+
+    def test_figures_of_other_rows_are_told_to_say_nothing(self, run: Command, homes: Path, tmp_path: Path) -> None:
+        fewer = tmp_path / "fewer.csv"
+        fewer.write_text("\n".join(homes.read_text().splitlines()[:61]) + "\n")
+        common = ("--target", "price", "--model", "other-rows", "--wait")
+        told = (
+            "These figures come from different rows: the versions had other data, or another split of it. So they do "
+            "not tell which is better.\n"
+        )
+        run("train", homes, *common, "--epochs", 1)
+        same = run("train", homes, *common, "--epochs", 30, "--if-better")
+        other = run("train", fewer, *common, "--epochs", 1)
+        back = run("train", homes, *common, "--epochs", 30, "--if-better")
+
+        assert "champion moved from version 1 to 2: " in same.stderr
+        assert told not in same.stderr
+        assert told in other.stderr
+        assert "champion moved from version 3 to 4: " in back.stderr
+        assert told in back.stderr
+        assert told in run("models", "compare", "other-rows", 1, 3).stderr
+        assert told not in run("models", "compare", "other-rows", 1, 2).stderr
+        assert run("models", "compare", "other-rows", 1, 3, "-o", "csv").stderr == ""
+
     def test_dates_that_are_to_be_learnt_from_are_told_what_becomes_of_them(self, run: Command, tmp_path: Path) -> None:
         path = tmp_path / "dated.csv"
         path.write_text("seit,x,y\n" + "".join(f"2024-01-{n % 28 + 1:02d},{n},{n}.5\n" for n in range(60)))
@@ -836,11 +908,12 @@ class TestFromDataToPredictions:
         rows = '[[5.1, 1e999, 1.4, 0.2, "north"], [5.1, 3.5, -Infinity, 0.2, "north"]]'
 
         assert run("predict", "flowers", path, code=7).stderr.splitlines()[1:] == [
-            "Line 2 ('1e999'): Column 'sepal_width' takes numbers. Expected a number.",
+            "Line 2 ('1e999'): Column 'sepal_width' takes numbers. Expected a number; --missing-text TEXT is for a "
+            "text that means no value.",
             "Line 3 ('-1E400'): Column 'petal_length' takes numbers. Expected a number.",
         ]
         assert run("predict", "flowers", "--inputs", rows, code=7).stderr.splitlines()[1:] == [
-            "Row 1 ('1e999'): Column 'sepal_width' takes numbers. Expected a number.",
+            "Row 1 ('1e999'): Column 'sepal_width' takes numbers. Send null where the value is missing.",
             "Row 2 ('-Infinity'): Column 'petal_length' takes numbers. Expected a number.",
         ]
 
@@ -864,9 +937,14 @@ class TestFromDataToPredictions:
 
         row = dict(zip([*HEADS, "garden"], rows[0], strict=True))
         one = json.loads(run("predict", "flowers", "--inputs", json.dumps(row), "-o", "json").stdout)
+        shown = run("predict", "flowers", "--inputs", json.dumps(rows[:1])).stdout.split()
         run("predict", "flowers", "--inputs", '{"petal_length": 1}', code=7)
         run("predict", "flowers", "--inputs", "5", code=7)
+        assert run("predict", "flowers", "--inputs", '"a.csv"', code=7).stderr == (
+            "Inputs are rows, and 'a.csv' is a text.\n"
+        )
 
+        assert shown[:5] == [*HEADS, "garden"]
         assert one["labels"] == ["setosa"]
         assert "Row 3 ('x'): Column 'petal_length' takes numbers. Expected a number.\n" in refused
         assert warned.startswith(
@@ -937,6 +1015,7 @@ class TestFromDataToPredictions:
             "Only one row is of the class 'tulip': no held-out row can tell whether it is learnt. Add rows of it, or "
             "leave it out of the file.\n"
         ) in one
+        assert "--weigh-classes" not in one  # which helps little there
         assert "Only one row each is of the classes 'rose', 'tulip': no held-out row can tell whether they are" in two
         assert "Only one row is of the class '9': " in number
         assert "Only one row" not in run("train", path, "--target", "price", *common).stderr
@@ -957,9 +1036,9 @@ class TestFromDataToPredictions:
         path.write_text("x,y\n" + "1,2\n" * 20 + "1,\n" * 21)
 
         assert refused[-2].startswith("holes.csv: lines 22, 23, 24 and 17 more, column 'y': A value is missing ('').")
-        assert refused[-1] == "And 13 more mistakes, not shown; each wrong cell of the file counts as one."
+        assert refused[-1] == "And 13 more mistakes, not shown: 33 in all; each wrong cell of the file counts as one."
         assert run("train", path, "--target", "y", "--model", "holes", code=7).stderr.endswith(
-            "\nAnd 1 more mistake, not shown; each wrong cell of the file counts as one.\n"
+            "\nAnd 1 more mistake, not shown: 21 in all; each wrong cell of the file counts as one.\n"
         )
 
     def test_what_is_wrong_is_said_of_the_option(self, run: Command, homes: Path) -> None:
@@ -1089,6 +1168,11 @@ class TestFromDataToPredictions:
         assert run("validate", tmp_path / "net.json").stdout.count("Linear") == 2
         assert "valid" in run("validate", tmp_path / "job.json").stdout
 
+    def test_a_file_without_its_option_is_told_with_it(self, run: Command) -> None:
+        assert run("export", "flowers", "net.onnx", code=2).stderr == (
+            "The file is named with --to, as in: modelyard export flowers --format onnx --to net.onnx\n"
+        )
+
     def test_a_version_leaves_as_files_and_comes_back(self, run: Command, flower_job: Any, tmp_path: Path) -> None:
         for form, suffix in (("pt", "pt"), ("safetensors", "safetensors"), ("python", "py"), ("bundle", "zip")):
             run("export", "flowers", "--format", form, "--to", tmp_path / f"flowers.{suffix}")
@@ -1172,6 +1256,10 @@ class TestWhatIsThere:
         assert version["classes"] == list(SPECIES)
         assert compared["architecture"]["equal"]
         assert verified["ok"]
+        listed_models = list(csv.DictReader(io.StringIO(run("models", "list", "-o", "csv", "--limit", 200).stdout)))
+        [of_flowers] = [line for line in listed_models if line["model"] == "flowers"]
+        assert of_flowers["aliases"] == "champion → 1"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", of_flowers["updated"])
         ways = [("flowers/1", "1"), ("flowers", "1", "1"), ("flowers@champion", "1")]
         assert len({run("models", "compare", *way).stdout for way in ways}) == 1
         assert "numbers of its versions" in run("models", "compare", "flowers/1", "1", "1", code=2).stderr
@@ -1383,13 +1471,17 @@ class TestKeysFile:
     ) -> None:
         at = ("--file", tmp_path / "keys.toml")
         made = json.loads(run("keys", "create", "--name", "ci", "--scope", "read", *at, "-o", "json").stdout)
-        run("keys", "create", "--name", "shop", "--scope", "predict", "--rows-per-minute", 60, *at)
+        shop = run("keys", "create", "--name", "shop", "--scope", "predict", "--rows-per-minute", 60, *at)
         listed = run("keys", "list", *at, "-o", "json").stdout
         lines = run("keys", "list", *at, "-o", "jsonl").stdout.splitlines()
         rows = list(csv.DictReader(io.StringIO(run("keys", "list", *at, "-o", "csv").stdout)))
         successor = json.loads(run("keys", "rotate", "ci", *at, "-o", "jsonl").stdout)
         revoked = json.loads(run("keys", "revoke", "ci", *at, "-o", "json").stdout)
 
+        assert shop.stderr.endswith(
+            "A server knows the keys of this file when it is started with "
+            f"MODELYARD_API_KEYS_FILE={tmp_path / 'keys.toml'}\n"
+        )
         secret = made.pop("key")
         assert secret.startswith(f"msk_{made['id']}_")
         data = json.loads(listed)["data"]
@@ -1565,6 +1657,7 @@ class TestExitCodes:
     ) -> None:
         none = "job_" + "0" * 32
         (tmp_path / "near.csv").write_text("sepal_lenght,sepal_width,petal_length,width,garden\n5,3,1,0.2,north\n")
+        (tmp_path / "taken.csv").write_text("sepal_lengths,sepal_width,petal_length,garden\n5,3,1,north\n")
 
         assert run("models", "show", "flower", code=4).stderr == (
             "There is no model 'flower'. Did you mean 'flowers'?\n"
@@ -1578,6 +1671,10 @@ class TestExitCodes:
         assert run("predict", "flowers", tmp_path / "near.csv", code=7).stderr.splitlines()[:2] == [
             "The file has no columns 'sepal_length' and 'petal_width'.",
             "sepal_length: Did you mean 'sepal_lenght'?",
+        ]
+        assert run("predict", "flowers", tmp_path / "taken.csv", code=7).stderr.splitlines()[1:] == [
+            "sepal_length: Did you mean 'sepal_lengths'?",  # and not, of petal_width, one that is taken as it is
+            f"flowers/1 takes: {', '.join(HEADS)}, garden.",
         ]
 
     def test_mistakes_in_a_file_of_rows_are_told_by_its_lines_and_together(
@@ -1594,7 +1691,7 @@ class TestExitCodes:
             "The values do not have the type that is expected.",
             "Line 4 ('old'): Column 'sepal_length' takes numbers. Expected a number.",
             "Lines 6, 8, 10 and 2 more: Column 'petal_length' has no value, and this version needs one. "
-            'Send a number. A version that is trained with gaps and the step {"type": "impute"} takes null.',
+            "Send a number. Only a version that was trained with gaps in this column does without.",
         ]
         assert "Line 1202: Column 'petal_length' has no value" in run("predict", "flowers", path, code=7).stderr
 

@@ -74,6 +74,21 @@ def test_a_code_of_a_later_release_is_told_as_it_came() -> None:
     assert (type(found), found.code, str(found)) == (client.RequestRefused, "moon-phase", "The moon is full.")
 
 
+def test_what_is_to_be_done_about_several_mistakes_is_said_once() -> None:
+    gap = {"code": "missing-value", "detail": "A value is missing.", "hint": "Fill it in."}
+    other = {"code": "wrong-type", "detail": "This is no number.", "pointer": "/c", "hint": "Send a number."}
+    mistakes = [{**gap, "pointer": "/a"}, {**gap, "pointer": "/b"}, other]
+    found = of_problem({"code": "validation-failed", "detail": "Three are wrong.", "errors": mistakes})
+
+    assert str(found).splitlines() == [
+        "Three are wrong.",
+        "/a: A value is missing. Fill it in.",
+        "/b: A value is missing.",
+        "/c: This is no number. Send a number.",
+    ]
+    assert [entry.hint for entry in found.errors] == ["Fill it in.", "Fill it in.", "Send a number."]
+
+
 @pytest.mark.parametrize("code", [*OF_HTTP, "internal"])
 def test_a_call_raises_the_class(code: str) -> None:
     status, sentence = CATALOGUE[code]
