@@ -52,7 +52,6 @@ _CELL: Final = re.compile(r"/inputs/(?:([^/0-9][^/]*)/)?([0-9]+)(?:/(.*))?")
 _MORE: Final = re.compile(r"([0-9]+) (more .*)")
 _GAP: Final = re.compile(r"(Column .*) has no value(?: in ([0-9]+) rows, of which this is the first)?; (.*)", re.DOTALL)
 """The warning that a column has no value in some rows: the column, how many rows if several, what was taken for it."""
-_OF_JSON: Final = "Send null where the value is missing."
 _OF_A_FILE: Final = "Expected a number; --missing-text TEXT is for a text that means no value."
 """What the hint about a value of JSON means for a cell of a file."""
 _LOOSE: Final = re.compile(r"[+-]?[0-9][0-9.,' ]*")
@@ -494,12 +493,14 @@ def _tell_warnings(answers: Sequence[Prediction], given: _Given) -> None:
 
 def _tell(entries: Iterable[Entry], given: _Given) -> None:
     """Say what is wrong or odd, by the lines and columns of a file, or by rows; what is the same in many, once."""
+    from service.schemas.datasets import NULL_FOR_MISSING
+
     head, word = given.head, "Line" if given.lines else "Row"
     places: dict[tuple[str, str], list[str]] = {}
     more: dict[str, int] = {}
     for entry in sorted(entries, key=_row):
         expected = f" Expected {entry.expected}." if entry.expected and not entry.hint else ""
-        hint = _OF_A_FILE if given.lines and entry.hint == _OF_JSON else entry.hint
+        hint = _OF_A_FILE if given.lines and entry.hint == NULL_FOR_MISSING else entry.hint
         detail = f"{entry.detail}{expected}{f' {hint}' if hint else ''}"
         found = _CELL.fullmatch(entry.pointer)
         if found is None:

@@ -16,6 +16,7 @@ from service.client import refusals
 from service.client.answers import Dataset
 from service.client.dialects import Table
 from service.errors import DatasetRefused, Entry, InvalidInput, ValidationFailed, listed, shorten
+from service.schemas.datasets import taken_as_texts
 from service.schemas.document import nearest_hint
 from service.schemas.views import ColumnView, EntryView, ProfileView
 
@@ -309,7 +310,7 @@ def say_in_python(refused: InvalidInput, *, guessed: Plan | None) -> None:
 
 def is_about(warning: Entry | EntryView, column: str) -> bool:
     """Whether the warning says of this column that it is nearly one of numbers."""
-    return warning.code == "nearly-numbers" and warning.detail.startswith(f"Column {shorten(column)} is taken as texts")
+    return warning.code == "nearly-numbers" and warning.detail.startswith(taken_as_texts(column))
 
 
 def odd_columns(dataset: Dataset, taken: Collection[str]) -> list[Odd]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from service.engine.examples import open_dataset, split_rows
 from service.engine.leakage import leakage
 from service.engine.preprocessing import Preprocessor
-from service.engine.suitability import doubtful_columns, row_shapes, step_mistakes
+from service.engine.suitability import doubtful_columns, doubtful_target, row_shapes, step_mistakes
 from service.engine.targets import (
     NET,
     Size,
@@ -29,7 +29,7 @@ from service.engine.targets import (
 )
 from service.errors import DatasetRefused, Entry, shorten
 from service.schemas.architecture import Architecture, state_rows
-from service.schemas.datasets import DatasetManifest
+from service.schemas.datasets import DatasetManifest, taken_as_texts
 from service.schemas.document import nearest_hint
 from service.schemas.edits import frozen
 from service.schemas.initial import MAX_MATCHES
@@ -67,12 +67,13 @@ def agree(
     specs = judgement.architecture.inputs
     outputs: list[dict[str, Any]] = judgement.summary["outputs"]
     found: list[Entry] = []
+    looked_through = manifest.size_bytes <= _LOOKED_THROUGH
     train_rows = None
     leaks: list[Entry] = []
     try:
         rows = split_rows(config.split, examples)
         train_rows = rows["train"].numpy()
-        if manifest.size_bytes <= _LOOKED_THROUGH:  # of a larger one the worker tells
+        if looked_through:  # of a larger one the worker tells
             leaks = [leak.warning(len(rows[leak.part])) for leak in leakage(examples, rows)]
     except DatasetRefused as refused:
         found += refused.errors
@@ -83,11 +84,6 @@ def agree(
     found += _pattern_mistakes(config, judgement.architecture)
     warnings = [*_loss_warnings(judgement.architecture.root, config.objective), *leaks]
     warnings += [Entry(**{**told, "pointer": "/dataset"}) for told in manifest.warnings]
-    if not found and manifest.size_bytes <= _LOOKED_THROUGH and not _normalizes(judgement):
-        for name, part in examples.parts or ((None, examples),):
-            own = [step for step in config.preprocessing if name is None or step.input in (None, name)]
-            doubtful = doubtful_columns(part, own, config.objective, name=name)
-            warnings += [told for told in doubtful if told not in warnings]
     parts = {name for name, _ in examples.parts}
     if len(outputs) != 1 or ((parts or len(specs) != 1) and parts != {spec.name for spec in specs}):
         detail = f"Training takes nets with one output; this one has {len(outputs)}."
@@ -115,6 +111,10 @@ def agree(
         place = place_of[name] if name is not None else 0
         own = [step for step in config.preprocessing if name is None or step.input == name]
         found += _dtype_mistakes(part.manifest, own, str(specs[place].dtype), place)
+        if looked_through and not steps and not _normalizes(judgement):
+            warnings += doubtful_columns(part, own, name=name)
+    if looked_through and not steps:
+        warnings += doubtful_target(examples, config.preprocessing, config.objective)
     mistaken = target_mistakes(examples, config.objective, tuple(outputs[0]["shape"])[1:], at=NET)
     if mistaken and config.objective.targets == "numbers":
         # numbers that were read as texts are no classes: how they are read is what has to change
@@ -126,8 +126,8 @@ def agree(
 
 def _is_of_target(warning: Entry, manifest: DatasetManifest) -> bool:
     """Whether a warning that a column is nearly one of numbers is about the target."""
-    targets = [shorten(column.name) for column in manifest.columns if column.role == "target"]
-    return any(warning.detail.startswith(f"Column {name} is taken as texts") for name in targets)
+    targets = [column.name for column in manifest.columns if column.role == "target"]
+    return any(warning.detail.startswith(taken_as_texts(name)) for name in targets)
 
 
 def sizes(folder: Path, manifest: DatasetManifest, config: TrainingConfig) -> dict[str, int]:

@@ -25,7 +25,7 @@ from service.engine.mapped import Array, Shelf
 from service.engine.readers import FLOAT32_MAX, MAX_COLUMNS, MAX_FIELD, MAX_LINE, Raw, refuse
 from service.engine.tables import TableColumn, Unlabelled, assembled, check_rows, chosen, name_mistakes, unlabelled
 from service.errors import MAX_ENTRIES, DatasetRefused, Entry, shorten
-from service.schemas.datasets import MISSING_NUMBERS, Csv, told_delimiter, utf8_hint
+from service.schemas.datasets import MISSING_NUMBERS, Csv, taken_as_texts, told_delimiter, utf8_hint
 from service.schemas.marks import Marks, is_number, marks_of, read_as
 
 
@@ -145,7 +145,7 @@ def _nearly_numbers(
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     also = f"; others: {', '.join(others[:_SHOWN])}{more}" if others else ""
     where = f"{count} of {cells} cells {are} no number (line {line}: {cell[:64]!r}{also})"
-    detail = f"Column {shorten(column.name)} is taken as texts: {where}."
+    detail = f"{taken_as_texts(column.name)}: {where}."
     hint = "Mend it in the file, or leave the column out."
     hint += {"input": _NAME_IT, "target": _NAME_NO_LABEL}.get(column.role, "")
     if members or _GROUPED.fullmatch(cell.strip()):

@@ -83,27 +83,18 @@ def row_shapes(
     ]
 
 
-def doubtful_columns(
-    examples: Examples, steps: Sequence[PreprocessingStep], objective: Objective, *, name: str | None = None
-) -> list[Entry]:
+def doubtful_columns(examples: Examples, steps: Sequence[PreprocessingStep], *, name: str | None = None) -> list[Entry]:
     """Warnings about columns of a table that a net learns badly as they are: large numbers that no step scales, and
-    texts of which nearly each row has another one. `expected` is the step that is missing.
+    texts of which nearly each row has another one.
 
     Args:
         examples: the rows of one input.
-        steps: those of this input, and of the target; without mistakes.
-        objective: what is minimised.
+        steps: those of this input, without mistakes.
         name: of the input, where there are several.
     """
-    manifest = examples.manifest
-    if manifest.layout != "table":
+    if examples.manifest.layout != "table":
         return []
     found = []
-
-    def lacks(code: str, detail: str, step: dict[str, str], words: str = "") -> None:
-        shown = json.dumps(step)
-        found.append(Entry("/preprocessing", code, detail, hint=f"Add {shown}{words}.", expected=shown))
-
     names = [column.name for column in examples.input_columns]
     scaled: set[str] = set()
     spread: set[str] = set()
@@ -115,13 +106,8 @@ def doubtful_columns(
     large = [one for i, one in enumerate(numbers) if one not in scaled and _is_large(examples.numbers[:, i])]
     if large:
         detail = f"The numbers of {listed(large)} are large. Nets train badly on inputs of that size."
-        lacks("unscaled-inputs", detail, {"type": "standardize"} | ({} if name is None else {"input": name}))
-    as_they_are = not any(isinstance(step, _SCALING) and step.of == "target" for step in steps)
-    of_any_unit = objective.type in _OF_ANY_UNIT and manifest.target == "number"
-    if as_they_are and of_any_unit and _is_large(examples.targets):
-        words = ": answers stay in their own unit"
-        detail = "The targets are large numbers, which a net learns slowly."
-        lacks("unscaled-targets", detail, {"type": "standardize", "of": "target"}, words)
+        wanted = {"type": "standardize"} | ({} if name is None else {"input": name})
+        found.append(_lacks_step("unscaled-inputs", detail, wanted))
     for column in examples.input_columns:
         distinct = len(column.classes or ())
         if column.name in spread and are_many(distinct, examples.rows):
@@ -132,15 +118,32 @@ def doubtful_columns(
     return found
 
 
+def doubtful_target(examples: Examples, steps: Sequence[PreprocessingStep], objective: Objective) -> list[Entry]:
+    """A warning about targets of a table that a net learns slowly: large numbers that no step scales."""
+    manifest = examples.manifest
+    if manifest.layout != "table" or manifest.target != "number" or objective.type not in _OF_ANY_UNIT:
+        return []
+    if any(isinstance(step, _SCALING) and step.of == "target" for step in steps) or not _is_large(examples.targets):
+        return []
+    step = {"type": "standardize", "of": "target"}
+    detail = "The targets are large numbers, which a net learns slowly."
+    return [_lacks_step("unscaled-targets", detail, step, ": answers stay in their own unit")]
+
+
 _SCALING: Final = (Standardize, MinMax, Log)
 _OF_ANY_UNIT: Final = frozenset({"mse", "l1", "smooth_l1", "huber", "log_cosh", "quantile"})
 """Objectives whose targets may be scaled."""
 
 
+def _lacks_step(code: str, detail: str, step: dict[str, str], words: str = "") -> Entry:
+    """A warning that `expected` is a step which is missing."""
+    shown = json.dumps(step)
+    return Entry("/preprocessing", code, detail, hint=f"Add {shown}{words}.", expected=shown)
+
+
 def _is_large(numbers: Array | None) -> bool:
-    with np.errstate(all="ignore"):
-        values = np.asarray(numbers, dtype=np.float64)
-        values = values[np.isfinite(values)]
+    values = np.asarray(numbers, dtype=np.float64)
+    values = values[~np.isnan(values)]  # which are missing
     return values.size > 0 and is_large(float(values.min()), float(values.max()))
 
 

@@ -30,7 +30,7 @@ from service.errors import (
     listed,
     shorten,
 )
-from service.schemas.datasets import ImageRow
+from service.schemas.datasets import NULL_FOR_MISSING, ImageRow
 from service.schemas.document import nearest_hint, pointer
 from service.schemas.preprocessing import ArrayRow, TableRow, TokensColumn
 from service.schemas.versions import TensorSpec
@@ -777,7 +777,7 @@ def _table(rows: list[Any], table: TableRow, *, at: str) -> Raw:
                         cell,
                         "dtype-mismatch",
                         f"Column {name!r} takes numbers.",
-                        hint="Send null where the value is missing." if name in optional else None,
+                        hint=NULL_FOR_MISSING if name in optional else None,
                         expected="a number",
                         got=shorten(value),
                     )

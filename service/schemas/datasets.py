@@ -166,6 +166,14 @@ def told_delimiter(first: str) -> str | None:
 MISSING_NUMBERS: Final = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "+nan", "-nan", "-", "?", "."})
 """Cells of a CSV file that are missing values among numbers, in any case."""
 
+NULL_FOR_MISSING: Final = "Send null where the value is missing."
+"""The hint about a text in the place of a number that may be missing; for cells of a file a client has other words."""
+
+
+def taken_as_texts(column: str) -> str:
+    """How a warning of the code `nearly-numbers` begins, by which it is known which column it is about."""
+    return f"Column {shorten(column)} is taken as texts"
+
 
 class Csv(_Table):
     """An uploaded CSV file with a header line; a cell is a number, a text, or empty.
